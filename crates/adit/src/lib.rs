@@ -1,0 +1,2 @@
+//! the program
+#![forbid(unsafe_code)]

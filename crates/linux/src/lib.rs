@@ -1,0 +1,20 @@
+//! A safe interface to the Linux kernel's network devices: one file per facility, no policy.
+//!
+//! This is the only crate of the workspace in which `unsafe` may stand; each block says why it is sound. Everything here is
+//! blocking and runs in the network namespace of the calling thread (see [`netns`] for running in another one).
+//!
+//! | module | facility |
+//! |---|---|
+//! | [`tun`], [`tap`] | TUN and TAP devices, multi-queue, with a virtio-net header and probed offloads |
+//! | [`udp`] | UDP sockets: batches, segmentation trains, GRO, packet info, path-MTU errors, steering |
+//! | [`netlink`] | links, addresses, routes, neighbours, forwarding database |
+//! | [`netns`] | network namespaces: named and anonymous, running code inside them |
+//! | [`nft`] | nf_tables rule sets, replaced in one transaction |
+//! | [`capture`] | AF_PACKET capture with kernel timestamps |
+//! | [`privilege`] | user-namespace re-entry, capabilities, and what a process gives up |
+//! | [`poll`] | readiness of file descriptors, wake-ups between threads |
+
+mod syscall;
+
+mod error;
+pub use error::{Error, Result};

@@ -1,0 +1,2 @@
+//! peers
+#![forbid(unsafe_code)]

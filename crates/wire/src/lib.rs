@@ -1,0 +1,2 @@
+//! bytes and meaning
+#![forbid(unsafe_code)]
