@@ -1,0 +1,1 @@
+//! Verbs: what was typed, turned into a call of the library.

@@ -1,0 +1,162 @@
+//! A configuration that was checked: every value is in range, every default filled in.
+
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    num::NonZero,
+    path::PathBuf,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+
+use crate::key::{PrivateKey, PublicKey};
+
+/// A tunnel from a file. At least one peer; no two peers with the same name, prefix, key or (if plain) endpoint.
+pub struct Tunnel {
+    /// The device and its addresses.
+    pub device: Device,
+    /// The socket and the threads.
+    pub transport: Transport,
+    /// The other ends, in the order of the file.
+    pub peers: Vec<Peer>,
+    /// The file it was read from.
+    pub source: PathBuf,
+}
+
+/// The virtual network card.
+pub struct Device {
+    /// A name that the kernel takes: 1 to 15 bytes.
+    pub name: String,
+    /// At least one host address, each with the prefix length of its network.
+    pub addresses: Vec<IpNet>,
+    /// The largest packet, in bytes, IP header included.
+    pub mtu: Mtu,
+    /// Our identity; absent when every peer is plain and none was given.
+    pub private_key: Option<PrivateKey>,
+}
+
+/// The largest packet of the device, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mtu {
+    /// What the underlay leaves after our headers.
+    Auto,
+    /// As configured: at least 576, and 1280 if IPv6 is carried.
+    Fixed(u16),
+}
+
+/// How datagrams leave and enter this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transport {
+    /// The UDP address. The port is not 0; `[::]` takes both IP families.
+    pub listen: SocketAddr,
+    /// Whether the file left `listen` out.
+    pub listen_is_default: bool,
+    /// How many worker threads.
+    pub workers: Workers,
+    /// Super-packets and segmentation offloads; without them, one packet per system call.
+    pub offload: bool,
+    /// How long a worker looks again before it sleeps: zero to one millisecond.
+    pub busy_poll: Duration,
+}
+
+/// How many pairs of device queue and socket, a thread each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Workers {
+    /// As the machine has processors to give.
+    Auto,
+    /// As configured: 1 to 64.
+    Fixed(NonZero<usize>),
+}
+
+/// Another end of the tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Unique in the file (also without regard to case): 1 to 63 letters, digits, `-`, `_` or `.`.
+    pub name: String,
+    /// Its identity; not needed for plain.
+    pub public_key: Option<PublicKey>,
+    /// Where its datagrams go; always present for plain.
+    pub endpoint: Option<Endpoint>,
+    /// What lives behind it: networks with no host bits set, without duplicates, at least one.
+    pub allowed_ips: Vec<IpNet>,
+    /// How packets travel between us, for the life of the peer.
+    pub transport: TransportKind,
+}
+
+/// How packets travel between peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransportKind {
+    /// One IP packet per datagram, without encryption or authentication.
+    Plain,
+}
+
+impl TransportKind {
+    /// The word of the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+        }
+    }
+
+    /// Whether packets are encrypted and authenticated on the way.
+    pub fn is_secure(self) -> bool {
+        match self {
+            Self::Plain => false,
+        }
+    }
+}
+
+impl fmt::Display for TransportKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Where a peer is: an address and port, or a name and port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// The host.
+    pub host: Host,
+    /// The UDP port, not 0.
+    pub port: u16,
+}
+
+/// The host part of an [`Endpoint`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// A unicast address; IPv4-mapped ones are written as IPv4.
+    Address(IpAddr),
+    /// A host name, lower case, to be resolved when it is needed.
+    Name(String),
+}
+
+impl Endpoint {
+    /// The socket address, if no name must be resolved.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self.host {
+            Host::Address(address) => Some(SocketAddr::new(address, self.port)),
+            Host::Name(_) => None,
+        }
+    }
+
+    /// All addresses of the endpoint, in the resolver's order. Blocks while a name is resolved.
+    ///
+    /// # Errors
+    /// What the resolver said.
+    pub fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+        match &self.host {
+            Host::Address(address) => Ok(vec![SocketAddr::new(*address, self.port)]),
+            Host::Name(name) => Ok((name.as_str(), self.port).to_socket_addrs()?.collect()),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Address(address) => write!(f, "{}", SocketAddr::new(*address, self.port)),
+            Host::Name(name) => write!(f, "{name}:{}", self.port),
+        }
+    }
+}
