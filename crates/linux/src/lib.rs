@@ -5,7 +5,7 @@
 //!
 //! | module | facility |
 //! |---|---|
-//! | [`tun`], [`tap`] | TUN and TAP devices, multi-queue, with a virtio-net header and probed offloads |
+//! | [`tun`] | TUN and TAP devices, multi-queue, with a virtio-net header and probed offloads |
 //! | [`udp`] | UDP sockets: batches, segmentation trains, GRO, packet info, path-MTU errors, steering |
 //! | [`netlink`] | links, addresses, routes, neighbours, forwarding database |
 //! | [`netns`] | network namespaces: named and anonymous, running code inside them |
@@ -15,6 +15,12 @@
 //! | [`poll`] | readiness of file descriptors, wake-ups between threads |
 
 mod syscall;
+
+pub mod netlink;
+pub mod netns;
+pub mod poll;
+pub mod tun;
+pub mod udp;
 
 mod error;
 pub use error::{Error, Result};

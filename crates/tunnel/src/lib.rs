@@ -1,2 +1,20 @@
-//! peers
+//! Who are the peers, and where does an address live: decisions without I/O.
+//!
+//! Nothing here opens a socket or asks the clock; this crate knows `wire` and no other. Workers read an immutable
+//! [`Snapshot`] that control publishes, and both sides of a packet's way end in one verdict: it goes on, or it is dropped
+//! for a [`Reason`].
+//!
+//! | module | question |
+//! |---|---|
+//! | [`forwarding`] | which prefix is the longest that an address matches |
+//! | [`snapshot`] | which peer gets a packet, and may this packet have come from that peer |
+//! | [`verdict`] | why was it dropped |
 #![forbid(unsafe_code)]
+
+pub mod forwarding;
+pub mod snapshot;
+pub mod verdict;
+
+pub use forwarding::RouteTable;
+pub use snapshot::{Peer, PeerId, Snapshot, Target};
+pub use verdict::Reason;

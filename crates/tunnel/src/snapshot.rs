@@ -1,0 +1,221 @@
+//! What workers know: an immutable picture of the peers, made by control and read once per batch.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use ipnet::IpNet;
+use wire::ip::IpPacket;
+
+use crate::forwarding::RouteTable;
+use crate::verdict::Reason;
+
+/// The number of a peer: its place in [`Snapshot::peers`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerId(pub u32);
+
+/// Who owns an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// This host: an address of the device.
+    Local,
+    /// A peer.
+    Peer(PeerId),
+}
+
+/// A peer as workers see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Where its datagrams go, and the only address that they are accepted from.
+    pub endpoint: SocketAddr,
+    /// The longest inner packet that fits the path to it, in bytes.
+    pub mtu: usize,
+    /// The prefixes that live behind it.
+    pub allowed_ips: Vec<IpNet>,
+}
+
+/// The peers at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    peers: Vec<Peer>,
+    table: RouteTable<Target>,
+    endpoints: HashMap<SocketAddr, PeerId>,
+}
+
+impl Snapshot {
+    /// A snapshot of `peers`; `local` are our own addresses, which belong to us even inside a peer's prefix. Where two peers
+    /// claim the same prefix or endpoint the later one has it.
+    pub fn new(peers: Vec<Peer>, local: &[IpAddr]) -> Self {
+        let mut table = RouteTable::default();
+        let mut endpoints = HashMap::new();
+        for (id, peer) in (0..).map(PeerId).zip(&peers) {
+            endpoints.insert(canonical(peer.endpoint), id);
+            for prefix in &peer.allowed_ips {
+                table.insert(*prefix, Target::Peer(id));
+            }
+        }
+        for address in local {
+            table.insert(IpNet::from(*address), Target::Local);
+        }
+        Self { peers, table, endpoints }
+    }
+
+    /// The peers, in the order of their numbers.
+    pub fn peers(&self) -> &[Peer] {
+        &self.peers
+    }
+
+    /// One peer.
+    #[inline]
+    pub fn peer(&self, id: PeerId) -> Option<&Peer> {
+        self.peers.get(id.0 as usize)
+    }
+
+    /// Who owns `address`.
+    #[inline]
+    pub fn owner(&self, address: IpAddr) -> Option<Target> {
+        self.table.longest_match(address)
+    }
+
+    /// The peer that a packet of the device's goes to.
+    ///
+    /// # Errors
+    /// [`Reason::NoRoute`], [`Reason::Multicast`].
+    #[inline]
+    pub fn egress(&self, destination: IpAddr) -> Result<(PeerId, &Peer), Reason> {
+        match self.owner(destination) {
+            Some(Target::Peer(id)) if !is_group(destination) => Ok((id, self.peer(id).ok_or(Reason::NoRoute)?)),
+            _ if is_group(destination) => Err(Reason::Multicast),
+            _ => Err(Reason::NoRoute),
+        }
+    }
+
+    /// The peer that speaks from `source`, an address of the underlay.
+    ///
+    /// # Errors
+    /// [`Reason::UnknownEndpoint`].
+    #[inline]
+    pub fn speaker(&self, source: SocketAddr) -> Result<PeerId, Reason> {
+        self.endpoints.get(&canonical(source)).copied().ok_or(Reason::UnknownEndpoint)
+    }
+
+    /// Whether a packet that `peer` sent may enter the device: its source address must be that peer's own (by longest match,
+    /// so that a peer with a /16 cannot speak for another's /24 inside it), and its destination must not be another peer's,
+    /// nor one that no host on this side can have.
+    ///
+    /// # Errors
+    /// [`Reason::WrongSource`], [`Reason::NotForUs`].
+    #[inline]
+    pub fn ingress(&self, peer: PeerId, packet: &IpPacket<'_>) -> Result<(), Reason> {
+        if self.owner(packet.source()) != Some(Target::Peer(peer)) {
+            return Err(Reason::WrongSource);
+        }
+        let destination = packet.destination();
+        let nobody = destination.is_loopback() || destination.is_unspecified();
+        if nobody || matches!(self.owner(destination), Some(Target::Peer(_))) {
+            return Err(Reason::NotForUs);
+        }
+        Ok(())
+    }
+}
+
+fn is_group(address: IpAddr) -> bool {
+    address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
+/// One form per endpoint: IPv4 addresses as IPv4, without flow labels.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(_) => address,
+        SocketAddr::V6(mut six) => {
+            six.set_flowinfo(0);
+            match six.ip().to_ipv4_mapped() {
+                Some(four) => SocketAddr::new(four.into(), six.port()),
+                None => six.into(),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BERLIN: PeerId = PeerId(0);
+    const PARIS: PeerId = PeerId(1);
+
+    fn snapshot() -> Snapshot {
+        let peer = |endpoint: &str, prefixes: &[&str]| Peer {
+            endpoint: endpoint.parse().unwrap(),
+            mtu: 1472,
+            allowed_ips: prefixes.iter().map(|p| p.parse().unwrap()).collect(),
+        };
+        Snapshot::new(
+            vec![
+                peer("192.0.2.1:7777", &["10.42.0.0/16", "10.77.0.0/24", "fd00::/16"]),
+                peer("[2001:db8::2]:7777", &["10.42.7.0/24"]),
+            ],
+            &["10.77.0.9".parse().unwrap(), "10.9.0.1".parse().unwrap()],
+        )
+    }
+
+    fn packet(source: &str, destination: &str) -> Vec<u8> {
+        match (source.parse().unwrap(), destination.parse().unwrap()) {
+            (IpAddr::V4(s), IpAddr::V4(d)) => {
+                let mut p = vec![0x45, 0, 0, 20, 0, 0, 0, 0, 64, 59, 0, 0];
+                p.extend(s.octets());
+                p.extend(d.octets());
+                p
+            }
+            (IpAddr::V6(s), IpAddr::V6(d)) => {
+                let mut p = vec![0x60, 0, 0, 0, 0, 0, 59, 64];
+                p.extend(s.octets());
+                p.extend(d.octets());
+                p
+            }
+            _ => unreachable!("one family"),
+        }
+    }
+
+    fn ingress(peer: PeerId, source: &str, destination: &str) -> Result<(), Reason> {
+        snapshot().ingress(peer, &IpPacket::parse(&packet(source, destination)).unwrap())
+    }
+
+    #[test]
+    fn a_packet_goes_to_the_longest_prefix() {
+        let s = snapshot();
+        assert_eq!(s.egress("10.42.7.1".parse().unwrap()).unwrap().0, PARIS);
+        assert_eq!(s.egress("10.42.8.1".parse().unwrap()).unwrap().0, BERLIN);
+        assert_eq!(s.egress("10.43.8.1".parse().unwrap()).unwrap_err(), Reason::NoRoute);
+        assert_eq!(s.egress("10.77.0.9".parse().unwrap()).unwrap_err(), Reason::NoRoute);
+        assert_eq!(s.egress("ff02::2".parse().unwrap()).unwrap_err(), Reason::Multicast);
+    }
+
+    #[test]
+    fn only_the_owner_of_a_source_address_may_use_it() {
+        assert_eq!(ingress(BERLIN, "10.42.8.1", "10.9.0.5"), Ok(()));
+        assert_eq!(ingress(BERLIN, "10.42.7.1", "10.9.0.5"), Err(Reason::WrongSource));
+        assert_eq!(ingress(PARIS, "10.42.7.1", "10.9.0.5"), Ok(()));
+        assert_eq!(ingress(PARIS, "10.42.8.1", "10.9.0.5"), Err(Reason::WrongSource));
+        assert_eq!(ingress(BERLIN, "10.77.0.9", "10.9.0.5"), Err(Reason::WrongSource));
+        assert_eq!(ingress(BERLIN, "127.0.0.1", "10.9.0.5"), Err(Reason::WrongSource));
+        assert_eq!(ingress(BERLIN, "fd00::1", "2001:db8::9"), Ok(()));
+    }
+
+    #[test]
+    fn nothing_is_relayed_from_peer_to_peer() {
+        assert_eq!(ingress(BERLIN, "10.42.8.1", "10.42.7.1"), Err(Reason::NotForUs));
+        assert_eq!(ingress(BERLIN, "10.42.8.1", "10.42.8.2"), Err(Reason::NotForUs));
+        assert_eq!(ingress(BERLIN, "10.42.8.1", "127.0.0.1"), Err(Reason::NotForUs));
+        assert_eq!(ingress(BERLIN, "10.42.8.1", "0.0.0.0"), Err(Reason::NotForUs));
+        assert_eq!(ingress(BERLIN, "10.77.0.1", "10.77.0.9"), Ok(()));
+    }
+
+    #[test]
+    fn a_mapped_address_is_the_same_endpoint() {
+        let s = snapshot();
+        assert_eq!(s.speaker("192.0.2.1:7777".parse().unwrap()), Ok(BERLIN));
+        assert_eq!(s.speaker("[::ffff:192.0.2.1]:7777".parse().unwrap()), Ok(BERLIN));
+        assert_eq!(s.speaker("[2001:db8::2]:7777".parse().unwrap()), Ok(PARIS));
+        assert_eq!(s.speaker("192.0.2.1:7778".parse().unwrap()), Err(Reason::UnknownEndpoint));
+    }
+}
