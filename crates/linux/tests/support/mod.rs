@@ -1,0 +1,55 @@
+//! What the integration tests share: namespaces of their own that vanish with them, and waiting for a condition.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use linux::netlink::Netlink;
+use linux::netns::NetNs;
+
+/// A namespace of its own, with its loopback device up, and a connection to it.
+pub(crate) fn fresh() -> (NetNs, Netlink) {
+    let namespace = NetNs::anonymous().expect("these tests need root or a user namespace of their own");
+    let mut netlink = Netlink::open_in(&namespace).unwrap();
+    netlink.set_up(1, true).unwrap();
+    (namespace, netlink)
+}
+
+/// A name no other test and no other run has.
+pub(crate) fn unique(prefix: &str) -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A named namespace that is deleted with this value, also when the test fails.
+pub(crate) struct Named {
+    pub(crate) name: String,
+    pub(crate) namespace: NetNs,
+}
+
+impl Named {
+    pub(crate) fn create() -> Self {
+        let name = unique("adit-test");
+        let namespace = NetNs::create_named(&name).unwrap();
+        Self { name, namespace }
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        let _ = NetNs::delete_named(&self.name);
+    }
+}
+
+/// Waits until `condition` has something, at most five seconds.
+pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
