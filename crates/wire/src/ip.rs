@@ -1,0 +1,486 @@
+//! IP packets, version 4 (RFC 791) and 6 (RFC 8200, extension headers included).
+//!
+//! [`IpPacket::parse`] is the one door: it validates every length once, and all accessors are total after it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::Malformed;
+use crate::checksum::Sum;
+use crate::ecn::Ecn;
+
+/// Protocol numbers (IANA "Protocol Numbers") this crate knows by name.
+pub mod protocol {
+    /// IPv6 hop-by-hop options.
+    pub const HOP_BY_HOP: u8 = 0;
+    /// ICMP for IPv4.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// IPv6 routing header.
+    pub const ROUTING: u8 = 43;
+    /// IPv6 fragment header.
+    pub const FRAGMENT: u8 = 44;
+    /// Authentication header.
+    pub const AUTHENTICATION: u8 = 51;
+    /// ICMP for IPv6.
+    pub const ICMPV6: u8 = 58;
+    /// IPv6: nothing follows.
+    pub const NO_NEXT_HEADER: u8 = 59;
+    /// IPv6 destination options.
+    pub const DESTINATION_OPTIONS: u8 = 60;
+}
+
+/// Bytes of an IPv4 header without options.
+pub const V4_HEADER_LEN: usize = 20;
+/// Bytes of the fixed IPv6 header.
+pub const V6_HEADER_LEN: usize = 40;
+/// The largest IPv4 packet, and the largest packet this crate builds.
+pub const MAX_LEN: usize = 65_535;
+/// IPv4 flags and fragment offset: don't fragment.
+pub(crate) const V4_DONT_FRAGMENT: u16 = 0x4000;
+/// IPv4 flags and fragment offset: more fragments follow.
+pub(crate) const V4_MORE_FRAGMENTS: u16 = 0x2000;
+/// IPv4 flags and fragment offset: the offset, in units of 8 bytes.
+pub(crate) const V4_OFFSET: u16 = 0x1fff;
+/// Extension headers accepted in one IPv6 packet; RFC 8200, section 4.1 recommends an order of at most seven.
+const MAX_EXTENSIONS: usize = 8;
+
+/// IP version.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Version {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// Whether a packet is a piece of a larger one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Fragment {
+    /// A whole packet; an IPv6 "atomic" fragment (RFC 6946) too.
+    None,
+    /// The first piece, which has the upper-layer header.
+    First,
+    /// A later piece: the payload is data from the middle.
+    Later,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fixed<'a> {
+    V4(&'a [u8; V4_HEADER_LEN]),
+    V6(&'a [u8; V6_HEADER_LEN]),
+}
+
+/// A view of one IP packet that passed [`IpPacket::parse`].
+#[derive(Clone, Copy, Debug)]
+pub struct IpPacket<'a> {
+    bytes: &'a [u8],
+    fixed: Fixed<'a>,
+    header_len: u16,
+    protocol: u8,
+    fragment: Fragment,
+}
+
+impl<'a> IpPacket<'a> {
+    /// Validates version, header length, total length and the IPv6 extension headers. Bytes after the packet's own
+    /// length are cut off the view. Checksums are not looked at.
+    ///
+    /// # Errors
+    /// The first of these rules that does not hold.
+    #[inline]
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        Self::parse_with(bytes, false)
+    }
+
+    /// As [`IpPacket::parse`], but a packet whose tail was cut off, by a capture's length limit or as the quote in an
+    /// ICMP error, is accepted if all its IP headers are there.
+    ///
+    /// # Errors
+    /// As [`IpPacket::parse`].
+    pub fn parse_cut(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        Self::parse_with(bytes, true)
+    }
+
+    #[inline]
+    fn parse_with(bytes: &'a [u8], cut: bool) -> Result<Self, Malformed> {
+        match bytes.first().map(|first| first >> 4) {
+            Some(4) => Self::parse_v4(bytes, cut),
+            Some(6) => Self::parse_v6(bytes, cut),
+            Some(_) => Err(Malformed::Version),
+            None => Err(Malformed::Truncated),
+        }
+    }
+
+    #[inline]
+    fn parse_v4(bytes: &'a [u8], cut: bool) -> Result<Self, Malformed> {
+        let fixed = bytes.first_chunk::<V4_HEADER_LEN>().ok_or(Malformed::Truncated)?;
+        let header_len = usize::from(fixed[0] & 0x0f) * 4;
+        if header_len < V4_HEADER_LEN {
+            return Err(Malformed::HeaderLength);
+        }
+        let total = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
+        if total < header_len {
+            return Err(Malformed::TotalLength);
+        }
+        let bytes = Self::trim(bytes, total, cut)?;
+        if bytes.len() < header_len {
+            return Err(Malformed::HeaderLength);
+        }
+        let pieces = u16::from_be_bytes([fixed[6], fixed[7]]);
+        let fragment = match (pieces & V4_OFFSET, pieces & V4_MORE_FRAGMENTS) {
+            (0, 0) => Fragment::None,
+            (0, _) => Fragment::First,
+            _ => Fragment::Later,
+        };
+        Ok(Self { bytes, fixed: Fixed::V4(fixed), header_len: header_len as u16, protocol: fixed[9], fragment })
+    }
+
+    #[inline]
+    fn parse_v6(bytes: &'a [u8], cut: bool) -> Result<Self, Malformed> {
+        let fixed = bytes.first_chunk::<V6_HEADER_LEN>().ok_or(Malformed::Truncated)?;
+        let total = V6_HEADER_LEN + usize::from(u16::from_be_bytes([fixed[4], fixed[5]]));
+        let bytes = Self::trim(bytes, total, cut)?;
+        let mut packet = Self {
+            bytes,
+            fixed: Fixed::V6(fixed),
+            header_len: V6_HEADER_LEN as u16,
+            protocol: fixed[6],
+            fragment: Fragment::None,
+        };
+        packet.skip_extensions()?;
+        Ok(packet)
+    }
+
+    #[inline]
+    fn trim(bytes: &'a [u8], total: usize, cut: bool) -> Result<&'a [u8], Malformed> {
+        match bytes.get(..total) {
+            Some(packet) => Ok(packet),
+            None if cut => Ok(bytes),
+            None => Err(Malformed::TotalLength),
+        }
+    }
+
+    /// Walks the extension headers (RFC 8200, section 4) to the upper layer. What follows the header of a later
+    /// fragment is data, so the walk ends there.
+    #[inline]
+    fn skip_extensions(&mut self) -> Result<(), Malformed> {
+        for _ in 0..=MAX_EXTENSIONS {
+            if self.fragment == Fragment::Later {
+                return Ok(());
+            }
+            // Fits: the whole packet, fixed header included, is shorter than 65,576 bytes only if payload_len says so;
+            // get() refuses what lies beyond it.
+            let rest = self.bytes.get(usize::from(self.header_len)..).ok_or(Malformed::ExtensionHeaders)?;
+            let length = match self.protocol {
+                protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS => {
+                    let [_, units] = rest.first_chunk().ok_or(Malformed::ExtensionHeaders)?;
+                    (usize::from(*units) + 1) * 8
+                }
+                // RFC 4302, section 2.2: in units of 4 bytes, minus 2.
+                protocol::AUTHENTICATION => {
+                    let [_, units] = rest.first_chunk().ok_or(Malformed::ExtensionHeaders)?;
+                    (usize::from(*units) + 2) * 4
+                }
+                protocol::FRAGMENT => {
+                    let [_, _, high, low, ..] = rest.first_chunk::<8>().ok_or(Malformed::ExtensionHeaders)?;
+                    // RFC 8200, section 4.5: 13 bits of offset, 2 reserved, the "more" flag.
+                    self.fragment = match u16::from_be_bytes([*high, *low]) & 0xfff9 {
+                        0 => Fragment::None,
+                        1 => Fragment::First,
+                        _ => Fragment::Later,
+                    };
+                    8
+                }
+                _ => return Ok(()),
+            };
+            if rest.len() < length {
+                return Err(Malformed::ExtensionHeaders);
+            }
+            // Lossless: at most 8 extensions of at most 2,048 bytes after the fixed 40.
+            self.header_len += length as u16;
+            self.protocol = rest[0];
+        }
+        Err(Malformed::ExtensionHeaders)
+    }
+
+    /// The packet, headers and all, without what followed it.
+    #[inline]
+    #[must_use]
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// IP version.
+    #[inline]
+    #[must_use]
+    pub fn version(&self) -> Version {
+        match self.fixed {
+            Fixed::V4(_) => Version::V4,
+            Fixed::V6(_) => Version::V6,
+        }
+    }
+
+    /// Source address.
+    #[inline]
+    #[must_use]
+    pub fn source(&self) -> IpAddr {
+        match self.fixed {
+            Fixed::V4(h) => IpAddr::V4(Ipv4Addr::new(h[12], h[13], h[14], h[15])),
+            Fixed::V6(h) => IpAddr::V6(Ipv6Addr::from(array_at::<16>(h, 8))),
+        }
+    }
+
+    /// Destination address.
+    #[inline]
+    #[must_use]
+    pub fn destination(&self) -> IpAddr {
+        match self.fixed {
+            Fixed::V4(h) => IpAddr::V4(Ipv4Addr::new(h[16], h[17], h[18], h[19])),
+            Fixed::V6(h) => IpAddr::V6(Ipv6Addr::from(array_at::<16>(h, 24))),
+        }
+    }
+
+    /// Source and destination address as they lie in the header: 8 bytes in IPv4, 32 in IPv6.
+    #[inline]
+    #[must_use]
+    pub fn addresses(&self) -> &'a [u8] {
+        match self.fixed {
+            Fixed::V4(h) => &h[12..20],
+            Fixed::V6(h) => &h[8..40],
+        }
+    }
+
+    /// The upper-layer protocol: what the payload is, after all extension headers.
+    #[inline]
+    #[must_use]
+    pub fn protocol(&self) -> u8 {
+        self.protocol
+    }
+
+    /// Bytes of all IP headers: IPv4 with options, IPv6 with extension headers.
+    #[inline]
+    #[must_use]
+    pub fn header_len(&self) -> usize {
+        usize::from(self.header_len)
+    }
+
+    /// All IP headers.
+    #[inline]
+    #[must_use]
+    pub fn headers(&self) -> &'a [u8] {
+        &self.bytes[..usize::from(self.header_len)]
+    }
+
+    /// What follows the IP headers.
+    #[inline]
+    #[must_use]
+    pub fn payload(&self) -> &'a [u8] {
+        &self.bytes[usize::from(self.header_len)..]
+    }
+
+    /// Whether the packet is a piece of a larger one.
+    #[inline]
+    #[must_use]
+    pub fn fragment(&self) -> Fragment {
+        self.fragment
+    }
+
+    /// The TOS byte or traffic class: DSCP and ECN.
+    #[inline]
+    #[must_use]
+    pub fn traffic_class(&self) -> u8 {
+        match self.fixed {
+            Fixed::V4(h) => h[1],
+            Fixed::V6(h) => h[0] << 4 | h[1] >> 4,
+        }
+    }
+
+    /// The ECN field.
+    #[inline]
+    #[must_use]
+    pub fn ecn(&self) -> Ecn {
+        Ecn::from_bits(self.traffic_class())
+    }
+
+    /// Time to live or hop limit.
+    #[inline]
+    #[must_use]
+    pub fn ttl(&self) -> u8 {
+        match self.fixed {
+            Fixed::V4(h) => h[8],
+            Fixed::V6(h) => h[7],
+        }
+    }
+
+    /// Whether routers must not fragment the packet; always so in IPv6.
+    #[inline]
+    #[must_use]
+    pub fn dont_fragment(&self) -> bool {
+        match self.fixed {
+            Fixed::V4(_) => self.v4_fragment_word() & V4_DONT_FRAGMENT != 0,
+            Fixed::V6(_) => true,
+        }
+    }
+
+    /// IPv4 identification; 0 for IPv6.
+    #[inline]
+    #[must_use]
+    pub fn v4_id(&self) -> u16 {
+        match self.fixed {
+            Fixed::V4(h) => u16::from_be_bytes([h[4], h[5]]),
+            Fixed::V6(_) => 0,
+        }
+    }
+
+    /// IPv4 flags and fragment offset as one word; 0 for IPv6.
+    #[inline]
+    pub(crate) fn v4_fragment_word(&self) -> u16 {
+        match self.fixed {
+            Fixed::V4(h) => u16::from_be_bytes([h[6], h[7]]),
+            Fixed::V6(_) => 0,
+        }
+    }
+
+    /// The IPv6 flow label (20 bits); 0 for IPv4.
+    #[inline]
+    #[must_use]
+    pub fn flow_label(&self) -> u32 {
+        match self.fixed {
+            Fixed::V4(_) => 0,
+            Fixed::V6(h) => u32::from_be_bytes([0, h[1] & 0x0f, h[2], h[3]]),
+        }
+    }
+
+    /// Whether IPv4's header checksum is right; IPv6 has none.
+    #[inline]
+    #[must_use]
+    pub fn header_checksum_ok(&self) -> bool {
+        match self.fixed {
+            Fixed::V4(_) => Sum::default().add(self.headers()).is_valid(),
+            Fixed::V6(_) => true,
+        }
+    }
+
+    /// The sum over source, destination and `protocol` that starts a TCP, UDP or ICMPv6 checksum (RFC 9293 section
+    /// 3.1, RFC 8200 section 8.1). The upper-layer length is still to be added.
+    #[inline]
+    #[must_use]
+    pub fn pseudo_header(&self, protocol: u8) -> Sum {
+        Sum::default().add(self.addresses()).add_u16(u16::from(protocol))
+    }
+
+    /// Which flow this is, alike in both directions, for choosing a queue: the ports XORed for whole TCP and UDP
+    /// packets, 0 for all else and for IPv6 with extension headers.
+    ///
+    /// A classic BPF program on the receiving socket computes the same from the datagram's bytes, so this must stay
+    /// simple: see `linux::udp`.
+    #[inline]
+    #[must_use]
+    pub fn flow_hash(&self) -> u32 {
+        let direct = match self.fixed {
+            Fixed::V4(_) => self.fragment == Fragment::None,
+            Fixed::V6(_) => usize::from(self.header_len) == V6_HEADER_LEN,
+        };
+        match self.payload().first_chunk() {
+            Some(&[a, b, c, d]) if direct && matches!(self.protocol, protocol::TCP | protocol::UDP) => {
+                u32::from(u16::from_be_bytes([a, b]) ^ u16::from_be_bytes([c, d]))
+            }
+            _ => 0,
+        }
+    }
+}
+
+/// The header of a packet to be built, without options or extension headers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IpHeader {
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address, of the same version.
+    pub destination: IpAddr,
+    /// What follows the header.
+    pub protocol: u8,
+    /// Time to live or hop limit.
+    pub ttl: u8,
+    /// TOS byte or traffic class.
+    pub traffic_class: u8,
+    /// IPv4 identification.
+    pub id: u16,
+    /// IPv4: forbid fragmentation.
+    pub dont_fragment: bool,
+    /// IPv6 flow label, 20 bits.
+    pub flow_label: u32,
+}
+
+impl IpHeader {
+    /// A header with TTL 64, DF set, and zeros elsewhere.
+    #[must_use]
+    pub fn new(source: IpAddr, destination: IpAddr, protocol: u8) -> Self {
+        Self { source, destination, protocol, ttl: 64, traffic_class: 0, id: 0, dont_fragment: true, flow_label: 0 }
+    }
+
+    /// Bytes of the header.
+    #[must_use]
+    pub fn header_len(&self) -> usize {
+        match self.source {
+            IpAddr::V4(_) => V4_HEADER_LEN,
+            IpAddr::V6(_) => V6_HEADER_LEN,
+        }
+    }
+
+    /// As [`IpPacket::pseudo_header`].
+    #[must_use]
+    pub fn pseudo_header(&self) -> Sum {
+        let add = |sum: Sum, address: IpAddr| match address {
+            IpAddr::V4(address) => sum.add(&address.octets()),
+            IpAddr::V6(address) => sum.add(&address.octets()),
+        };
+        add(add(Sum::default(), self.source), self.destination).add_u16(u16::from(self.protocol))
+    }
+
+    /// Writes the header of a packet with `payload_len` bytes behind it to the front of `out`, and returns the header's
+    /// length. `None` if the addresses are of different versions, the packet would be too long for its length field, or
+    /// `out` is too short for the header.
+    pub fn emit(&self, payload_len: usize, out: &mut [u8]) -> Option<usize> {
+        match (self.source, self.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                let h = out.first_chunk_mut::<V4_HEADER_LEN>()?;
+                let total = u16::try_from(V4_HEADER_LEN.checked_add(payload_len)?).ok()?;
+                let fragment = if self.dont_fragment { V4_DONT_FRAGMENT } else { 0 };
+                h[0] = 0x45;
+                h[1] = self.traffic_class;
+                h[2..4].copy_from_slice(&total.to_be_bytes());
+                h[4..6].copy_from_slice(&self.id.to_be_bytes());
+                h[6..8].copy_from_slice(&fragment.to_be_bytes());
+                h[8] = self.ttl;
+                h[9] = self.protocol;
+                h[10..12].fill(0);
+                h[12..16].copy_from_slice(&source.octets());
+                h[16..20].copy_from_slice(&destination.octets());
+                let checksum = Sum::default().add(h).finish();
+                h[10..12].copy_from_slice(&checksum.to_be_bytes());
+                Some(V4_HEADER_LEN)
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                let h = out.first_chunk_mut::<V6_HEADER_LEN>()?;
+                let length = u16::try_from(payload_len).ok()?;
+                let first = 6 << 28 | u32::from(self.traffic_class) << 20 | self.flow_label & 0xf_ffff;
+                h[0..4].copy_from_slice(&first.to_be_bytes());
+                h[4..6].copy_from_slice(&length.to_be_bytes());
+                h[6] = self.protocol;
+                h[7] = self.ttl;
+                h[8..24].copy_from_slice(&source.octets());
+                h[24..40].copy_from_slice(&destination.octets());
+                Some(V6_HEADER_LEN)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// `N` bytes of a fixed header, which the caller's constants place inside it.
+#[inline]
+fn array_at<const N: usize>(header: &[u8; V6_HEADER_LEN], at: usize) -> [u8; N] {
+    std::array::from_fn(|i| header[at + i])
+}
