@@ -1,15 +1,10 @@
 //! A configuration that was checked: every value is in range, every default filled in.
 
-use std::{
-    fmt, io,
-    net::{IpAddr, SocketAddr, ToSocketAddrs},
-    num::NonZero,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{fmt, net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 
+use super::endpoint::Endpoint;
 use crate::key::{PrivateKey, PublicKey};
 
 /// A tunnel from a file. At least one peer; no two peers with the same name, prefix, key or (if plain) endpoint.
@@ -110,53 +105,5 @@ impl TransportKind {
 impl fmt::Display for TransportKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-/// Where a peer is: an address and port, or a name and port.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Endpoint {
-    /// The host.
-    pub host: Host,
-    /// The UDP port, not 0.
-    pub port: u16,
-}
-
-/// The host part of an [`Endpoint`].
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Host {
-    /// A unicast address; IPv4-mapped ones are written as IPv4.
-    Address(IpAddr),
-    /// A host name, lower case, to be resolved when it is needed.
-    Name(String),
-}
-
-impl Endpoint {
-    /// The socket address, if no name must be resolved.
-    pub fn address(&self) -> Option<SocketAddr> {
-        match self.host {
-            Host::Address(address) => Some(SocketAddr::new(address, self.port)),
-            Host::Name(_) => None,
-        }
-    }
-
-    /// All addresses of the endpoint, in the resolver's order. Blocks while a name is resolved.
-    ///
-    /// # Errors
-    /// What the resolver said.
-    pub fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
-        match &self.host {
-            Host::Address(address) => Ok(vec![SocketAddr::new(*address, self.port)]),
-            Host::Name(name) => Ok((name.as_str(), self.port).to_socket_addrs()?.collect()),
-        }
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.host {
-            Host::Address(address) => write!(f, "{}", SocketAddr::new(*address, self.port)),
-            Host::Name(name) => write!(f, "{name}:{}", self.port),
-        }
     }
 }

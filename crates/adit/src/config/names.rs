@@ -1,0 +1,86 @@
+//! The names that a configuration gives: of the device, and of peers.
+
+/// The longest name of a network device, in bytes (`IFNAMSIZ` of linux/if.h, less its zero byte).
+const DEVICE_NAME: usize = 15;
+
+/// The longest name of a peer, in bytes (a DNS label, RFC 1035, section 2.3.4).
+const PEER_NAME: usize = 63;
+
+/// Why a text cannot name a device or peer, as the end of a sentence that began with the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NameError {
+    #[error("is not a device name: it must have 1 to 15 bytes")]
+    DeviceLength,
+    #[error("is not a device name: use letters, digits, '-', '_' and '.' only")]
+    DeviceCharacter,
+    #[error("is not a device name: the kernel keeps this one for itself")]
+    DeviceReserved,
+    #[error("is not a device name: \".status\" at its end would clash with the status socket of another device")]
+    DeviceStatus,
+    #[error("is not a peer name: it must have 1 to 63 letters, digits, '-', '_' or '.'")]
+    Peer,
+}
+
+fn is_plain(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+}
+
+/// Whether the kernel takes this name for a device (`dev_valid_name` of net/core/dev.c, and stricter), and we for files.
+pub(crate) fn check_device(name: &str) -> Result<(), NameError> {
+    if name.is_empty() || name.len() > DEVICE_NAME {
+        Err(NameError::DeviceLength)
+    } else if !is_plain(name) {
+        // The kernel refuses '/', ':' and white space, and reads '%d' as a number to fill in; the rest would only confuse.
+        Err(NameError::DeviceCharacter)
+    } else if matches!(name, "." | ".." | "lo" | "all" | "default") {
+        // /proc/sys/net/ipv4/conf has its own entries "all" and "default".
+        Err(NameError::DeviceReserved)
+    } else if name.ends_with(".status") {
+        Err(NameError::DeviceStatus)
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether a peer may have this name.
+pub(crate) fn check_peer(name: &str) -> Result<(), NameError> {
+    if (1..=PEER_NAME).contains(&name.len()) && is_plain(name) { Ok(()) } else { Err(NameError::Peer) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_names() {
+        for good in ["adit0", "a", "adit-berlin_1.5", "123456789012345", "..."] {
+            assert_eq!(check_device(good), Ok(()), "{good}");
+        }
+        for (bad, error) in [
+            ("", NameError::DeviceLength),
+            ("1234567890123456", NameError::DeviceLength),
+            ("a/b", NameError::DeviceCharacter),
+            ("a b", NameError::DeviceCharacter),
+            ("a\0b", NameError::DeviceCharacter),
+            ("a:1", NameError::DeviceCharacter),
+            ("adit%d", NameError::DeviceCharacter),
+            ("ädit", NameError::DeviceCharacter),
+            (".", NameError::DeviceReserved),
+            ("..", NameError::DeviceReserved),
+            ("all", NameError::DeviceReserved),
+            ("adit0.status", NameError::DeviceStatus),
+        ] {
+            assert_eq!(check_device(bad), Err(error), "{bad}");
+        }
+    }
+
+    #[test]
+    fn peer_names() {
+        for good in ["berlin", "a", "db-1.example_2", &"x".repeat(63)] {
+            assert_eq!(check_peer(good), Ok(()), "{good}");
+        }
+        for bad in ["", "ber lin", "b\n", "bérlin", &"x".repeat(64)] {
+            assert_eq!(check_peer(bad), Err(NameError::Peer), "{bad}");
+        }
+    }
+}

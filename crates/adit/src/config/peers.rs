@@ -1,0 +1,202 @@
+//! From what was written to what it means: the peers, one by one and against each other.
+
+use std::collections::HashMap;
+
+use ipnet::IpNet;
+
+use super::{
+    document::{Document, Located},
+    endpoint::{Endpoint, Host},
+    error::{Error, quoted},
+    names,
+    prefix::parse_network,
+    raw,
+    resolve::refuse,
+    resolved::{Peer, Transport, TransportKind},
+};
+use crate::key::PublicKey;
+
+/// Resolves all peers. Prefixes may nest (the longest wins) but one prefix has one peer.
+pub(super) fn resolve(
+    document: &Document,
+    raw: Vec<raw::Peer>,
+    own_addresses: &[IpNet],
+    transport: &Transport,
+) -> Result<Vec<Peer>, Error> {
+    if raw.is_empty() {
+        return Err(document.error_of_file("there is no peer: write one [[peer]] for each other end of the tunnel"));
+    }
+    let mut taken = Taken::default();
+    let mut peers = Vec::with_capacity(raw.len());
+    let mut endpoints = Vec::with_capacity(raw.len());
+    for raw in raw {
+        endpoints.extend(raw.endpoint.clone());
+        peers.push(peer(document, raw, own_addresses, &mut taken)?);
+    }
+    for (peer, typed) in peers.iter().zip(&endpoints) {
+        if let Some(endpoint) = &peer.endpoint {
+            check_reachable(document, typed, endpoint, transport, &taken)?;
+        }
+    }
+    Ok(peers)
+}
+
+/// What belongs to a peer already, and the line that says so.
+#[derive(Default)]
+struct Taken {
+    names: HashMap<String, Owner>,
+    keys: HashMap<PublicKey, Owner>,
+    endpoints: HashMap<Endpoint, Owner>,
+    prefixes: HashMap<IpNet, Owner>,
+}
+
+#[derive(Clone)]
+struct Owner {
+    peer: String,
+    line: usize,
+}
+
+fn peer(document: &Document, raw: raw::Peer, own_addresses: &[IpNet], taken: &mut Taken) -> Result<Peer, Error> {
+    let name = name(document, &raw, taken)?;
+    let owner = |span: &std::ops::Range<usize>| Owner { peer: name.clone(), line: document.position(span.start).line };
+    let kind = transport_kind(document, &raw, &name)?;
+    refuse_meaningless(document, &raw, kind)?;
+
+    let public_key = match &raw.public_key {
+        None => None,
+        Some(text) => {
+            let key: PublicKey = text
+                .value
+                .parse()
+                .map_err(|fault| document.error(&text.span, format!("the public key of peer {name:?} is {fault}")))?;
+            if let Some(other) = taken.keys.insert(key, owner(&text.span)) {
+                return Err(twice(document, text, "the public key", &other, "each peer has a key of its own"));
+            }
+            Some(key)
+        }
+    };
+
+    let Some(text) = &raw.endpoint else {
+        let sentence = format!(
+            "peer {name:?} has no endpoint, and a plain peer is known by nothing else: write endpoint = \"host:port\""
+        );
+        return Err(document.error(&raw.span, sentence));
+    };
+    let endpoint: Endpoint = text.value.parse().map_err(|fault| refuse(document, text, fault))?;
+    if let Some(other) = taken.endpoints.insert(endpoint.clone(), owner(&text.span)) {
+        return Err(twice(
+            document,
+            text,
+            "the endpoint",
+            &other,
+            "datagrams of two plain peers could not be told apart",
+        ));
+    }
+
+    let needed = format!(
+        "peer {name:?} has no allowed-ips, so that nothing could reach it: write allowed-ips = [\"10.77.0.2/32\"], \
+         with its own addresses"
+    );
+    let Some(typed) = raw.allowed_ips.as_ref() else { return Err(document.error(&raw.span, needed)) };
+    if typed.value.is_empty() {
+        return Err(document.error(&typed.span, needed));
+    }
+    let mut allowed_ips = Vec::with_capacity(typed.value.len());
+    for text in &typed.value {
+        let net = parse_network(&text.value).map_err(|fault| refuse(document, text, fault))?;
+        if net.prefix_len() == net.max_prefix_len() && own_addresses.iter().any(|own| own.addr() == net.addr()) {
+            return Err(refuse(document, text, "is this device's own address: write the peer's"));
+        }
+        match taken.prefixes.insert(net, owner(&text.span)) {
+            // Written twice for the same peer: no harm, no second entry.
+            Some(other) if other.peer == name => {}
+            Some(other) => {
+                let remedy = "a prefix has one peer, though a longer prefix within it may have another";
+                return Err(twice(document, text, &format!("the prefix {net}"), &other, remedy));
+            }
+            None => allowed_ips.push(net),
+        }
+    }
+    Ok(Peer { name, public_key, endpoint: Some(endpoint), allowed_ips, transport: kind })
+}
+
+fn twice(document: &Document, text: &Located<String>, what: &str, owner: &Owner, remedy: &str) -> Error {
+    let sentence = format!("{what} belongs to peer {:?} already (line {}): {remedy}", owner.peer, owner.line);
+    document.error(&text.span, sentence)
+}
+
+fn name(document: &Document, raw: &raw::Peer, taken: &mut Taken) -> Result<String, Error> {
+    let Some(text) = &raw.name else {
+        return Err(document.error(&raw.span, "this peer has no name: write name = \"berlin\", with one of your own"));
+    };
+    names::check_peer(&text.value).map_err(|fault| refuse(document, text, fault))?;
+    let owner = Owner { peer: text.value.clone(), line: document.position(text.span.start).line };
+    // Names turn up where case is lost, as in host names.
+    if let Some(other) = taken.names.insert(text.value.to_ascii_lowercase(), owner) {
+        return Err(twice(document, text, "the name", &other, "give each peer another one"));
+    }
+    Ok(text.value.clone())
+}
+
+fn transport_kind(document: &Document, raw: &raw::Peer, name: &str) -> Result<TransportKind, Error> {
+    let remedy = "write transport = \"plain\" only if its packets may travel without encryption";
+    let Some(text) = &raw.transport else {
+        let sentence = format!(
+            "peer {name:?} names no transport, and the default \"sealed\" (encrypted) is not in this version yet: {remedy}"
+        );
+        return Err(document.error(&raw.span, sentence));
+    };
+    match text.value.as_str() {
+        "plain" => Ok(TransportKind::Plain),
+        "sealed" | "wireguard" => {
+            Err(refuse(document, text, format!("as transport is not in this version yet: {remedy}")))
+        }
+        other => Err(document
+            .error(&text.span, format!("{} is not a transport: this version has \"plain\" only", quoted(other)))),
+    }
+}
+
+/// Options of encrypted transports are refused, so that nobody takes a plain peer for an encrypted one.
+fn refuse_meaningless(document: &Document, raw: &raw::Peer, kind: TransportKind) -> Result<(), Error> {
+    let TransportKind::Plain = kind;
+    if let Some(text) = &raw.preshared_key_file {
+        let sentence = "preshared-key-file has no meaning for a plain peer, which nothing encrypts: remove it";
+        return Err(document.error(&text.span, sentence));
+    }
+    if let Some(text) = &raw.keepalive {
+        let sentence = "keepalive has no meaning for a plain peer, which keeps no session: remove it";
+        return Err(document.error(&text.span, sentence));
+    }
+    Ok(())
+}
+
+/// Refuses an endpoint that our socket cannot send to, or whose datagrams would enter the tunnel again.
+fn check_reachable(
+    document: &Document,
+    typed: &Located<String>,
+    endpoint: &Endpoint,
+    transport: &Transport,
+    taken: &Taken,
+) -> Result<(), Error> {
+    let Host::Address(address) = endpoint.host else { return Ok(()) };
+    let listen = transport.listen;
+    let dual_stack = listen.is_ipv6() && listen.ip().is_unspecified();
+    if !dual_stack && listen.is_ipv4() != address.is_ipv4() {
+        let (theirs, ours) = if address.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+        let fault =
+            format!("is {theirs} but we listen on {ours} only ({listen}): listen on \"[::]:{}\"", listen.port());
+        return Err(refuse(document, typed, fault));
+    }
+    if endpoint.address() == Some(listen) {
+        return Err(refuse(document, typed, "is where we listen ourselves: write the peer's address"));
+    }
+    if let Some(owner) = taken.prefixes.get(&IpNet::from(address)) {
+        let fault = format!(
+            "is also in the allowed-ips of peer {:?} (line {}), so that datagrams to it would enter the tunnel again: \
+             write an address outside the tunnel",
+            owner.peer, owner.line
+        );
+        return Err(refuse(document, typed, fault));
+    }
+    Ok(())
+}

@@ -1,0 +1,189 @@
+//! From what was written to what it means: the device and the transport. Peers are resolved in `peers.rs`.
+
+use std::{collections::HashSet, fmt::Display, net::SocketAddr, num::NonZero, time::Duration};
+
+use ipnet::IpNet;
+
+use super::{
+    document::{Document, Located, WordOrNumber},
+    error::{Error, quoted},
+    names, peers,
+    prefix::parse_host,
+    raw,
+    resolved::{Device, Mtu, Peer, Transport, Tunnel, Workers},
+};
+use crate::key::PrivateKey;
+
+/// The device's name where the file gives none.
+const DEVICE_NAME: &str = "adit0";
+
+/// One UDP port serves every transport and both IP families.
+const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), 7777);
+
+/// The smallest packet that every IPv4 host takes whole (RFC 791, section 3.1): less breaks what relies on it.
+const SMALLEST_MTU_IPV4: u16 = 576;
+
+/// The smallest MTU on which the kernel keeps IPv6 (RFC 8200, section 5).
+const SMALLEST_MTU_IPV6: u16 = 1280;
+
+/// The largest payload of one UDP datagram over IPv4: 65535 less 20 and 8 bytes of headers. A packet must fit into one.
+const LARGEST_MTU: u16 = 65507;
+
+/// More threads than this gain nothing on any machine we know, and a TUN device has at most 256 queues.
+const MOST_WORKERS: usize = 64;
+
+/// A sleep and wake-up cost tens of microseconds; looking for longer than this only heats a processor.
+const LONGEST_BUSY_POLL: Duration = Duration::from_millis(1);
+
+/// An error about a written value: the value in quotes, then `fault` as the end of the sentence.
+pub(super) fn refuse(document: &Document, value: &Located<String>, fault: impl Display) -> Error {
+    document.error(&value.span, format!("{} {fault}", quoted(&value.value)))
+}
+
+/// Resolves a whole file. Key files are read last, so that a fault elsewhere is found without touching them.
+pub(super) fn tunnel(document: &Document, raw: raw::Tunnel) -> Result<Tunnel, Error> {
+    let raw::Tunnel { device, transport, peers } = raw;
+    let name = device_name(document, device.name)?;
+    mode(document, device.mode.as_ref())?;
+    let addresses = addresses(document, &device.span, device.addresses)?;
+    let transport = self::transport(document, transport)?;
+    let peers = peers::resolve(document, peers, &addresses, &transport)?;
+    let mtu = mtu(document, device.mtu.as_ref(), carries_ipv6(&addresses, &peers))?;
+    let private_key = device.private_key_file.map(|file| private_key(document, &file, &peers)).transpose()?;
+    let device = Device { name, addresses, mtu, private_key };
+    Ok(Tunnel { device, transport, peers, source: document.path.clone() })
+}
+
+/// The device's name, or the default.
+pub(super) fn device_name(document: &Document, name: raw::Text) -> Result<String, Error> {
+    let Some(name) = name else { return Ok(DEVICE_NAME.into()) };
+    names::check_device(&name.value).map_err(|fault| refuse(document, &name, fault))?;
+    Ok(name.value)
+}
+
+fn mode(document: &Document, mode: Option<&Located<String>>) -> Result<(), Error> {
+    let Some(mode) = mode else { return Ok(()) };
+    match mode.value.as_str() {
+        "tun" => Ok(()),
+        "tap" => Err(refuse(document, mode, "as mode is not in this version yet: write \"tun\"")),
+        _ => Err(refuse(document, mode, "is not a mode: write \"tun\"")),
+    }
+}
+
+fn addresses(document: &Document, device: &std::ops::Range<usize>, typed: raw::Texts) -> Result<Vec<IpNet>, Error> {
+    let needed = "the device needs an address: write addresses = [\"10.77.0.1/24\"] under [device], with your own";
+    let Some(typed) = typed else {
+        // A file without [device] has no place for the fault.
+        return Err(if device.is_empty() { document.error_of_file(needed) } else { document.error(device, needed) });
+    };
+    if typed.value.is_empty() {
+        return Err(document.error(&typed.span, needed));
+    }
+    let mut addresses = Vec::with_capacity(typed.value.len());
+    let mut seen = HashSet::new();
+    for text in &typed.value {
+        let net = parse_host(&text.value).map_err(|fault| refuse(document, text, fault))?;
+        if !seen.insert(net.addr()) {
+            return Err(refuse(document, text, "is an address that the device has already: remove one of them"));
+        }
+        addresses.push(net);
+    }
+    Ok(addresses)
+}
+
+fn carries_ipv6(addresses: &[IpNet], peers: &[Peer]) -> bool {
+    let is_v6 = |net: &IpNet| matches!(net, IpNet::V6(_));
+    addresses.iter().any(is_v6) || peers.iter().flat_map(|peer| &peer.allowed_ips).any(is_v6)
+}
+
+fn mtu(document: &Document, typed: Option<&Located<WordOrNumber>>, ipv6: bool) -> Result<Mtu, Error> {
+    let Some(typed) = typed else { return Ok(Mtu::Auto) };
+    let refuse = |sentence: String| Err(document.error(&typed.span, sentence));
+    let number = match &typed.value {
+        WordOrNumber::Word(word) if word == "auto" => return Ok(Mtu::Auto),
+        WordOrNumber::Word(word) => {
+            return refuse(format!("{} is not an MTU: write \"auto\" or a number without quotes", quoted(word)));
+        }
+        WordOrNumber::Number(number) => *number,
+    };
+    let (smallest, carried) = if ipv6 { (SMALLEST_MTU_IPV6, "IPv6") } else { (SMALLEST_MTU_IPV4, "IPv4") };
+    match u16::try_from(number) {
+        Ok(mtu) if (smallest..=LARGEST_MTU).contains(&mtu) => Ok(Mtu::Fixed(mtu)),
+        Ok(mtu) if mtu < smallest => {
+            refuse(format!("an MTU of {number} is too small: {carried} needs {smallest} or more, or write \"auto\""))
+        }
+        _ if number < 0 => {
+            refuse(format!("an MTU of {number} is too small: write \"auto\" or a number from {smallest}"))
+        }
+        _ => refuse(format!(
+            "an MTU of {number} is too large: one datagram carries {LARGEST_MTU} at most, or write \"auto\""
+        )),
+    }
+}
+
+fn private_key(document: &Document, file: &Located<String>, peers: &[Peer]) -> Result<PrivateKey, Error> {
+    let directory = document.path.parent().unwrap_or(std::path::Path::new(""));
+    let key = PrivateKey::read_file(&directory.join(&file.value))
+        .map_err(|fault| document.error(&file.span, fault.to_string()))?;
+    if let Some(peer) = peers.iter().find(|peer| peer.public_key == Some(key.public_key())) {
+        return Err(document.error(
+            &file.span,
+            format!("the key file belongs to the public key of peer {:?}: each end needs a key of its own", peer.name),
+        ));
+    }
+    Ok(key)
+}
+
+fn transport(document: &Document, raw: raw::Transport) -> Result<Transport, Error> {
+    Ok(Transport {
+        listen_is_default: raw.listen.is_none(),
+        listen: raw.listen.map_or(Ok(LISTEN), |text| listen(document, &text))?,
+        workers: raw.workers.map_or(Ok(Workers::Auto), |typed| workers(document, &typed))?,
+        offload: raw.offload.is_none_or(|offload| offload.value),
+        busy_poll: raw.busy_poll.map_or(Ok(Duration::ZERO), |text| busy_poll(document, &text))?,
+    })
+}
+
+fn listen(document: &Document, text: &Located<String>) -> Result<SocketAddr, Error> {
+    let refuse = |fault: &str| refuse(document, text, fault);
+    let listen: SocketAddr = text.value.parse().map_err(|_| {
+        refuse("is not an address and port to listen on: write one such as \"[::]:7777\" or \"192.0.2.1:7777\"")
+    })?;
+    let listen = match listen.ip().to_canonical() {
+        // Keep the scope of a link-local address.
+        address if address == listen.ip() => listen,
+        address => SocketAddr::new(address, listen.port()),
+    };
+    if listen.port() == 0 {
+        return Err(refuse("has port 0, which no peer could know: choose a port, such as 7777"));
+    }
+    if listen.ip().is_multicast() || listen.ip() == std::net::IpAddr::from([255; 4]) {
+        return Err(refuse("is not an address of this host: write one of its own, or \"[::]:7777\" for all"));
+    }
+    Ok(listen)
+}
+
+fn workers(document: &Document, typed: &Located<WordOrNumber>) -> Result<Workers, Error> {
+    let refuse = |sentence: String| Err(document.error(&typed.span, sentence));
+    match &typed.value {
+        WordOrNumber::Word(word) if word == "auto" => Ok(Workers::Auto),
+        WordOrNumber::Word(word) => {
+            refuse(format!("{} is not a number of workers: write \"auto\" or a number without quotes", quoted(word)))
+        }
+        WordOrNumber::Number(number) => match usize::try_from(*number).ok().and_then(NonZero::new) {
+            Some(workers) if workers.get() <= MOST_WORKERS => Ok(Workers::Fixed(workers)),
+            _ => refuse(format!(
+                "{number} workers are not possible: write \"auto\" or a number from 1 to {MOST_WORKERS}"
+            )),
+        },
+    }
+}
+
+fn busy_poll(document: &Document, text: &Located<String>) -> Result<Duration, Error> {
+    let duration = humantime::parse_duration(&text.value)
+        .map_err(|_| refuse(document, text, "is not a duration: write a number and its unit, such as \"50us\""))?;
+    if duration > LONGEST_BUSY_POLL {
+        return Err(refuse(document, text, "is too long for busy-poll: write \"1ms\" or less"));
+    }
+    Ok(duration)
+}
