@@ -19,6 +19,7 @@ mod syscall;
 pub mod netlink;
 pub mod netns;
 pub mod poll;
+pub mod sysctl;
 pub mod tun;
 pub mod udp;
 

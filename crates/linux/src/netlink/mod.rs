@@ -10,12 +10,18 @@
 
 mod address;
 mod attribute;
+mod fdb;
 mod link;
+mod monitor;
+mod neighbour;
 mod route;
 mod socket;
 
 pub use address::Address;
+pub use fdb::{Database, EVERYONE, Forwarding};
 pub use link::{Layer, Link, LinkChange, Port, PortChange, Statistics, VethEnd, Vxlan, is_valid_name};
+pub use monitor::{Changes, Monitor};
+pub use neighbour::{Neighbour, NeighbourState};
 pub use route::{PROTOCOL, Route, RouteKind, RouteLookup};
 
 use attribute::{Attribute, attributes};

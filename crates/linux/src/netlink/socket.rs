@@ -138,6 +138,14 @@ impl Socket {
             .map_err(|source| Error::new("open a netlink socket", source))?;
         // SAFETY: the kernel just gave us this descriptor, nobody else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: an all-zero sockaddr_nl is a valid value of this plain structure.
+        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+        let length = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+        // Address and length describe a structure that outlives the call. The kernel picks the port; without one a socket is
+        // left out of most notifications, which exclude their causer by port and have 0 where nobody is to be excluded.
+        syscall!(bind(fd.as_raw_fd(), std::ptr::from_ref(&address).cast(), length))
+            .map_err(|source| Error::new("bind a netlink socket", source))?;
         let socket = Self { fd, sequence: 0, buffer: vec![0; RECEIVE_BUFFER].into_boxed_slice() };
         // Kernels before 4.20 know not all of these. Without them errors say less and filters of dumps do nothing, which the
         // readers of dumps therefore repeat; so a refusal is no failure.
@@ -201,7 +209,9 @@ impl Socket {
                 &mut from_length,
             ));
             match received {
-                Ok(_) if from.nl_pid != 0 => {}
+                // A notification comes to a group, and under the port of whoever caused it; a process needs
+                // CAP_NET_ADMIN to send to one.
+                Ok(_) if from.nl_pid != 0 && from.nl_groups == 0 => {}
                 Ok(length) => break usize::try_from(length).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
