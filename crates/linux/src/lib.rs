@@ -16,6 +16,7 @@
 
 mod syscall;
 
+pub mod capture;
 pub mod netlink;
 pub mod netns;
 pub mod poll;
