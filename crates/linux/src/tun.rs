@@ -39,8 +39,9 @@ pub struct Options<'a> {
     pub multi_queue: bool,
     /// Puts the virtio-net header before each packet and asks for all offloads that the kernel knows.
     pub offload: bool,
-    /// Lets the device outlive its descriptors; what the kernel then sends into it is dropped.
-    pub persistent: bool,
+    /// Lets the device outlive its descriptors; what the kernel then sends into it is dropped. `None` leaves an existing
+    /// device as it is.
+    pub persistent: Option<bool>,
     /// A user id that may attach to the device without CAP_NET_ADMIN.
     pub owner: Option<u32>,
     /// Fails with EBUSY if a device of this name exists.
@@ -48,9 +49,18 @@ pub struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
-    /// A non-persistent, multi-queue TUN device with one queue and all offloads.
+    /// A multi-queue TUN device with one queue and all offloads; a new one goes with its descriptors.
     pub fn new(name: &'a str) -> Self {
-        Self { name, layer: Layer::Packets, queues: 1, multi_queue: true, offload: true, persistent: false, owner: None, exclusive: false }
+        Self {
+            name,
+            layer: Layer::Packets,
+            queues: 1,
+            multi_queue: true,
+            offload: true,
+            persistent: None,
+            owner: None,
+            exclusive: false,
+        }
     }
 }
 
@@ -110,7 +120,12 @@ pub struct Queue {
 const LADDER: [(Offload, libc::c_uint); 3] = [
     (
         Offload::Udp,
-        libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN | libc::TUN_F_USO4 | libc::TUN_F_USO6,
+        libc::TUN_F_CSUM
+            | libc::TUN_F_TSO4
+            | libc::TUN_F_TSO6
+            | libc::TUN_F_TSO_ECN
+            | libc::TUN_F_USO4
+            | libc::TUN_F_USO6,
     ),
     (Offload::Tcp, libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN),
     (Offload::Checksum, libc::TUN_F_CSUM),
@@ -139,15 +154,20 @@ impl Device {
             if let Some(owner) = options.owner {
                 first.control(libc::TUNSETOWNER, owner.into(), &format!("set the owner of {name}"))?;
             }
-            first.control(libc::TUNSETPERSIST, options.persistent.into(), &format!("set the persistence of {name}"))?;
         }
-        Ok(Self { name, offloads, queues })
+        let device = Self { name, offloads, queues };
+        if let Some(persistent) = options.persistent {
+            device.set_persistent(persistent)?;
+        }
+        Ok(device)
     }
 
-    /// Lets the device go with its last descriptor.
-    pub fn unpersist(&self) -> Result<()> {
+    /// Whether the device stays when its last descriptor is closed.
+    pub fn set_persistent(&self, persistent: bool) -> Result<()> {
         match self.queues.first() {
-            Some(queue) => queue.control(libc::TUNSETPERSIST, 0, &format!("release {}", self.name)),
+            Some(queue) => {
+                queue.control(libc::TUNSETPERSIST, persistent.into(), &format!("set the persistence of {}", self.name))
+            }
             None => Ok(()),
         }
     }
@@ -177,10 +197,12 @@ impl Queue {
                 flags |= flag;
             }
         }
-        let mut request = InterfaceRequest::new(options.name).ok_or_else(|| Error::from_errno(operation(), libc::EINVAL))?;
+        let mut request =
+            InterfaceRequest::new(options.name).ok_or_else(|| Error::from_errno(operation(), libc::EINVAL))?;
         request.flags = flags as libc::c_short;
         // TUNSETIFF reads and writes one ifreq, which `request` has the size and layout of.
-        syscall!(ioctl(fd.as_raw_fd(), libc::TUNSETIFF as libc::Ioctl, &raw mut request)).map_err(|e| Error::new(operation(), e))?;
+        syscall!(ioctl(fd.as_raw_fd(), libc::TUNSETIFF as libc::Ioctl, &raw mut request))
+            .map_err(|e| Error::new(operation(), e))?;
         Ok((Self { fd, header: options.offload }, request.name()))
     }
 

@@ -49,7 +49,7 @@ pub struct DeviceStatus {
 /// The socket and the threads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TransportStatus {
-    /// The UDP address.
+    /// The UDP address and port.
     pub listen: SocketAddr,
     /// Pairs of device queue and socket.
     pub workers: usize,
@@ -98,6 +98,118 @@ pub struct WorkerStatus {
     pub tx_packets: u64,
     /// Reads from the socket that brought something.
     pub rx_batches: u64,
-    /// Writes to the socket.
+    /// Messages given to the socket: datagrams, or trains of them.
     pub tx_batches: u64,
+    /// Packets and super-packets read from the device.
+    pub device_reads: u64,
+    /// Packets and super-packets written to the device.
+    pub device_writes: u64,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A daemon with two peers.
+    pub(crate) fn sample() -> Status {
+        let peer = |name: &str, endpoint: &str, allowed_ip: &str, rx_bytes| PeerStatus {
+            name: name.into(),
+            public_key: None,
+            endpoint: Some(endpoint.into()),
+            transport: "plain".into(),
+            secure: false,
+            allowed_ips: vec![allowed_ip.parse().unwrap()],
+            rx_bytes,
+            tx_bytes: 2 * rx_bytes,
+            rx_packets: rx_bytes / 1000,
+            tx_packets: rx_bytes / 500,
+        };
+        Status {
+            version: "0.1.0".into(),
+            pid: 4711,
+            uptime_s: 11_520,
+            device: DeviceStatus {
+                name: "adit0".into(),
+                mode: "tun".into(),
+                mtu: 1472,
+                addresses: vec!["10.77.0.1/24".parse().unwrap()],
+                offloads: vec!["csum".into(), "tso4".into()],
+                reason: Some("USO needs Linux 6.2".into()),
+            },
+            transport: TransportStatus {
+                listen: "[::]:7777".parse().unwrap(),
+                workers: 2,
+                offload: true,
+                busy_poll_us: 0,
+                receive_buffer: 8 << 20,
+                send_buffer: 4 << 20,
+            },
+            peers: vec![
+                peer("berlin", "192.0.2.2:7777", "10.77.0.2/32", 1_288_490_189),
+                peer("oslo", "198.51.100.3:7777", "10.42.0.0/16", 0),
+            ],
+            workers: vec![WorkerStatus { rx_packets: 1, ..WorkerStatus::default() }; 2],
+            drops: [("no_route".to_owned(), 17)].into(),
+        }
+    }
+
+    #[test]
+    fn the_schema_is_stable() {
+        let json = serde_json::to_value(sample()).unwrap();
+        let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(&json), ["device", "drops", "peers", "pid", "transport", "uptime_s", "version", "workers"],);
+        assert_eq!(keys(&json["device"]), ["addresses", "mode", "mtu", "name", "offloads", "reason"]);
+        assert_eq!(
+            keys(&json["transport"]),
+            ["busy_poll_us", "listen", "offload", "receive_buffer", "send_buffer", "workers"],
+        );
+        assert_eq!(
+            keys(&json["peers"][0]),
+            [
+                "allowed_ips",
+                "endpoint",
+                "name",
+                "public_key",
+                "rx_bytes",
+                "rx_packets",
+                "secure",
+                "transport",
+                "tx_bytes",
+                "tx_packets",
+            ],
+        );
+        assert_eq!(keys(&json["workers"][0]), ["rx_batches", "rx_packets", "tx_batches", "tx_packets"]);
+        assert_eq!(json["transport"]["listen"], "[::]:7777");
+        assert_eq!(json["device"]["addresses"][0], "10.77.0.1/24");
+        assert_eq!(json["drops"]["no_route"], 17);
+    }
+
+    #[test]
+    fn a_newer_daemon_may_say_more() {
+        let mut json = serde_json::to_value(sample()).unwrap();
+        json["peers"][0]["handshake_s"] = 5.into();
+        json["later"] = true.into();
+        assert_eq!(serde_json::from_value::<Status>(json).unwrap(), sample());
+    }
+
+    #[test]
+    fn the_schema_is_documented() {
+        let text = include_str!("../../../../docs/STATUS.md");
+        fn check(text: &str, value: &serde_json::Value) {
+            match value {
+                serde_json::Value::Object(fields) => {
+                    for (key, value) in fields {
+                        assert!(key == "no_route" || text.contains(&format!("`{key}`")), "{key} is not documented");
+                        check(text, value);
+                    }
+                }
+                serde_json::Value::Array(items) => items.iter().for_each(|item| check(text, item)),
+                _ => {}
+            }
+        }
+        check(text, &serde_json::to_value(sample()).unwrap());
+        for reason in tunnel::Reason::ALL {
+            assert!(text.contains(&format!("`{reason}`")), "{reason} is not documented");
+        }
+    }
 }

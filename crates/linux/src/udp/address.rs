@@ -112,9 +112,12 @@ mod tests {
 
     #[test]
     fn addresses_survive_the_kernels_form() {
-        for (address, six) in
-            [("192.0.2.7:7777", false), ("192.0.2.7:7777", true), ("[2001:db8::7]:1", true), ("[fe80::1%4]:65535", true)]
-        {
+        for (address, six) in [
+            ("192.0.2.7:7777", false),
+            ("192.0.2.7:7777", true),
+            ("[2001:db8::7]:1", true),
+            ("[fe80::1%4]:65535", true),
+        ] {
             let address: SocketAddr = address.parse().unwrap();
             assert_eq!(RawAddress::new(address, six).decode(), Some(address));
         }

@@ -6,8 +6,8 @@ use std::os::fd::AsRawFd;
 
 use wire::ecn::Ecn;
 
-use super::address::{LocalAddress, RawAddress};
 use super::Socket;
+use super::address::{LocalAddress, RawAddress};
 use crate::syscall::syscall;
 
 /// Receives in one system call at most. Datagrams that a sender without segmentation offload sends, and that no card joins,
@@ -134,7 +134,8 @@ impl Facts {
                     facts.ecn = Ecn::from_bits(data.first().copied().unwrap_or(0));
                 }
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
-                    facts.ecn = Ecn::from_bits(integer(data).to_ne_bytes()[if cfg!(target_endian = "big") { 3 } else { 0 }]);
+                    facts.ecn =
+                        Ecn::from_bits(integer(data).to_ne_bytes()[if cfg!(target_endian = "big") { 3 } else { 0 }]);
                 }
                 (libc::SOL_UDP, libc::UDP_GRO) => facts.stride = usize::try_from(integer(data)).unwrap_or(0),
                 // struct in_pktinfo: device, chosen local address, destination address of the header

@@ -75,6 +75,8 @@ pub struct SendQueue {
     trains: Vec<Train>,
     /// The first `used` trains hold something.
     used: usize,
+    /// Bytes that they hold.
+    waiting: usize,
     /// The train that the last slot was taken from.
     current: usize,
     max_segments: usize,
@@ -92,7 +94,7 @@ struct Train {
 
 impl Default for SendQueue {
     fn default() -> Self {
-        Self { trains: Vec::new(), used: 0, current: 0, max_segments: MAX_SEGMENTS }
+        Self { trains: Vec::new(), used: 0, waiting: 0, current: 0, max_segments: MAX_SEGMENTS }
     }
 }
 
@@ -108,6 +110,11 @@ impl SendQueue {
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         self.used == 0
+    }
+
+    /// Bytes that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting
     }
 
     /// Room for one datagram of `length` bytes, to be filled and then [committed](Self::commit); a slot that is not committed
@@ -154,25 +161,26 @@ impl SendQueue {
         Ok(self.used - 1)
     }
 
-    /// Keeps the first `length` bytes of the slot taken last. Answers the bytes that wait in its train.
+    /// Keeps the first `length` bytes of the slot taken last, at least 1.
     #[inline]
-    pub fn commit(&mut self, length: usize) -> usize {
+    pub fn commit(&mut self, length: usize) {
         let max_segments = self.max_segments;
-        let Some(train) = self.trains.get_mut(self.current) else { return 0 };
+        let Some(train) = self.trains.get_mut(self.current).filter(|_| length > 0) else { return };
+        self.waiting += length;
         if train.datagrams == 0 {
             train.stride = length;
         }
         train.length += length;
         train.datagrams += 1;
-        train.open = length == train.stride && train.datagrams < max_segments && train.length + train.stride <= MAX_TRAIN;
-        train.length
+        train.open =
+            length == train.stride && train.datagrams < max_segments && train.length + train.stride <= MAX_TRAIN;
     }
 
     /// Sends all that waits, in order per flow, and reports each train.
     pub fn flush(&mut self, socket: &Socket, mut report: impl FnMut(Sent<'_>)) {
-        let waiting = std::mem::take(&mut self.used);
-        self.current = 0;
-        let mut trains = self.trains.get(..waiting).unwrap_or_default();
+        let used = std::mem::take(&mut self.used);
+        (self.current, self.waiting) = (0, 0);
+        let mut trains = self.trains.get(..used).unwrap_or_default();
         while let Some((first, rest)) = trains.split_first() {
             let together = if socket.segmentation() && !rest.is_empty() {
                 send_messages(socket, trains.iter().map(Train::message)).unwrap_or(0)
@@ -230,7 +238,8 @@ impl Train {
         let mut sent = 0;
         while sent < self.datagrams {
             let rest = self.payload().get(sent * self.stride..).unwrap_or_default();
-            let messages = rest.chunks(self.stride.max(1)).map(|payload| Message { flow: self.flow, payload, stride: 0 });
+            let messages =
+                rest.chunks(self.stride.max(1)).map(|payload| Message { flow: self.flow, payload, stride: 0 });
             let taken = if self.datagrams > 1 { send_messages(socket, messages.clone()).unwrap_or(0) } else { 0 };
             sent += taken;
             if taken == 0 {
@@ -286,7 +295,8 @@ fn send_patiently(socket: &Socket, message: Message<'_>) -> io::Result<()> {
 /// Sends up to [`MAX_TRAINS`] messages with one system call; answers how many the kernel took.
 fn send_messages<'a>(socket: &Socket, messages: impl Iterator<Item = Message<'a>>) -> io::Result<usize> {
     // SAFETY: iovec and mmsghdr are plain integers and pointers, for which all zeros is a valid value.
-    let (mut parts, mut headers): ([libc::iovec; MAX_TRAINS], [libc::mmsghdr; MAX_TRAINS]) = unsafe { std::mem::zeroed() };
+    let (mut parts, mut headers): ([libc::iovec; MAX_TRAINS], [libc::mmsghdr; MAX_TRAINS]) =
+        unsafe { std::mem::zeroed() };
     let mut envelopes = [const { Envelope::EMPTY }; MAX_TRAINS];
     let mut count = 0;
     for (message, ((part, header), envelope)) in messages.zip(parts.iter_mut().zip(&mut headers).zip(&mut envelopes)) {
@@ -333,7 +343,9 @@ impl From<io::Error> for SendError {
         match error.raw_os_error() {
             Some(libc::EMSGSIZE) => Self::TooBig,
             Some(libc::EAGAIN | libc::ENOBUFS) => Self::Full,
-            Some(libc::EPERM | libc::EACCES | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN) => Self::Unreachable,
+            Some(libc::EPERM | libc::EACCES | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN) => {
+                Self::Unreachable
+            }
             other => Self::Other(other.unwrap_or(0)),
         }
     }

@@ -1,0 +1,175 @@
+//! The device, the sockets and the worker threads between them: opened, started, stopped.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use linux::netlink::{LinkChange, Netlink};
+use linux::poll::Waker;
+use linux::tun::{self, Device, Layer};
+use linux::udp::{self, Socket};
+
+use crate::config::{Transport, Workers};
+use crate::counters::{PerWorker, WorkerCounters};
+use crate::plan::ALIAS;
+use crate::worker::{Parts, Report, View, Worker};
+use crate::{Failure, Result, apply};
+
+/// Asked-for size of each socket's buffers in bytes. Smaller ones lose datagrams of a fast TCP stream: with the kernel's default of
+/// 208 KiB a stream keeps three quarters of its speed, with 1 MiB it still has thousands of retransmissions.
+const SOCKET_BUFFER: usize = 8 << 20;
+
+/// Workers that `auto` starts at most: beyond, a tunnel is bound by its flows rather than by processors.
+const MAX_AUTO_WORKERS: usize = 16;
+
+/// How many workers a configuration means on this machine.
+pub fn workers(transport: &Transport) -> usize {
+    match transport.workers {
+        Workers::Fixed(n) => n.get(),
+        // One packet per system call is the classic path, and that had one thread.
+        Workers::Auto if !transport.offload => 1,
+        Workers::Auto => thread::available_parallelism().map_or(1, |n| n.get().min(MAX_AUTO_WORKERS)),
+    }
+}
+
+/// One socket per worker, all on the same port.
+///
+/// # Errors
+/// With a remedy: the port is taken, the address is not ours, the port needs a right that we do not have.
+pub fn bind(transport: &Transport, workers: usize) -> Result<Vec<Arc<Socket>>> {
+    let options =
+        |listen| udp::Options { listen, share_port: workers > 1, offload: transport.offload, buffer: SOCKET_BUFFER };
+    // Sockets that share a port would share it with another daemon's too: one that does not share finds out whether it is free.
+    let probe = |listen| Socket::bind(udp::Options { share_port: false, ..options(listen) });
+    let listen = match probe(transport.listen) {
+        Ok(_) => transport.listen,
+        // Without IPv6 on this host, both families means IPv4.
+        Err(e) if transport.listen_is_default && matches!(e.errno(), Some(EAFNOSUPPORT | EADDRNOTAVAIL)) => {
+            let four = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), transport.listen.port());
+            probe(four).map_err(|e| explain(&e, four))?;
+            four
+        }
+        Err(e) => return Err(explain(&e, transport.listen)),
+    };
+    let mut sockets = Vec::with_capacity(workers);
+    for _ in 0..workers {
+        sockets.push(Arc::new(Socket::bind(options(listen)).map_err(|e| explain(&e, listen))?));
+    }
+    if let (true, Some(first)) = (workers > 1, sockets.first()) {
+        udp::steer(first, workers)?;
+    }
+    Ok(sockets)
+}
+
+const EACCES: i32 = 13;
+const EAFNOSUPPORT: i32 = 97;
+const EADDRINUSE: i32 = 98;
+const EADDRNOTAVAIL: i32 = 99;
+
+fn explain(error: &linux::Error, listen: SocketAddr) -> Failure {
+    let (port, ip) = (listen.port(), listen.ip());
+    match error.errno() {
+        Some(EADDRINUSE) => Failure::failed(format!("UDP port {port} on {ip} is in use by another program"))
+            .with_remedy("stop it, or choose another port in `listen` under [transport]"),
+        Some(EADDRNOTAVAIL) => Failure::failed(format!("{ip} is not an address of this host"))
+            .with_remedy("write one that `ip address` shows in `listen` under [transport], or leave `listen` out"),
+        Some(EAFNOSUPPORT) => Failure::failed("this host has no IPv6")
+            .with_remedy(format!("write `listen = \"0.0.0.0:{port}\"` under [transport]")),
+        Some(EACCES) => Failure::failed(format!("no permission to listen on UDP port {port}"))
+            .with_remedy("run as root, or choose a port above 1023 in `listen` under [transport]"),
+        _ => Failure::failed(error.to_string()),
+    }
+}
+
+/// Opens the device with one queue per worker, makes it ours, and lets it outlive us. If this fails, a device that was not there
+/// before is gone again.
+///
+/// # Errors
+/// A device of that name that is not ours; no right to make one.
+pub fn open_device(netlink: &mut Netlink, name: &str, queues: usize, offload: bool) -> Result<Device> {
+    // Ours or not there: else this fails.
+    apply::observe(netlink, name)?;
+    let options = tun::Options { layer: Layer::Packets, queues, offload, ..tun::Options::new(name) };
+    let device = Device::open(options).map_err(|e| explain_device(&e, name))?;
+    // Marked first: a device that outlives us must carry our mark.
+    let index = netlink.existing_link(name)?.index;
+    netlink.change_link(index, &LinkChange { alias: Some(ALIAS), ..LinkChange::default() })?;
+    device.set_persistent(true)?;
+    Ok(device)
+}
+
+fn explain_device(error: &linux::Error, name: &str) -> Failure {
+    match error.errno() {
+        // TUNSETIFF without CAP_NET_ADMIN.
+        Some(1) => Failure::failed(format!("no permission to make the device {name}"))
+            .with_remedy("run as root, or give the program the right with `setcap cap_net_admin+ep`"),
+        Some(22) => Failure::failed(format!("the device {name} is left from a program that opened it in another way"))
+            .with_remedy(format!("remove it with `ip link delete {name}`")),
+        Some(16) => Failure::failed(format!("the device {name} is in use by another program"))
+            .with_remedy("stop it, or choose another `name` under [device]"),
+        _ => Failure::failed(error.to_string()),
+    }
+}
+
+/// What worker threads need beside the device; outlives it.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// One per worker.
+    pub sockets: Vec<Arc<Socket>>,
+    /// What control publishes.
+    pub view: Arc<ArcSwap<View>>,
+    /// Where workers count.
+    pub counters: Arc<PerWorker<WorkerCounters>>,
+    /// How they reach control.
+    pub report: Report,
+    /// How long they look again before they sleep.
+    pub busy_poll: Duration,
+}
+
+/// The running threads. They end when this is dropped.
+pub struct Running {
+    threads: Vec<(JoinHandle<()>, Arc<Waker>)>,
+}
+
+impl Running {
+    /// Starts one thread per queue of the device.
+    pub fn start(device: Device, surroundings: &Surroundings) -> Result<Self> {
+        let mut running = Self { threads: Vec::new() };
+        for (number, (queue, socket)) in device.queues.into_iter().zip(&surroundings.sockets).enumerate() {
+            let stop = Arc::new(Waker::new()?);
+            let worker = Worker::new(Parts {
+                number,
+                queue,
+                offload: device.offloads.level,
+                socket: Arc::clone(socket),
+                view: Arc::clone(&surroundings.view),
+                counters: Arc::clone(&surroundings.counters),
+                stop: Arc::clone(&stop),
+                report: Arc::clone(&surroundings.report),
+                busy_poll: surroundings.busy_poll,
+            });
+            let thread = thread::Builder::new()
+                .name(format!("worker-{number}"))
+                .spawn(move || worker.run())
+                .map_err(|e| Failure::failed(format!("cannot start a worker thread: {e}")))?;
+            running.threads.push((thread, stop));
+        }
+        Ok(running)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for (_, stop) in &self.threads {
+            stop.wake();
+        }
+        for (thread, _) in self.threads.drain(..) {
+            let name = thread.thread().name().unwrap_or("worker").to_owned();
+            if thread.join().is_err() {
+                tracing::error!("{name} ended by a defect in adit");
+            }
+        }
+    }
+}

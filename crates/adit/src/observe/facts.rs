@@ -1,0 +1,183 @@
+//! What a running daemon knows about itself, readable from any thread at any time.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use linux::tun::{Offload, Offloads};
+use tunnel::Reason;
+
+use crate::api::status::{DeviceStatus, PeerStatus, Status, TransportStatus, WorkerStatus};
+use crate::config::{Peer, Tunnel};
+use crate::counters::{PerWorker, Traffic, WorkerCounters};
+use crate::data_path::Surroundings;
+use crate::worker::Link;
+
+/// What can change about the device while it is up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceFacts {
+    /// Largest packet in bytes.
+    pub mtu: u32,
+    /// What the kernel agreed to.
+    pub offloads: Offloads,
+}
+
+impl Default for DeviceFacts {
+    fn default() -> Self {
+        Self { mtu: 0, offloads: Offloads { level: Offload::None, reason: None } }
+    }
+}
+
+/// Everything that `adit status` shows.
+pub struct Facts {
+    started: Instant,
+    name: String,
+    addresses: Vec<IpNet>,
+    transport: TransportStatus,
+    peers: Vec<PeerFacts>,
+    device: Arc<ArcSwap<DeviceFacts>>,
+    counters: Arc<PerWorker<WorkerCounters>>,
+}
+
+struct PeerFacts {
+    peer: Peer,
+    endpoint: SocketAddr,
+    link: Arc<Link>,
+}
+
+impl Facts {
+    /// The facts of a daemon with these parts. `endpoints` and `links` are in the order of the peers.
+    pub fn new(
+        tunnel: &Tunnel,
+        endpoints: &[SocketAddr],
+        surroundings: &Surroundings,
+        links: &[Arc<Link>],
+        device: Arc<ArcSwap<DeviceFacts>>,
+    ) -> Self {
+        let first = surroundings.sockets.first();
+        let (receive_buffer, send_buffer) = first.map_or((0, 0), |s| s.buffers());
+        let peers = tunnel.peers.iter().zip(endpoints).zip(links);
+        Self {
+            started: Instant::now(),
+            name: tunnel.device.name.clone(),
+            addresses: tunnel.device.addresses.clone(),
+            transport: TransportStatus {
+                listen: first.map_or(tunnel.transport.listen, |s| s.local_address()),
+                workers: surroundings.sockets.len(),
+                offload: tunnel.transport.offload,
+                busy_poll_us: u64::try_from(tunnel.transport.busy_poll.as_micros()).unwrap_or(u64::MAX),
+                receive_buffer: receive_buffer as u64,
+                send_buffer: send_buffer as u64,
+            },
+            peers: peers
+                .map(|((peer, endpoint), link)| PeerFacts {
+                    peer: peer.clone(),
+                    endpoint: *endpoint,
+                    link: Arc::clone(link),
+                })
+                .collect(),
+            device,
+            counters: Arc::clone(&surroundings.counters),
+        }
+    }
+
+    /// The name of the device.
+    pub fn device_name(&self) -> &str {
+        &self.name
+    }
+
+    /// One line for a person who waits for it to be up.
+    pub fn ready_line(&self) -> String {
+        let addresses: Vec<_> = self.addresses.iter().map(IpNet::to_string).collect();
+        let device = self.device.load();
+        let peers = match self.peers.len() {
+            1 => "1 peer".to_owned(),
+            n => format!("{n} peers"),
+        };
+        let insecure =
+            if self.peers.iter().all(|p| p.peer.transport.is_secure()) { "" } else { ", NOT ENCRYPTED (plain)" };
+        format!(
+            "{} is up: {}, mtu {}, {peers} by UDP {}, {} worker{}{insecure}",
+            self.name,
+            addresses.join(", "),
+            device.mtu,
+            self.transport.listen,
+            self.transport.workers,
+            if self.transport.workers == 1 { "" } else { "s" },
+        )
+    }
+
+    /// The state at this moment.
+    pub fn status(&self) -> Status {
+        let device = self.device.load();
+        let workers = self.counters.iter().map(|w| WorkerStatus {
+            rx_packets: w.ingress.packets.get(),
+            tx_packets: w.egress.packets.get(),
+            rx_batches: w.receives.get(),
+            tx_batches: w.sends.get(),
+            device_reads: w.device_reads.get(),
+            device_writes: w.device_writes.get(),
+        });
+        let drops =
+            |reason: Reason| (reason.name().to_owned(), self.counters.iter().map(|w| w.drops(reason)).sum::<u64>());
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_s: self.started.elapsed().as_secs(),
+            device: DeviceStatus {
+                name: self.name.clone(),
+                mode: "tun".into(),
+                mtu: device.mtu,
+                addresses: self.addresses.clone(),
+                offloads: offload_names(device.offloads.level),
+                reason: device.offloads.reason.clone(),
+            },
+            transport: self.transport.clone(),
+            peers: self.peers.iter().map(PeerFacts::status).collect(),
+            workers: workers.collect(),
+            drops: Reason::ALL.iter().copied().map(drops).filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>(),
+        }
+    }
+}
+
+impl PeerFacts {
+    fn status(&self) -> PeerStatus {
+        let sum = |of: fn(&crate::counters::PeerTraffic) -> &Traffic| {
+            self.link
+                .traffic
+                .iter()
+                .map(|t| of(t))
+                .fold((0, 0), |(packets, bytes), t| (packets + t.packets.get(), bytes + t.bytes.get()))
+        };
+        let (rx_packets, rx_bytes) = sum(|t| &t.ingress);
+        let (tx_packets, tx_bytes) = sum(|t| &t.egress);
+        PeerStatus {
+            name: self.peer.name.clone(),
+            public_key: self.peer.public_key.as_ref().map(ToString::to_string),
+            endpoint: Some(self.endpoint.to_string()),
+            transport: self.peer.transport.to_string(),
+            secure: self.peer.transport.is_secure(),
+            allowed_ips: self.peer.allowed_ips.clone(),
+            rx_bytes,
+            tx_bytes,
+            rx_packets,
+            tx_packets,
+        }
+    }
+}
+
+fn offload_names(level: Offload) -> Vec<String> {
+    let steps = [
+        (Offload::Checksum, ["csum"].as_slice()),
+        (Offload::Tcp, &["tso4", "tso6"]),
+        (Offload::Udp, &["uso4", "uso6"]),
+    ];
+    steps
+        .iter()
+        .filter(|(step, _)| *step <= level)
+        .flat_map(|(_, names)| names.iter().map(|n| (*n).to_owned()))
+        .collect()
+}

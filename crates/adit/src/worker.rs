@@ -1,0 +1,561 @@
+//! The way of a packet. Each thread `worker-N` owns one queue of the device and one UDP socket, and runs every packet it
+//! takes up to its end; workers share nothing that is written per packet.
+//!
+//! Each turn takes what came from the wire first: the acknowledgements that it raises leave in the same turn.
+//!
+//! **Ingress** (wire → device)
+//! 1. receive runs of datagrams, each run from one sender ([`ReceiveBatch`])
+//! 2. tell who speaks: for `plain`, the peer whose endpoint the source address is
+//! 3. admit each packet: its kind, the congestion mark of the outer header, its form, the owner of its source address
+//! 4. join neighbours into super-packets, verifying the checksum of each ([`Coalescer`])
+//! 5. write each super-packet to the device
+//!
+//! **Egress** (device → wire)
+//! 1. read one packet or super-packet with its virtio header from the device
+//! 2. validate it once, for all its segments
+//! 3. look up the peer that owns the destination; tell the sender by ICMP if there is none, or if the path is too narrow
+//! 4. write each segment into a train, with headers and checksums of its own ([`SendQueue`])
+//! 5. send the trains
+//!
+//! Both end in one verdict: the packet went on, or it was dropped for a [`Reason`], which is counted.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::cache::Cache;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use linux::poll::{Waker, readable};
+use linux::tun::{self, MAX_PACKET, Offload};
+use linux::udp::{self, BATCH, Flow, LocalAddress, ReceiveBatch, SendError, SendQueue, Sent};
+use tunnel::{PeerId, Reason, Snapshot};
+use wire::coalesce::{Coalescer, Joins};
+use wire::ecn::{self, Ecn};
+use wire::icmp::{self, Unreachable};
+use wire::ip::{IpPacket, Version};
+use wire::message::{self, Message};
+use wire::segment::SuperPacket;
+use wire::vnet::VnetHdr;
+
+use crate::counters::{PeerTraffic, PerWorker, WorkerCounters};
+
+/// Packets read from the device before the wire has its turn again.
+const DEVICE_BATCH: usize = 64;
+
+/// Bytes that may wait in trains before they are sent in the middle of a batch: about two full trains, which stay in a core's
+/// second-level cache.
+const SEND_THRESHOLD: usize = 120_000;
+
+/// ICMP errors a worker sends per second at most (the kernel's own limit is icmp_msgs_per_sec, 1000).
+const ERRORS_PER_SECOND: u32 = 1000;
+
+/// What control publishes and workers read once per turn.
+#[derive(Debug, Default)]
+pub struct View {
+    /// The peers.
+    pub snapshot: Snapshot,
+    /// What workers know of each peer beside that, by its number.
+    pub links: Vec<Arc<Link>>,
+    /// Our own addresses, which ICMP errors come from.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The state of a peer that workers write.
+#[derive(Debug, Default)]
+pub struct Link {
+    /// Where its last datagram came to; answers leave from there.
+    pub local: ArcSwapOption<LocalAddress>,
+    /// What each worker exchanged with it.
+    pub traffic: PerWorker<PeerTraffic>,
+}
+
+/// What a worker tells control.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The underlay refused a datagram to this peer as too long: look up its path MTU again.
+    PathTooNarrow(PeerId),
+    /// The device took no super-packets of a kind that it had agreed to; they are sent in segments from now on.
+    SuperPacketsRefused,
+    /// The device is gone. The worker has ended.
+    DeviceGone,
+    /// The socket failed for good. The worker has ended.
+    SocketFailed,
+}
+
+/// How events reach control: never blocks.
+pub type Report = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// What a worker is made of.
+pub struct Parts {
+    /// Its number, from 0.
+    pub number: usize,
+    /// Its queue of the device.
+    pub queue: tun::Queue,
+    /// What the device agreed to.
+    pub offload: Offload,
+    /// Its socket.
+    pub socket: Arc<udp::Socket>,
+    /// What control publishes.
+    pub view: Arc<ArcSwap<View>>,
+    /// Where it counts.
+    pub counters: Arc<PerWorker<WorkerCounters>>,
+    /// Woken when the worker is to end.
+    pub stop: Arc<Waker>,
+    /// How it reaches control.
+    pub report: Report,
+    /// How long it looks again before it sleeps.
+    pub busy_poll: Duration,
+}
+
+/// One pair of device queue and socket.
+pub struct Worker {
+    view: Cache<Arc<ArcSwap<View>>, Arc<View>>,
+    stop: Arc<Waker>,
+    busy_poll: Duration,
+    path: Path,
+}
+
+/// Everything of a worker but the view: a turn borrows both.
+struct Path {
+    number: usize,
+    queue: tun::Queue,
+    socket: Arc<udp::Socket>,
+    counters: Arc<PerWorker<WorkerCounters>>,
+    report: Report,
+    /// One packet per system call, as flannel's UDP mode was: no batches either way.
+    classic: bool,
+    ended: bool,
+    received: ReceiveBatch,
+    joins: Joins,
+    coalescer: Coalescer,
+    packet: Box<[u8]>,
+    scratch: Box<[u8]>,
+    trains: SendQueue,
+    errors: Allowance,
+}
+
+/// Whether a direction may have more to do right away.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Idle,
+    Drained,
+    More,
+}
+
+impl Worker {
+    /// A worker that has done nothing yet.
+    pub fn new(parts: Parts) -> Self {
+        let joins = joins(parts.offload);
+        let classic = parts.offload == Offload::None;
+        Self {
+            view: Cache::new(parts.view),
+            stop: parts.stop,
+            busy_poll: parts.busy_poll,
+            path: Path {
+                number: parts.number,
+                queue: parts.queue,
+                socket: parts.socket,
+                counters: parts.counters,
+                report: parts.report,
+                classic,
+                ended: false,
+                received: ReceiveBatch::new(if classic { 1 } else { BATCH }),
+                joins,
+                coalescer: Coalescer::new(joins),
+                packet: vec![0; MAX_PACKET].into_boxed_slice(),
+                scratch: vec![0; MAX_PACKET].into_boxed_slice(),
+                trains: if classic { SendQueue::unbatched() } else { SendQueue::default() },
+                errors: Allowance::new(),
+            },
+        }
+    }
+
+    /// Moves packets until it is told to stop, or until device or socket fail for good.
+    pub fn run(mut self) {
+        let mut wire_ready = true;
+        while !self.path.ended {
+            let view = self.view.load();
+            let ingress = if wire_ready { self.path.ingress(view) } else { Progress::Idle };
+            let egress = self.path.egress(view);
+            wire_ready = true;
+            if ingress == Progress::More || egress == Progress::More {
+                continue;
+            }
+            let idle = ingress == Progress::Idle && egress == Progress::Idle;
+            if !self.busy_poll.is_zero() && (!idle || self.look_again()) {
+                continue;
+            }
+            match readable([self.path.socket.as_fd(), self.path.queue.as_fd(), self.stop.as_fd()], None) {
+                Ok([_, _, true]) => return,
+                Ok([wire, _, _]) => wire_ready = wire,
+                Err(e) => {
+                    tracing::error!("worker-{} ends: {e}", self.path.number);
+                    return (self.path.report)(Event::SocketFailed);
+                }
+            }
+        }
+    }
+
+    /// Spends the busy-poll time looking; answers whether something came.
+    fn look_again(&mut self) -> bool {
+        let until = Instant::now() + self.busy_poll;
+        loop {
+            match readable([self.path.socket.as_fd(), self.path.queue.as_fd()], Some(Duration::ZERO)) {
+                Ok([false, false]) if Instant::now() < until => std::hint::spin_loop(),
+                Ok([wire, device]) => return wire || device,
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+impl Path {
+    // ---- ingress: wire → device ----------------------------------------------------------------------------------------
+
+    fn ingress(&mut self, view: &View) -> Progress {
+        let receives = match self.received.receive(&self.socket) {
+            Ok(receives) => receives,
+            Err(e) => return self.receive_failed(&e),
+        };
+        let Some(counters) = self.counters.get(self.number) else { return Progress::Idle };
+        counters.receives.add(receives as u64);
+        let mut device =
+            DeviceWriter { queue: &self.queue, counters, scratch: &mut self.scratch, refused: false, gone: false };
+        for datagrams in self.received.datagrams() {
+            let stride = datagrams.stride.max(1);
+            let count = datagrams.bytes.len().div_ceil(stride).max(1);
+            let peer = match view.snapshot.speaker(datagrams.source) {
+                Ok(peer) => peer,
+                Err(reason) => {
+                    counters.dropped(reason, count);
+                    continue;
+                }
+            };
+            let Some(link) = view.links.get(peer.0 as usize) else { continue };
+            if datagrams.bytes.is_empty() {
+                counters.dropped(Reason::Malformed, 1);
+                continue;
+            }
+            let (mut packets, mut bytes) = (0, 0);
+            for datagram in datagrams.bytes.chunks_mut(stride) {
+                match admit(&view.snapshot, peer, datagrams.ecn, datagram) {
+                    Ok(packet) => {
+                        packets += 1;
+                        bytes += packet.bytes().len();
+                        self.coalescer.push(&packet, &mut |header, packet| device.write(header, packet));
+                    }
+                    Err(reason) => counters.dropped(reason, 1),
+                }
+            }
+            if packets > 0 {
+                link.answer_from(datagrams.local);
+                counters.ingress.add(packets, bytes);
+                if let Some(traffic) = link.traffic.get(self.number) {
+                    traffic.ingress.add(packets, bytes);
+                }
+            }
+        }
+        self.coalescer.flush(&mut |header, packet| device.write(header, packet));
+        let DeviceWriter { refused, gone, .. } = device;
+        if refused {
+            self.stop_joining();
+        }
+        if gone {
+            self.device_gone();
+        }
+        if self.classic || receives == BATCH { Progress::More } else { Progress::Drained }
+    }
+
+    fn receive_failed(&mut self, error: &io::Error) -> Progress {
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => {}
+            // What an ICMP error brought back for an earlier datagram; reading it has cleared it.
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {}
+            _ => {
+                tracing::error!("worker-{} ends: cannot receive from the UDP socket: {error}", self.number);
+                self.ended = true;
+                (self.report)(Event::SocketFailed);
+            }
+        }
+        Progress::Idle
+    }
+
+    /// The kernel refused a super-packet of a kind that it had agreed to (such kernels were released): none from now on.
+    fn stop_joining(&mut self) {
+        if self.joins != Joins::default() {
+            self.joins = Joins::default();
+            self.coalescer = Coalescer::new(self.joins);
+            (self.report)(Event::SuperPacketsRefused);
+        }
+    }
+
+    fn device_gone(&mut self) {
+        if !std::mem::replace(&mut self.ended, true) {
+            (self.report)(Event::DeviceGone);
+        }
+    }
+
+    // ---- egress: device → wire -----------------------------------------------------------------------------------------
+
+    fn egress(&mut self, view: &View) -> Progress {
+        let mut packet = std::mem::take(&mut self.packet);
+        let batch = if self.classic { 1 } else { DEVICE_BATCH };
+        let mut progress = Progress::More;
+        for taken in 0..batch {
+            match self.queue.recv(&mut packet) {
+                Ok((header, length)) => {
+                    let bytes = packet.get(..length).unwrap_or_default();
+                    if let Err(reason) = self.forward(view, header, bytes) {
+                        self.dropped(reason, 1);
+                    }
+                }
+                Err(e) => {
+                    // EAGAIN: nothing there. EBADFD: the device was deleted. Others do not last.
+                    if e.raw_os_error() == Some(EBADFD) {
+                        self.device_gone();
+                    }
+                    progress = if taken == 0 { Progress::Idle } else { Progress::Drained };
+                    if let Some(counters) = self.counters.get(self.number) {
+                        counters.device_reads.add(taken as u64);
+                    }
+                    break;
+                }
+            }
+        }
+        if progress == Progress::More
+            && let Some(counters) = self.counters.get(self.number)
+        {
+            counters.device_reads.add(batch as u64);
+        }
+        self.packet = packet;
+        self.send(view);
+        progress
+    }
+
+    fn forward(&mut self, view: &View, header: VnetHdr, bytes: &[u8]) -> Result<(), Reason> {
+        let packet = IpPacket::parse(bytes).map_err(|_| Reason::Malformed)?;
+        let (id, peer) = match view.snapshot.egress(packet.destination()) {
+            Ok(found) => found,
+            Err(reason) => {
+                if reason == Reason::NoRoute {
+                    self.tell_sender(view, &packet, Unreachable::NoRoute);
+                }
+                return Err(reason);
+            }
+        };
+        let packets = SuperPacket::parse(header, packet).map_err(|_| Reason::Malformed)?;
+        let local = view.links.get(id.0 as usize).and_then(|link| link.local.load().as_deref().copied());
+        let flow = Flow { to: peer.endpoint, from: local, ecn: packet.ecn(), lane: packet.flow_hash(), tag: id.0 };
+        if packets.segment_len() > peer.mtu {
+            return self.forward_narrow(view, &flow, &packet, &packets, peer.mtu);
+        }
+        for i in 0..packets.count() {
+            let length = packets.len_of(i);
+            let slot = match self.trains.slot(&flow, length) {
+                Ok(slot) => slot,
+                Err(udp::Full) => {
+                    self.send(view);
+                    self.trains.slot(&flow, length).map_err(|_| Reason::TooBig)?
+                }
+            };
+            let written = packets.emit(i, slot);
+            self.trains.commit(written);
+        }
+        if self.trains.waiting() >= SEND_THRESHOLD {
+            self.send(view);
+        }
+        Ok(())
+    }
+
+    /// A packet longer than the path takes: fragments if its sender allows them, else the news that it is too big.
+    #[cold]
+    fn forward_narrow(
+        &mut self,
+        view: &View,
+        flow: &Flow,
+        packet: &IpPacket<'_>,
+        packets: &SuperPacket<'_>,
+        mtu: usize,
+    ) -> Result<(), Reason> {
+        if packet.dont_fragment() {
+            self.tell_sender(view, packet, Unreachable::TooBig { mtu: u32::try_from(mtu).unwrap_or(u32::MAX) });
+            self.dropped(Reason::TooBig, packets.count().saturating_sub(1));
+            return Err(Reason::TooBig);
+        }
+        let mut scratch = std::mem::take(&mut self.scratch);
+        for i in 0..packets.count() {
+            let length = packets.emit(i, &mut scratch);
+            let Ok(segment) = IpPacket::parse(scratch.get(..length).unwrap_or_default()) else { continue };
+            let split = wire::fragment::fragment_v4(&segment, mtu, &mut |header, payload| {
+                let length = header.len() + payload.len();
+                if self.trains.slot(flow, length).is_err() {
+                    self.send(view);
+                }
+                if let Ok(slot) = self.trains.slot(flow, length) {
+                    let (front, back) = slot.split_at_mut(header.len());
+                    front.copy_from_slice(header);
+                    back.copy_from_slice(payload);
+                    self.trains.commit(length);
+                }
+            });
+            if split.is_err() {
+                self.dropped(Reason::TooBig, 1);
+            }
+        }
+        self.scratch = scratch;
+        Ok(())
+    }
+
+    /// Writes an ICMP error for `packet` into the device, from our own address.
+    #[cold]
+    fn tell_sender(&mut self, view: &View, packet: &IpPacket<'_>, what: Unreachable) {
+        let six = packet.version() == Version::V6;
+        let Some(source) = view.addresses.iter().find(|a| a.is_ipv6() == six) else { return };
+        if !self.errors.take(Instant::now()) {
+            return;
+        }
+        let length = icmp::error_reply(packet, *source, what, &mut self.scratch);
+        if let Some(reply) = length.and_then(|l| self.scratch.get(..l)) {
+            // An error that the device does not take is lost, as errors may be.
+            let _ = self.queue.send(&VnetHdr::NONE, reply);
+        }
+    }
+
+    fn send(&mut self, view: &View) {
+        if self.trains.is_empty() {
+            return;
+        }
+        let Some(counters) = self.counters.get(self.number) else { return };
+        let (number, report) = (self.number, &self.report);
+        self.trains.flush(&self.socket, |sent: Sent<'_>| {
+            counters.sends.add(1);
+            counters.egress.add(sent.datagrams, sent.bytes);
+            if let Some(traffic) = view.links.get(sent.flow.tag as usize).and_then(|link| link.traffic.get(number)) {
+                traffic.egress.add(sent.datagrams, sent.bytes);
+            }
+            if let Some((datagrams, error)) = sent.failed {
+                counters.dropped(reason(error), datagrams);
+                if error == SendError::TooBig {
+                    report(Event::PathTooNarrow(PeerId(sent.flow.tag)));
+                }
+            }
+        });
+    }
+
+    fn dropped(&self, reason: Reason, packets: usize) {
+        if let Some(counters) = self.counters.get(self.number) {
+            counters.dropped(reason, packets);
+        }
+    }
+}
+
+/// The errno of a queue whose device was deleted ("file descriptor in bad state").
+const EBADFD: i32 = 77;
+
+/// Steps 2 and 3 of ingress for one datagram. The congestion mark is carried inwards before the packet is read, so that what
+/// follows sees the packet as the device will.
+#[inline]
+fn admit<'a>(snapshot: &Snapshot, peer: PeerId, outer: Ecn, datagram: &'a mut [u8]) -> Result<IpPacket<'a>, Reason> {
+    match message::classify(datagram) {
+        Message::Plain(_) => {}
+        Message::Sealed(..) | Message::WireGuard(..) => return Err(Reason::WrongTransport),
+        Message::Unknown(_) => return Err(Reason::Malformed),
+    }
+    if outer != Ecn::NotEct {
+        let inner = IpPacket::parse(datagram).map_err(|_| Reason::Malformed)?.ecn();
+        let combined = ecn::decapsulate(outer, inner).map_err(|_| Reason::Congestion)?;
+        if combined != inner {
+            ecn::set(datagram, combined);
+        }
+    }
+    let packet = IpPacket::parse(datagram).map_err(|_| Reason::Malformed)?;
+    snapshot.ingress(peer, &packet)?;
+    Ok(packet)
+}
+
+impl Link {
+    /// A peer of which nothing is known yet.
+    pub fn new(workers: usize) -> Self {
+        Self { local: ArcSwapOption::empty(), traffic: crate::counters::per_worker(workers) }
+    }
+
+    #[inline]
+    fn answer_from(&self, local: Option<LocalAddress>) {
+        let Some(local) = local else { return };
+        if self.local.load().as_deref() != Some(&local) {
+            self.local.store(Some(Arc::new(local)));
+        }
+    }
+}
+
+/// The device's end of ingress: writes, counts, and finds a way where the kernel refuses a super-packet.
+struct DeviceWriter<'a> {
+    queue: &'a tun::Queue,
+    counters: &'a WorkerCounters,
+    scratch: &'a mut [u8],
+    refused: bool,
+    gone: bool,
+}
+
+impl DeviceWriter<'_> {
+    #[inline]
+    fn write(&mut self, header: &VnetHdr, packet: &[u8]) {
+        match self.queue.send(header, packet) {
+            Ok(()) => self.counters.device_writes.add(1),
+            Err(e) => self.failed(header, packet, &e),
+        }
+    }
+
+    #[cold]
+    fn failed(&mut self, header: &VnetHdr, packet: &[u8], error: &io::Error) {
+        self.gone |= error.raw_os_error() == Some(EBADFD);
+        let packets = IpPacket::parse(packet).and_then(|packet| SuperPacket::parse(*header, packet));
+        let Ok(packets) = packets else { return self.counters.dropped(Reason::DeviceRefused, 1) };
+        if error.kind() != io::ErrorKind::InvalidInput || packets.count() == 1 {
+            return self.counters.dropped(Reason::DeviceRefused, packets.count());
+        }
+        self.refused = true;
+        for i in 0..packets.count() {
+            let length = packets.emit(i, self.scratch);
+            match self.queue.send(&VnetHdr::NONE, self.scratch.get(..length).unwrap_or_default()) {
+                Ok(()) => self.counters.device_writes.add(1),
+                Err(_) => self.counters.dropped(Reason::DeviceRefused, 1),
+            }
+        }
+    }
+}
+
+/// How many ICMP errors may still be sent in this second.
+struct Allowance {
+    left: u32,
+    since: Instant,
+}
+
+impl Allowance {
+    fn new() -> Self {
+        Self { left: ERRORS_PER_SECOND, since: Instant::now() }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.since) >= Duration::from_secs(1) {
+            *self = Self { left: ERRORS_PER_SECOND, since: now };
+        }
+        self.left.checked_sub(1).inspect(|left| self.left = *left).is_some()
+    }
+}
+
+fn joins(offload: Offload) -> Joins {
+    let (tcp, udp) = (offload >= Offload::Tcp, offload >= Offload::Udp);
+    Joins { tcp4: tcp, tcp6: tcp, udp4: udp, udp6: udp }
+}
+
+fn reason(error: SendError) -> Reason {
+    match error {
+        SendError::TooBig => Reason::TooBig,
+        SendError::Full => Reason::SendBufferFull,
+        SendError::Unreachable => Reason::Unreachable,
+        SendError::Other(_) => Reason::SendFailed,
+    }
+}
