@@ -18,22 +18,13 @@ pub enum Request {
 }
 
 impl Request {
-    /// Whether the request changes anything, and so needs [`Rights::Control`].
+    /// Whether the request changes anything, and so is refused on the status socket.
     pub fn changes(self) -> bool {
         match self {
             Self::Status => false,
             Self::Stop => true,
         }
     }
-}
-
-/// What the asking process may do, by socket and peer credentials.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rights {
-    /// Look only.
-    Read,
-    /// Everything.
-    Control,
 }
 
 /// What a daemon answers: `{"answer":"status","body":{…}}`, `{"answer":"done"}`,
@@ -85,5 +76,66 @@ pub fn decode_request(line: &[u8]) -> Result<Request, RequestError> {
         "status" => Ok(Request::Status),
         "stop" => Ok(Request::Stop),
         _ => Err(RequestError::UnknownVerb),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn requests_survive_their_line() {
+        for request in [Request::Status, Request::Stop] {
+            let line = serde_json::to_vec(&request).unwrap();
+            assert_eq!(decode_request(&line), Ok(request));
+        }
+        assert_eq!(decode_request(b" {\"verb\" : \"sta\\u0074us\"}\r\n"), Ok(Request::Status));
+    }
+
+    #[test]
+    fn faults_have_their_own_names() {
+        for (line, error) in [
+            (&b""[..], RequestError::Malformed),
+            (b"status", RequestError::Malformed),
+            (b"\"status\"", RequestError::Malformed),
+            (b"{}", RequestError::Malformed),
+            (b"{\"verb\":1}", RequestError::Malformed),
+            (b"{\"verb\":\"status\",\"peer\":\"berlin\"}", RequestError::Malformed),
+            (b"{\"verb\":\"status\"}{}", RequestError::Malformed),
+            (b"{\"verb\":\"Status\"}", RequestError::UnknownVerb),
+            (b"{\"verb\":\"purge\"}", RequestError::UnknownVerb),
+        ] {
+            assert_eq!(decode_request(line), Err(error), "{}", String::from_utf8_lossy(line));
+        }
+        let long = vec![b' '; MAX_REQUEST + 1];
+        assert_eq!(decode_request(&long), Err(RequestError::TooLong));
+        // Deep nesting ends in an error and not on the stack.
+        let deep = format!("{{\"verb\":{}", "[".repeat(MAX_REQUEST - 8));
+        assert_eq!(decode_request(deep.as_bytes()), Err(RequestError::Malformed));
+    }
+
+    #[test]
+    fn answers_have_the_documented_form() {
+        let text = |response: &Response| serde_json::to_string(response).unwrap();
+        assert_eq!(text(&Response::Done), r#"{"answer":"done"}"#);
+        let error = Response::Error { sentence: "no".into() };
+        assert_eq!(text(&error), r#"{"answer":"error","body":{"sentence":"no"}}"#);
+        assert!(
+            text(&Response::Status(Box::new(crate::api::status::tests::sample())))
+                .starts_with(r#"{"answer":"status","body":{"version":"#)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_request_or_an_error(line in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode_request(&line);
+        }
+
+        #[test]
+        fn any_json_is_a_request_or_an_error(line in "\\{\"verb\":(\"[a-z]{0,8}\"|[0-9.]{1,5}|\\[\\]|null)[,}]?\\}?") {
+            let _ = decode_request(line.as_bytes());
+        }
     }
 }

@@ -178,7 +178,10 @@ pub(crate) mod tests {
                 "tx_packets",
             ],
         );
-        assert_eq!(keys(&json["workers"][0]), ["rx_batches", "rx_packets", "tx_batches", "tx_packets"]);
+        assert_eq!(
+            keys(&json["workers"][0]),
+            ["device_reads", "device_writes", "rx_batches", "rx_packets", "tx_batches", "tx_packets"]
+        );
         assert_eq!(json["transport"]["listen"], "[::]:7777");
         assert_eq!(json["device"]["addresses"][0], "10.77.0.1/24");
         assert_eq!(json["drops"]["no_route"], 17);

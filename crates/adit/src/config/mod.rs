@@ -27,7 +27,7 @@ use std::{fs::File, io::Read, path::Path};
 use document::Document;
 pub use endpoint::{Endpoint, EndpointError, Host};
 pub use error::{Error, Position};
-pub(crate) use names::{NameError, check_device};
+pub(crate) use names::check_device;
 pub use resolved::{Device, Mtu, Peer, Transport, TransportKind, Tunnel, Workers};
 
 /// The largest file that is read, in bytes: room for 100,000 prefixes, and an end to a mistaken path such as `/dev/zero`.

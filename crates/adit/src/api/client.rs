@@ -1,0 +1,110 @@
+//! Asking a daemon.
+
+use std::{
+    fs, io,
+    os::unix::{fs::FileTypeExt, net::UnixStream},
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use super::{MAX_ANSWER, Request, Response, Status, TIMEOUT, line};
+use crate::{Failure, Result};
+
+/// The socket that takes every request: `<device>.sock`.
+pub fn control_socket(runtime_dir: &Path, device: &str) -> PathBuf {
+    runtime_dir.join(format!("{device}.sock"))
+}
+
+/// The socket that only answers [`Request::Status`]: `<device>.status.sock`.
+pub fn status_socket(runtime_dir: &Path, device: &str) -> PathBuf {
+    runtime_dir.join(format!("{device}.status.sock"))
+}
+
+/// Why a daemon gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// There is no socket: no daemon runs, or one has just ended.
+    #[error("no adit daemon is running at {}: start one with `adit up --config FILE`", .0.display())]
+    Absent(PathBuf),
+    /// There is a socket but nobody behind it: the daemon was killed.
+    #[error("the daemon at {} was killed; its device may still be there: `adit up` takes it over, `adit down` removes it", .0.display())]
+    Dead(PathBuf),
+    /// We may not use the socket.
+    #[error("permission denied at {}: run as root, or as a member of group adit", .0.display())]
+    Denied(PathBuf),
+    /// No answer in time, or none that makes sense.
+    #[error("the daemon at {} does not answer: {}", .0.display(), .1)]
+    Broken(PathBuf, io::Error),
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        Self::failed(error.to_string())
+    }
+}
+
+/// Sends one request to the socket at `path` and waits for its answer.
+///
+/// # Errors
+/// See [`CallError`]. A refusal by the daemon is not one of them but [`Response::Error`].
+pub fn call(path: &Path, request: Request) -> std::result::Result<Response, CallError> {
+    let broken = |error: io::Error| CallError::Broken(path.into(), error);
+    let stream = UnixStream::connect(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => CallError::Absent(path.into()),
+        io::ErrorKind::ConnectionRefused => CallError::Dead(path.into()),
+        io::ErrorKind::PermissionDenied => CallError::Denied(path.into()),
+        _ => broken(error),
+    })?;
+    let mut question = serde_json::to_vec(&request).map_err(|error| broken(error.into()))?;
+    question.push(b'\n');
+    let deadline = Instant::now() + TIMEOUT;
+    // A daemon that refuses us answers without having read: its answer counts, not our broken pipe.
+    let sent = line::write(&stream, &question, deadline);
+    let answer = line::read(&stream, MAX_ANSWER, deadline).map_err(broken)?;
+    if answer.is_empty() {
+        return Err(broken(sent.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into())));
+    }
+    serde_json::from_slice(&answer).map_err(|error| broken(error.into()))
+}
+
+/// Asks the daemon of `device` for its state, as anybody may.
+///
+/// # Errors
+/// See [`CallError`].
+pub fn status(runtime_dir: &Path, device: &str) -> std::result::Result<Status, CallError> {
+    let path = status_socket(runtime_dir, device);
+    match call(&path, Request::Status)? {
+        Response::Status(status) => Ok(*status),
+        Response::Done => Err(CallError::Broken(path, io::Error::other("it answered something else"))),
+        Response::Error { sentence } => Err(CallError::Broken(path, io::Error::other(sentence))),
+    }
+}
+
+/// The devices whose daemons have sockets in `runtime_dir`, dead or alive, in alphabetical order.
+///
+/// # Errors
+/// The directory cannot be read. That it does not exist is not an error: then there are none.
+pub fn daemons(runtime_dir: &Path) -> Result<Vec<String>> {
+    let failed = |error: io::Error| {
+        Failure::failed(format!("cannot read the runtime directory {}: {error}", runtime_dir.display()))
+    };
+    let entries = match fs::read_dir(runtime_dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut devices = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let Some(device) = name.to_str().and_then(|name| name.strip_suffix(".sock")) else { continue };
+        let device = device.strip_suffix(".status").unwrap_or(device);
+        // An entry may vanish while we look, with its daemon.
+        let is_socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
+        if is_socket && crate::config::check_device(device).is_ok() {
+            devices.push(device.to_owned());
+        }
+    }
+    devices.sort();
+    devices.dedup();
+    Ok(devices)
+}
