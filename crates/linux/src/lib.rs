@@ -20,6 +20,7 @@ pub mod capture;
 pub mod netlink;
 pub mod netns;
 pub mod poll;
+pub mod privilege;
 pub mod sysctl;
 pub mod tun;
 pub mod udp;

@@ -31,7 +31,8 @@ pub struct Address {
 
 impl Netlink {
     /// Gives a device an address. The kernel then adds the route to its prefix itself. `no_dad` leaves out IPv6's duplicate
-    /// address detection, during which (a second or more) the address cannot be used.
+    /// address detection, during which (a second or more) the address cannot be used; also without it the kernel makes an IPv6
+    /// address local a moment after this returns.
     pub fn add_address(&mut self, index: u32, net: IpNet, no_dad: bool) -> Result<()> {
         let mut message = message_for(index, net);
         if no_dad && net.addr().is_ipv6() {

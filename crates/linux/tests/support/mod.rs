@@ -2,15 +2,40 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+use std::process::Command;
+use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use linux::netlink::Netlink;
 use linux::netns::NetNs;
+use linux::privilege::{self, Capability};
+
+/// Makes sure that this test program may make namespaces. An ordinary user's is started once more as root of a user namespace,
+/// with the same arguments, and its verdict is ours; where that is forbidden, the sentence that says what to do ends it.
+pub(crate) fn enter() {
+    static ENTERED: Once = Once::new();
+    ENTERED.call_once(|| {
+        if privilege::has_capability(Capability::SysAdmin) {
+            return;
+        }
+        let mut again = Command::new("/proc/self/exe");
+        let status = privilege::in_user_namespace(again.args(std::env::args_os().skip(1))).status();
+        let code = status.map_or_else(
+            |error| {
+                eprintln!("cannot test without root: {}", privilege::user_namespace_remedy(&error));
+                1
+            },
+            |status| status.code().unwrap_or(1),
+        );
+        std::process::exit(code);
+    });
+}
 
 /// A namespace of its own, with its loopback device up, and a connection to it.
 pub(crate) fn fresh() -> (NetNs, Netlink) {
-    let namespace = NetNs::anonymous().expect("these tests need root or a user namespace of their own");
+    enter();
+    let namespace = NetNs::anonymous().unwrap();
     let mut netlink = Netlink::open_in(&namespace).unwrap();
     netlink.set_up(1, true).unwrap();
     (namespace, netlink)
@@ -30,6 +55,7 @@ pub(crate) struct Named {
 
 impl Named {
     pub(crate) fn create() -> Self {
+        enter();
         let name = unique("adit-test");
         let namespace = NetNs::create_named(&name).unwrap();
         Self { name, namespace }
