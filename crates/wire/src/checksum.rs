@@ -25,6 +25,9 @@ impl Sum {
     #[expect(clippy::should_implement_trait, reason = "`Sum + bytes` would hide that parity matters")]
     pub fn add(self, bytes: &[u8]) -> Self {
         let (blocks, rest) = bytes.as_chunks::<BLOCK>();
+        if blocks.is_empty() {
+            return self.add_tail(rest);
+        }
         let (mut low, mut high) = (Lanes::default(), Lanes::default());
         for block in blocks {
             add_block(&mut low, &mut high, block);
@@ -61,6 +64,10 @@ impl Sum {
         let length = src.len().min(dst.len());
         let (src_blocks, src_rest) = src[..length].as_chunks::<BLOCK>();
         let (dst_blocks, dst_rest) = dst[..length].as_chunks_mut::<BLOCK>();
+        if src_blocks.is_empty() {
+            dst_rest.copy_from_slice(src_rest);
+            return self.add_tail(src_rest);
+        }
         let (mut low, mut high) = (Lanes::default(), Lanes::default());
         for (to, from) in dst_blocks.iter_mut().zip(src_blocks) {
             *to = *from;
@@ -114,17 +121,27 @@ impl Sum {
         Self((sum & 0xffff_ffff) + (sum >> 32))
     }
 
-    /// Adds fewer than [`BLOCK`] bytes.
+    /// Adds fewer than [`BLOCK`] bytes. Without SIMD, whose set-up and reduction would cost more than they save here.
     #[inline]
     fn add_tail(self, rest: &[u8]) -> Self {
-        let (words, rest) = rest.as_chunks::<4>();
+        let (words, rest) = rest.as_chunks::<8>();
         let mut sum = self.0;
+        for word in words {
+            let (word, carry) = sum.overflowing_add(u64::from_ne_bytes(*word));
+            // The carry of 64 bits is worth 1 in one's complement, and cannot overflow again.
+            sum = word + u64::from(carry);
+        }
+        sum = (sum & 0xffff_ffff) + (sum >> 32);
+        let (words, rest) = rest.as_chunks::<4>();
         for word in words {
             sum += u64::from(u32::from_ne_bytes(*word));
         }
-        let mut last = [0; 4];
-        last[..rest.len()].copy_from_slice(rest);
-        sum += u64::from(u32::from_ne_bytes(last));
+        sum += u64::from(match *rest {
+            [a, b, c] => u32::from_ne_bytes([a, b, c, 0]),
+            [a, b] => u32::from_ne_bytes([a, b, 0, 0]),
+            [a] => u32::from_ne_bytes([a, 0, 0, 0]),
+            _ => 0,
+        });
         Self((sum & 0xffff_ffff) + (sum >> 32))
     }
 }

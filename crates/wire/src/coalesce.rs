@@ -3,10 +3,10 @@
 //! One write of a joined packet to a TUN device costs the kernel little more than one of a segment. What may be joined
 //! follows the kernel's own receive offload (`tcp_gro_receive` in net/ipv4/tcp_offload.c, `udp_gro_receive` in
 //! net/ipv4/udp_offload.c, `inet_gro_receive` and include/net/gro.h), but stricter: **what is joined here and then split
-//! by [`crate::segment`] or by the kernel is the same bytes again**, with one exception that RFC 6864 allows (see
-//! [`Ids::Fixed`]). So no field is ever lost, and a receiver cannot tell that a tunnel was there.
+//! by [`crate::segment`] or by the kernel is the same bytes again**, but for the id of datagrams that have none
+//! (`Ids::Fixed`, below). So no field is ever lost, and a receiver cannot tell that a tunnel was there.
 //!
-//! 1. [`Coalescer::push`] sorts a packet by what it is ([`candidate`]): joinable, of a flow, or neither.
+//! 1. [`Coalescer::push`] sorts a packet by what it is (`Class`): joinable, of a flow, or neither.
 //! 2. It looks for the run its flow already holds, and appends the payload if the packet is exactly what comes next.
 //! 3. A packet that closes a run (a shorter one, PSH, FIN) or fills it sends it out at once; else it waits for
 //!    [`Coalescer::flush`], which ends every batch: nothing is held across a wait.
@@ -99,8 +99,7 @@ struct Flow {
     ports: [u8; 4],
     protocol: u8,
     version: Version,
-    /// IPv4 addresses take the first 8 bytes.
-    addresses: [u8; 32],
+    addresses: [u64; 4],
 }
 
 /// What a packet is to the coalescer.
@@ -245,10 +244,7 @@ impl Coalescer {
 impl Flow {
     #[inline]
     fn new(packet: &IpPacket<'_>, ports: [u8; 4]) -> Self {
-        let mut addresses = [0; 32];
-        let from = packet.addresses();
-        addresses[..from.len()].copy_from_slice(from);
-        Self { ports, protocol: packet.protocol(), version: packet.version(), addresses }
+        Self { ports, protocol: packet.protocol(), version: packet.version(), addresses: packet.address_words() }
     }
 }
 
@@ -260,13 +256,14 @@ fn candidate<'a>(packet: &IpPacket<'a>, flow: Flow) -> Option<Candidate<'a>> {
         Version::V4 => packet.header_len() == V4_HEADER_LEN && packet.v4_fragment_word() & !V4_DONT_FRAGMENT == 0,
         Version::V6 => packet.header_len() == ip::V6_HEADER_LEN,
     };
-    if !plain || packet.bytes().len() > ip::MAX_LEN {
+    // A checksum of 0 can also be written as 0xffff, as nobody but UDP does; joining would lose the difference.
+    if !plain || packet.bytes().len() > ip::MAX_LEN || packet.v4_header_checksum() == 0xffff {
         return None;
     }
     let (upper_header, payload, closing) = if packet.protocol() == protocol::TCP {
         let segment = TcpSegment::parse(packet.payload()).ok()?;
         let flags = segment.flags();
-        if flags & !(flags::ECE | flags::PSH | flags::FIN) != flags::ACK {
+        if flags & !(flags::ECE | flags::PSH | flags::FIN) != flags::ACK || segment.checksum() == 0xffff {
             return None;
         }
         (segment.header(), segment.payload(), flags & (flags::PSH | flags::FIN))

@@ -170,8 +170,6 @@ impl<'a> IpPacket<'a> {
             if self.fragment == Fragment::Later {
                 return Ok(());
             }
-            // Fits: the whole packet, fixed header included, is shorter than 65,576 bytes only if payload_len says so;
-            // get() refuses what lies beyond it.
             let rest = self.bytes.get(usize::from(self.header_len)..).ok_or(Malformed::ExtensionHeaders)?;
             let length = match self.protocol {
                 protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS => {
@@ -212,6 +210,16 @@ impl<'a> IpPacket<'a> {
         self.bytes
     }
 
+    /// The packet's length by its header: that of [`IpPacket::bytes`], or more after [`IpPacket::parse_cut`].
+    #[inline]
+    #[must_use]
+    pub fn total_len(&self) -> usize {
+        match self.fixed {
+            Fixed::V4(h) => usize::from(u16::from_be_bytes([h[2], h[3]])),
+            Fixed::V6(h) => V6_HEADER_LEN + usize::from(u16::from_be_bytes([h[4], h[5]])),
+        }
+    }
+
     /// IP version.
     #[inline]
     #[must_use]
@@ -228,7 +236,7 @@ impl<'a> IpPacket<'a> {
     pub fn source(&self) -> IpAddr {
         match self.fixed {
             Fixed::V4(h) => IpAddr::V4(Ipv4Addr::new(h[12], h[13], h[14], h[15])),
-            Fixed::V6(h) => IpAddr::V6(Ipv6Addr::from(array_at::<16>(h, 8))),
+            Fixed::V6(h) => IpAddr::V6(Ipv6Addr::from(array_at(h, 8))),
         }
     }
 
@@ -238,7 +246,7 @@ impl<'a> IpPacket<'a> {
     pub fn destination(&self) -> IpAddr {
         match self.fixed {
             Fixed::V4(h) => IpAddr::V4(Ipv4Addr::new(h[16], h[17], h[18], h[19])),
-            Fixed::V6(h) => IpAddr::V6(Ipv6Addr::from(array_at::<16>(h, 24))),
+            Fixed::V6(h) => IpAddr::V6(Ipv6Addr::from(array_at(h, 24))),
         }
     }
 
@@ -249,6 +257,16 @@ impl<'a> IpPacket<'a> {
         match self.fixed {
             Fixed::V4(h) => &h[12..20],
             Fixed::V6(h) => &h[8..40],
+        }
+    }
+
+    /// [`IpPacket::addresses`] as words, for comparison; IPv4 fills the first.
+    #[inline]
+    pub(crate) fn address_words(&self) -> [u64; 4] {
+        let word = |bytes: [u8; 8]| u64::from_ne_bytes(bytes);
+        match self.fixed {
+            Fixed::V4(h) => [word(array_at(h, 12)), 0, 0, 0],
+            Fixed::V6(h) => [8, 16, 24, 32].map(|at| word(array_at(h, at))),
         }
     }
 
@@ -334,6 +352,16 @@ impl<'a> IpPacket<'a> {
         }
     }
 
+    /// IPv4 header checksum field; 0 for IPv6.
+    #[inline]
+    #[must_use]
+    pub fn v4_header_checksum(&self) -> u16 {
+        match self.fixed {
+            Fixed::V4(h) => u16::from_be_bytes([h[10], h[11]]),
+            Fixed::V6(_) => 0,
+        }
+    }
+
     /// IPv4 flags and fragment offset as one word; 0 for IPv6.
     #[inline]
     pub(crate) fn v4_fragment_word(&self) -> u16 {
@@ -358,7 +386,7 @@ impl<'a> IpPacket<'a> {
     #[must_use]
     pub fn header_checksum_ok(&self) -> bool {
         match self.fixed {
-            Fixed::V4(_) => Sum::default().add(self.headers()).is_valid(),
+            Fixed::V4(h) => Sum::default().add(h).add(&self.headers()[V4_HEADER_LEN..]).is_valid(),
             Fixed::V6(_) => true,
         }
     }
@@ -368,7 +396,12 @@ impl<'a> IpPacket<'a> {
     #[inline]
     #[must_use]
     pub fn pseudo_header(&self, protocol: u8) -> Sum {
-        Sum::default().add(self.addresses()).add_u16(u16::from(protocol))
+        // Two arms, so that each has a length the compiler knows.
+        let addresses = match self.fixed {
+            Fixed::V4(h) => Sum::default().add(&h[12..20]),
+            Fixed::V6(h) => Sum::default().add(&h[8..40]),
+        };
+        addresses.add_u16(u16::from(protocol))
     }
 
     /// Which flow this is, alike in both directions, for choosing a queue: the ports XORed for whole TCP and UDP
@@ -481,6 +514,6 @@ impl IpHeader {
 
 /// `N` bytes of a fixed header, which the caller's constants place inside it.
 #[inline]
-fn array_at<const N: usize>(header: &[u8; V6_HEADER_LEN], at: usize) -> [u8; N] {
+fn array_at<const N: usize>(header: &[u8], at: usize) -> [u8; N] {
     std::array::from_fn(|i| header[at + i])
 }

@@ -14,9 +14,12 @@
 
 use std::fmt;
 
+pub mod arp;
 pub mod checksum;
 pub mod coalesce;
+pub mod describe;
 pub mod ecn;
+pub mod ethernet;
 pub mod fragment;
 pub mod icmp;
 pub mod ip;

@@ -23,9 +23,23 @@ impl<'a> UdpDatagram<'a> {
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let (fixed, rest) = bytes.split_first_chunk::<HEADER_LEN>().ok_or(Malformed::Truncated)?;
-        let length = usize::from(u16::from_be_bytes([fixed[4], fixed[5]]));
-        let payload = length.checked_sub(HEADER_LEN).and_then(|n| rest.get(..n)).ok_or(Malformed::TotalLength)?;
+        let payload = Self::payload_len(fixed).and_then(|n| rest.get(..n)).ok_or(Malformed::TotalLength)?;
         Ok(Self { fixed, payload })
+    }
+
+    /// As [`UdpDatagram::parse`], but a datagram whose tail was cut off is accepted.
+    ///
+    /// # Errors
+    /// As [`UdpDatagram::parse`].
+    pub fn parse_cut(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let (fixed, rest) = bytes.split_first_chunk::<HEADER_LEN>().ok_or(Malformed::Truncated)?;
+        let length = Self::payload_len(fixed).ok_or(Malformed::TotalLength)?;
+        Ok(Self { fixed, payload: rest.get(..length).unwrap_or(rest) })
+    }
+
+    #[inline]
+    fn payload_len(fixed: &[u8; HEADER_LEN]) -> Option<usize> {
+        usize::from(u16::from_be_bytes([fixed[4], fixed[5]])).checked_sub(HEADER_LEN)
     }
 
     /// Source port.

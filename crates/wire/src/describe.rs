@@ -1,0 +1,285 @@
+//! The headers of a captured frame or packet in words, outermost first, as `adit demo` and `adit trace` show them.
+//!
+//! Captures are often cut short and may hold anything, so this reads as far as it can and says where it ended. It is for
+//! people, not for the packet's way: it allocates.
+
+use std::fmt::Write as _;
+
+use crate::Malformed;
+use crate::arp::{ArpPacket, Operation};
+use crate::ecn::Ecn;
+use crate::ethernet::{EthernetFrame, MacAddress, ethertype};
+use crate::icmp::{self, IcmpMessage};
+use crate::ip::{Fragment, IpPacket, Version, protocol};
+use crate::message::{self, Message, Step};
+use crate::tcp::{TcpSegment, flags};
+use crate::udp::UdpDatagram;
+
+/// Tunnels looked into, one inside the other.
+const MAX_DEPTH: usize = 4;
+/// Bytes of a VXLAN header (RFC 7348, section 5).
+const VXLAN_HEADER_LEN: usize = 8;
+
+/// What the first byte of a capture belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LinkLayer {
+    /// An Ethernet header.
+    Ethernet,
+    /// An IP header, as on a TUN device.
+    Ip,
+}
+
+/// The UDP ports behind which a tunnel is expected, as source or destination.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TunnelPorts {
+    /// Where adit listens: datagrams are what [`message::classify`] says.
+    pub adit: Option<u16>,
+    /// VXLAN: 4789 by RFC 7348, 8472 by the kernel's default.
+    pub vxlan: Option<u16>,
+}
+
+/// One header.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Layer {
+    /// The protocol's name.
+    pub name: &'static str,
+    /// Its fields, for reading.
+    pub summary: String,
+}
+
+/// Describes the headers in `bytes`, outermost first. Never empty; the last layer says so if the bytes ended early or
+/// made no sense.
+#[must_use]
+pub fn describe(link: LinkLayer, bytes: &[u8], tunnels: &TunnelPorts) -> Vec<Layer> {
+    let mut stack = Stack { layers: Vec::new(), tunnels, depth: 0 };
+    match link {
+        LinkLayer::Ethernet => stack.ethernet(bytes),
+        LinkLayer::Ip => stack.ip(bytes),
+    }
+    stack.layers
+}
+
+struct Stack<'t> {
+    layers: Vec<Layer>,
+    tunnels: &'t TunnelPorts,
+    depth: usize,
+}
+
+impl Stack<'_> {
+    fn push(&mut self, name: &'static str, summary: impl Into<String>) {
+        self.layers.push(Layer { name, summary: summary.into() });
+    }
+
+    fn broken(&mut self, name: &'static str, bytes: &[u8], why: Malformed) {
+        self.push(name, format!("{why} ({} B)", bytes.len()));
+    }
+
+    fn ethernet(&mut self, bytes: &[u8]) {
+        let frame = match EthernetFrame::parse(bytes) {
+            Ok(frame) => frame,
+            Err(why) => return self.broken("Ethernet", bytes, why),
+        };
+        self.push("Ethernet", format!("{} → {}", frame.source(), station(frame.destination())));
+        for vlan in frame.vlans() {
+            self.push("VLAN", format!("id {vlan}"));
+        }
+        match frame.ethertype() {
+            ethertype::IPV4 | ethertype::IPV6 => self.ip(frame.payload()),
+            ethertype::ARP => self.arp(frame.payload()),
+            other => self.push("data", format!("EtherType {other:#06x}, {} B", frame.payload().len())),
+        }
+    }
+
+    fn arp(&mut self, bytes: &[u8]) {
+        match ArpPacket::parse(bytes) {
+            Ok(arp) if arp.operation == Operation::Request => {
+                self.push("ARP", format!("who has {}? tell {}", arp.target, arp.sender));
+            }
+            Ok(arp) => self.push("ARP", format!("{} is at {}", arp.sender, arp.sender_mac)),
+            Err(why) => self.broken("ARP", bytes, why),
+        }
+    }
+
+    fn ip(&mut self, bytes: &[u8]) {
+        let packet = match IpPacket::parse_cut(bytes) {
+            Ok(packet) => packet,
+            Err(why) => return self.broken("IP", bytes, why),
+        };
+        let name = match packet.version() {
+            Version::V4 => "IPv4",
+            Version::V6 => "IPv6",
+        };
+        self.push(name, ip_summary(&packet));
+        if packet.fragment() == Fragment::Later {
+            return self.push("data", format!("from the middle of a packet, {} B", packet.payload().len()));
+        }
+        match (packet.protocol(), packet.version()) {
+            (protocol::TCP, _) => self.tcp(packet.payload()),
+            (protocol::UDP, _) => self.udp(packet.payload()),
+            (protocol::ICMP, Version::V4) => self.icmp("ICMP", packet.payload(), icmp_v4_meaning),
+            (protocol::ICMPV6, Version::V6) => self.icmp("ICMPv6", packet.payload(), icmp_v6_meaning),
+            (other, _) => self.push("data", format!("protocol {other}, {} B", packet.payload().len())),
+        }
+    }
+
+    fn tcp(&mut self, bytes: &[u8]) {
+        let segment = match TcpSegment::parse(bytes) {
+            Ok(segment) => segment,
+            Err(why) => return self.broken("TCP", bytes, why),
+        };
+        let mut summary = format!("{} → {}", segment.source_port(), segment.destination_port());
+        for (bit, name) in [
+            (flags::SYN, "SYN"),
+            (flags::FIN, "FIN"),
+            (flags::RST, "RST"),
+            (flags::PSH, "PSH"),
+            (flags::ACK, "ACK"),
+            (flags::URG, "URG"),
+            (flags::ECE, "ECE"),
+            (flags::CWR, "CWR"),
+        ] {
+            if segment.flags() & bit != 0 {
+                let _ = write!(summary, " {name}");
+            }
+        }
+        let _ = write!(
+            summary,
+            ", seq {}, ack {}, window {}",
+            segment.sequence(),
+            segment.acknowledgement(),
+            segment.window()
+        );
+        if let Some(mss) = segment.mss() {
+            let _ = write!(summary, ", mss {mss}");
+        }
+        let _ = write!(summary, ", {} B", segment.payload().len());
+        self.push("TCP", summary);
+    }
+
+    fn udp(&mut self, bytes: &[u8]) {
+        let datagram = match UdpDatagram::parse_cut(bytes) {
+            Ok(datagram) => datagram,
+            Err(why) => return self.broken("UDP", bytes, why),
+        };
+        let ports = [datagram.source_port(), datagram.destination_port()];
+        self.push("UDP", format!("{} → {}, {} B", ports[0], ports[1], datagram.payload().len()));
+        let to = |port: Option<u16>| port.is_some_and(|port| ports.contains(&port));
+        if self.depth == MAX_DEPTH || datagram.payload().is_empty() {
+            return;
+        }
+        self.depth += 1;
+        if to(self.tunnels.vxlan) {
+            self.vxlan(datagram.payload());
+        } else if to(self.tunnels.adit) {
+            self.message(datagram.payload());
+        }
+    }
+
+    fn vxlan(&mut self, bytes: &[u8]) {
+        let Some(([flags, _, _, _, a, b, c, _], frame)) = bytes.split_first_chunk::<VXLAN_HEADER_LEN>() else {
+            return self.broken("VXLAN", bytes, Malformed::Truncated);
+        };
+        // The I flag: the identifier is valid.
+        if flags & 0x08 == 0 {
+            return self.broken("VXLAN", bytes, Malformed::Value);
+        }
+        self.push("VXLAN", format!("network {}", u32::from_be_bytes([0, *a, *b, *c])));
+        self.ethernet(frame);
+    }
+
+    fn message(&mut self, bytes: &[u8]) {
+        match message::classify(bytes) {
+            Message::Plain(packet) => self.ip(packet),
+            Message::Sealed(step, bytes) => self.push("sealed", format!("{}, {} B", step_name(step), bytes.len())),
+            Message::WireGuard(step, bytes) => {
+                self.push("WireGuard", format!("{}, {} B", step_name(step), bytes.len()));
+            }
+            Message::Unknown(bytes) => self.push("data", format!("{} B", bytes.len())),
+        }
+    }
+
+    fn icmp(&mut self, name: &'static str, bytes: &[u8], meaning: fn(&IcmpMessage<'_>) -> String) {
+        match IcmpMessage::parse(bytes) {
+            Ok(message) => self.push(name, meaning(&message)),
+            Err(why) => self.broken(name, bytes, why),
+        }
+    }
+}
+
+fn station(address: MacAddress) -> String {
+    if address == MacAddress::BROADCAST { "broadcast".to_owned() } else { address.to_string() }
+}
+
+fn step_name(step: Step) -> &'static str {
+    match step {
+        Step::Initiation => "handshake initiation",
+        Step::Response => "handshake response",
+        Step::Cookie => "cookie reply",
+        Step::Data => "encrypted data",
+    }
+}
+
+fn ip_summary(packet: &IpPacket<'_>) -> String {
+    let mut summary = format!("{} → {}, {} B", packet.source(), packet.destination(), packet.total_len());
+    if packet.bytes().len() < packet.total_len() {
+        let _ = write!(summary, " ({} captured)", packet.bytes().len());
+    }
+    let _ = write!(summary, ", ttl {}", packet.ttl());
+    if packet.version() == Version::V4 {
+        let _ = write!(summary, ", id {}", packet.v4_id());
+        summary.push_str(if packet.dont_fragment() { ", DF" } else { "" });
+    }
+    summary.push_str(match packet.fragment() {
+        Fragment::None => "",
+        Fragment::First => ", first fragment",
+        Fragment::Later => ", later fragment",
+    });
+    summary.push_str(match packet.ecn() {
+        Ecn::NotEct => "",
+        Ecn::Ect0 => ", ECT(0)",
+        Ecn::Ect1 => ", ECT(1)",
+        Ecn::Ce => ", congestion experienced",
+    });
+    summary
+}
+
+fn echo(what: &str, message: &IcmpMessage<'_>) -> String {
+    let [a, b, c, d] = message.rest();
+    let (id, sequence) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+    format!("echo {what}, id {id}, sequence {sequence}, {} B", message.payload().len())
+}
+
+fn icmp_v4_meaning(message: &IcmpMessage<'_>) -> String {
+    use icmp::v4;
+    let [_, _, high, low] = message.rest();
+    match (message.kind(), message.code()) {
+        (v4::ECHO_REQUEST, 0) => echo("request", message),
+        (v4::ECHO_REPLY, 0) => echo("reply", message),
+        (v4::UNREACHABLE, v4::NET_UNREACHABLE) => "network unreachable".to_owned(),
+        (v4::UNREACHABLE, v4::FRAGMENTATION_NEEDED) => {
+            format!("packet too big, mtu {}", u16::from_be_bytes([high, low]))
+        }
+        (v4::UNREACHABLE, v4::PROHIBITED) => "prohibited".to_owned(),
+        (v4::UNREACHABLE, code) => format!("destination unreachable, code {code}"),
+        (v4::TIME_EXCEEDED, _) => "time exceeded".to_owned(),
+        (kind, code) => format!("type {kind}, code {code}"),
+    }
+}
+
+fn icmp_v6_meaning(message: &IcmpMessage<'_>) -> String {
+    use icmp::v6;
+    match (message.kind(), message.code()) {
+        (v6::ECHO_REQUEST, 0) => echo("request", message),
+        (v6::ECHO_REPLY, 0) => echo("reply", message),
+        (v6::UNREACHABLE, v6::NO_ROUTE) => "no route to destination".to_owned(),
+        (v6::UNREACHABLE, v6::PROHIBITED) => "prohibited".to_owned(),
+        (v6::UNREACHABLE, code) => format!("destination unreachable, code {code}"),
+        (v6::PACKET_TOO_BIG, _) => format!("packet too big, mtu {}", u32::from_be_bytes(message.rest())),
+        (v6::TIME_EXCEEDED, _) => "time exceeded".to_owned(),
+        (v6::ROUTER_SOLICITATION, _) => "router solicitation".to_owned(),
+        (v6::ROUTER_ADVERTISEMENT, _) => "router advertisement".to_owned(),
+        (v6::NEIGHBOUR_SOLICITATION, _) => "neighbour solicitation".to_owned(),
+        (v6::NEIGHBOUR_ADVERTISEMENT, _) => "neighbour advertisement".to_owned(),
+        (kind, code) => format!("type {kind}, code {code}"),
+    }
+}
