@@ -1,4 +1,26 @@
-//! The program.
+//! The program: parses its command line, does what the verb says, and ends with 0 (done), 1 (failed) or 2 (wrong usage or
+//! configuration).
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+fn main() -> ExitCode {
+    let cli = match adit::cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(answer) => {
+            // Help goes to standard output, a fault to standard error; a reader that left needs neither.
+            let _ = answer.print();
+            return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(2));
+        }
+    };
+    match cli.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = writeln!(io::stderr(), "adit: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}

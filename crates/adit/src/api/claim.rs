@@ -65,6 +65,15 @@ impl Claim {
     }
 }
 
+/// Whether a daemon of `device` runs, or is still cleaning up. Where we may not look into the lock file, its presence decides.
+pub fn is_claimed(runtime_dir: &Path, device: &str) -> bool {
+    let path = runtime_dir.join(format!("{device}.lock"));
+    match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path) {
+        Ok(file) => file.try_lock_shared().is_err(),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
 impl Drop for Claim {
     fn drop(&mut self) {
         let lock = self.directory.join(format!("{}.lock", self.device));
@@ -173,7 +182,9 @@ mod tests {
         assert!(refused.sentence().contains(&format!("process {}", std::process::id())), "{refused}");
         assert!(refused.sentence().contains("adit down --device adit0"), "{refused}");
         let other = Claim::take(&directory, "adit1").unwrap();
+        assert!(is_claimed(&directory, "adit0"));
         drop(claim);
+        assert!(!is_claimed(&directory, "adit0"));
         let again = Claim::take(&directory, "adit0").unwrap();
         drop(other);
         assert!(directory.exists());

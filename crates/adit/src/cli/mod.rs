@@ -1,1 +1,172 @@
-//! Verbs: what was typed, turned into a call of the library.
+//! Verbs: what was typed, turned into a call of the library. One file per verb; the same definitions make the parser, the
+//! help, the man pages and the completions.
+
+mod completions;
+mod demo;
+mod down;
+mod keygen;
+mod man;
+mod output;
+mod pubkey;
+mod status;
+mod up;
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::{Directories, Failure, Result};
+
+/// Joins hosts, containers and laptops into one private network.
+#[derive(Debug, Parser)]
+#[command(
+    name = "adit",
+    version,
+    max_term_width = 100,
+    after_help = "Example, to see it work with nothing set up and nothing left behind:\n  adit demo"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+
+    /// What to log on standard error: error, warn, info, debug or trace, also by module
+    #[arg(long, global = true, env = "ADIT_LOG", default_value = "info", value_name = "LEVEL")]
+    log: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Up(up::Arguments),
+    Down(down::Arguments),
+    Status(status::Arguments),
+    Keygen(keygen::Arguments),
+    Pubkey(pubkey::Arguments),
+    Demo(demo::Arguments),
+    Completions(completions::Arguments),
+    Man(man::Arguments),
+}
+
+/// Where daemons keep what others may find.
+#[derive(Debug, Args)]
+struct Places {
+    /// Directory of the control sockets
+    #[arg(long, env = "ADIT_RUNTIME_DIR", default_value = Directories::RUNTIME, value_name = "DIR")]
+    runtime_dir: PathBuf,
+
+    /// Directory of what must survive a reboot
+    #[arg(long, env = "ADIT_STATE_DIR", default_value = Directories::STATE, value_name = "DIR")]
+    state_dir: PathBuf,
+}
+
+impl Places {
+    fn directories(self) -> Directories {
+        Directories { runtime: self.runtime_dir, state: self.state_dir }
+    }
+}
+
+impl Cli {
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// The verb's failure, for its reader.
+    pub fn run(self) -> Result<()> {
+        log_to_stderr(&self.log)?;
+        match self.verb {
+            Verb::Up(arguments) => arguments.run(),
+            Verb::Down(arguments) => arguments.run(),
+            Verb::Status(arguments) => arguments.run(),
+            Verb::Keygen(arguments) => arguments.run(),
+            Verb::Pubkey(arguments) => arguments.run(),
+            Verb::Demo(arguments) => arguments.run(),
+            Verb::Completions(arguments) => arguments.run(),
+            Verb::Man(arguments) => arguments.run(),
+        }
+    }
+}
+
+/// Parses a command line, its first word the program's name.
+///
+/// # Errors
+/// What clap has to say, which may also be the help that was asked for: print it and end with its exit code.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> std::result::Result<Cli, clap::Error> {
+    Cli::try_parse_from(arguments)
+}
+
+fn log_to_stderr(filter: &str) -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::builder().parse(filter).map_err(|error| {
+        Failure::usage(format!("--log {filter:?} is not a level: {error}; write error, warn, info, debug or trace"))
+    })?;
+    // Set already only when a test runs several verbs in one process.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    Ok(())
+}
+
+/// The definition of the whole command line.
+fn definition() -> clap::Command {
+    Cli::command()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> std::result::Result<Cli, clap::Error> {
+        super::parse(line.split(' ').map(OsString::from))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        definition().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_a_description_and_an_example() {
+        for verb in definition().get_subcommands_mut() {
+            let name = verb.get_name().to_owned();
+            assert!(verb.get_about().is_some(), "{name} has no description");
+            let help = verb.render_long_help().to_string();
+            assert!(
+                help.contains("Example") && help.contains(&format!("adit {name}")),
+                "{name} has no example:\n{help}"
+            );
+        }
+    }
+
+    #[test]
+    fn wrong_usage_ends_with_2_and_help_with_0() {
+        for (line, code) in [
+            ("adit", 2),
+            ("adit upp", 2),
+            ("adit up", 2),
+            ("adit up --config", 2),
+            ("adit down --device a --config b", 2),
+            ("adit status --verbose", 2),
+            ("adit completions ksh", 2),
+            ("adit keygen secret", 2),
+            ("adit pubkey secret", 2),
+            ("adit --help", 0),
+            ("adit up --help", 0),
+            ("adit --version", 0),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.exit_code(), code, "{line}");
+        }
+    }
+
+    #[test]
+    fn directories_have_defaults_and_options() {
+        let Verb::Up(up) = parse("adit up --config c.toml").unwrap().verb else { panic!("up") };
+        assert_eq!(up.places.directories(), Directories::default());
+        let Verb::Up(up) = parse("adit up --config c --runtime-dir r --state-dir s").unwrap().verb else {
+            panic!("up")
+        };
+        assert_eq!(up.places.directories(), Directories { runtime: "r".into(), state: "s".into() });
+    }
+
+    #[test]
+    fn a_log_level_that_is_none_is_wrong_usage() {
+        let failure = log_to_stderr("adit=loud").unwrap_err();
+        assert_eq!(failure.exit_code(), 2);
+        assert!(log_to_stderr("warn,adit=debug").is_ok());
+    }
+}

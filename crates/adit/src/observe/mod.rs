@@ -1,1 +1,6 @@
 //! What a person reads about a running daemon.
+
+pub mod facts;
+pub mod human;
+pub mod status;
+pub mod table;

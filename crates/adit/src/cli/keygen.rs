@@ -1,0 +1,33 @@
+//! `adit keygen`
+
+use std::{fs, io, os::unix::fs::MetadataExt};
+
+use super::output;
+use crate::{Failure, Result, key::PrivateKey};
+
+const AFTER_HELP: &str = "\
+Example, for a file that nobody else can read:
+  umask 077 && adit keygen > private.key
+
+The text is the same as that of `wg genkey`: either program's keys serve the other.";
+
+/// Make a private key and print it
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct Arguments {}
+
+impl Arguments {
+    pub(super) fn run(self) -> Result<()> {
+        if stdout_is_an_open_file() {
+            tracing::warn!(
+                "others can read the file that this key is written to: use `umask 077` before, or `chmod 600`"
+            );
+        }
+        let key = PrivateKey::generate().map_err(|error| Failure::failed(format!("cannot make a key: {error}")))?;
+        output::outcome(key.write(io::stdout().lock())).map(drop)
+    }
+}
+
+fn stdout_is_an_open_file() -> bool {
+    fs::metadata("/proc/self/fd/1").is_ok_and(|metadata| metadata.is_file() && metadata.mode() & 0o077 != 0)
+}

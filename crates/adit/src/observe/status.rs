@@ -1,0 +1,228 @@
+//! The state of daemons, as text that one would paste to a colleague.
+
+use std::{fmt::Write, time::Duration};
+
+use super::{
+    human,
+    table::{Table, clean},
+};
+use crate::api::{
+    Status,
+    status::{DeviceStatus, PeerStatus, TransportStatus},
+};
+
+/// A daemon's state: what it is, then a table of its peers.
+pub fn render(status: &Status) -> String {
+    let mut table = Table::new(&["PEER", "TRANSPORT", "ENDPOINT", "RECEIVED", "SENT", "ALLOWED IPS"]);
+    for peer in &status.peers {
+        table.row([
+            peer.name.clone(),
+            transport_of(peer),
+            endpoint_of(peer),
+            traffic(human::bytes(peer.rx_bytes), human::count(peer.rx_packets)),
+            traffic(human::bytes(peer.tx_bytes), human::count(peer.tx_packets)),
+            list(&peer.allowed_ips),
+        ]);
+    }
+    format!("{}\n{}{}", head(status), table.render(2), drops(status))
+}
+
+/// A daemon's state with what moved since `before`, which was `elapsed` ago.
+pub fn render_rates(before: Option<&Status>, status: &Status, elapsed: Duration) -> String {
+    let mut table = Table::new(&["PEER", "TRANSPORT", "ENDPOINT", "RECEIVING", "SENDING", "RECEIVED", "SENT"]);
+    for peer in &status.peers {
+        let moved = moved(before.and_then(|before| find(before, peer)), peer);
+        table.row([
+            peer.name.clone(),
+            transport_of(peer),
+            endpoint_of(peer),
+            traffic(human::bit_rate(moved.rx_bytes, elapsed), human::rate(moved.rx_packets, elapsed)),
+            traffic(human::bit_rate(moved.tx_bytes, elapsed), human::rate(moved.tx_packets, elapsed)),
+            human::bytes(peer.rx_bytes),
+            human::bytes(peer.tx_bytes),
+        ]);
+    }
+    format!("{}\n{}{}", head(status), table.render(2), drops(status))
+}
+
+/// What moved through a daemon since `before`, on one line.
+pub fn rates_line(before: Option<&Status>, status: &Status, elapsed: Duration) -> String {
+    let mut sum = Moved::default();
+    for peer in &status.peers {
+        let moved = moved(before.and_then(|before| find(before, peer)), peer);
+        sum.rx_bytes = sum.rx_bytes.saturating_add(moved.rx_bytes);
+        sum.tx_bytes = sum.tx_bytes.saturating_add(moved.tx_bytes);
+        sum.rx_packets = sum.rx_packets.saturating_add(moved.rx_packets);
+        sum.tx_packets = sum.tx_packets.saturating_add(moved.tx_packets);
+    }
+    let dropped = dropped(status).saturating_sub(before.map_or(0, dropped));
+    format!(
+        "{}  receiving {}  sending {}  dropping {}",
+        clean(&status.device.name),
+        traffic(human::bit_rate(sum.rx_bytes, elapsed), human::rate(sum.rx_packets, elapsed)),
+        traffic(human::bit_rate(sum.tx_bytes, elapsed), human::rate(sum.tx_packets, elapsed)),
+        human::rate(dropped, elapsed),
+    )
+}
+
+fn head(status: &Status) -> String {
+    let Status { version, pid, uptime_s, device, transport, .. } = status;
+    let mut text = String::new();
+    let name = &device.name;
+    let _ = writeln!(
+        text,
+        "{}",
+        clean(&format!("{name}  up {}, adit {version}, process {pid}", human::duration(*uptime_s)))
+    );
+    let _ = writeln!(text, "  device     {}", clean(&describe_device(device)));
+    let _ = writeln!(text, "  offloads   {}", clean(&describe_offloads(device, transport)));
+    let _ = writeln!(text, "  transport  {}", clean(&describe_transport(transport)));
+    text
+}
+
+fn describe_device(device: &DeviceStatus) -> String {
+    format!("{}, MTU {}, {}", device.mode, device.mtu, list(&device.addresses))
+}
+
+fn describe_offloads(device: &DeviceStatus, transport: &TransportStatus) -> String {
+    let mut text = if device.offloads.is_empty() { "none".to_owned() } else { device.offloads.join(" ") };
+    if let Some(reason) = &device.reason {
+        let _ = write!(text, " ({reason})");
+    } else if !transport.offload {
+        text.push_str(" (offload = false)");
+    }
+    text
+}
+
+fn describe_transport(transport: &TransportStatus) -> String {
+    let workers = if transport.workers == 1 { "worker" } else { "workers" };
+    let mut text = format!(
+        "UDP {}, {} {workers}, buffers {} to receive and {} to send",
+        transport.listen,
+        transport.workers,
+        human::bytes(transport.receive_buffer),
+        human::bytes(transport.send_buffer),
+    );
+    if transport.busy_poll_us > 0 {
+        let _ = write!(text, ", busy-poll {} us", transport.busy_poll_us);
+    }
+    text
+}
+
+fn transport_of(peer: &PeerStatus) -> String {
+    if peer.secure { peer.transport.clone() } else { format!("{} (not encrypted)", peer.transport) }
+}
+
+fn endpoint_of(peer: &PeerStatus) -> String {
+    peer.endpoint.clone().unwrap_or_else(|| "-".to_owned())
+}
+
+fn traffic(amount: String, packets: String) -> String {
+    format!("{amount} ({packets})")
+}
+
+/// Networks shown of each peer; the rest is counted.
+const SHOWN: usize = 6;
+
+fn list(networks: &[ipnet::IpNet]) -> String {
+    let mut shown: Vec<String> = networks.iter().take(SHOWN).map(ToString::to_string).collect();
+    if networks.len() > SHOWN {
+        shown.push(format!("and {} more", networks.len() - SHOWN));
+    }
+    shown.join(" ")
+}
+
+fn drops(status: &Status) -> String {
+    let mut reasons: Vec<(&String, &u64)> = status.drops.iter().filter(|(_, packets)| **packets > 0).collect();
+    if reasons.is_empty() {
+        return String::new();
+    }
+    reasons.sort_by_key(|(reason, packets)| (std::cmp::Reverse(**packets), reason.as_str()));
+    let reasons: Vec<String> =
+        reasons.iter().map(|(reason, packets)| format!("{} {}", clean(reason), human::count(**packets))).collect();
+    format!("\n  dropped    {}\n", reasons.join(", "))
+}
+
+fn dropped(status: &Status) -> u64 {
+    status.drops.values().fold(0, |sum, packets| sum.saturating_add(*packets))
+}
+
+/// What moved between two moments. A daemon that was started anew in between counts from zero.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Moved {
+    rx_bytes: u64,
+    tx_bytes: u64,
+    rx_packets: u64,
+    tx_packets: u64,
+}
+
+fn find<'a>(status: &'a Status, peer: &PeerStatus) -> Option<&'a PeerStatus> {
+    status.peers.iter().find(|other| other.name == peer.name)
+}
+
+fn moved(before: Option<&PeerStatus>, now: &PeerStatus) -> Moved {
+    let Some(before) = before else { return Moved::default() };
+    Moved {
+        rx_bytes: now.rx_bytes.saturating_sub(before.rx_bytes),
+        tx_bytes: now.tx_bytes.saturating_sub(before.tx_bytes),
+        rx_packets: now.rx_packets.saturating_sub(before.rx_packets),
+        tx_packets: now.tx_packets.saturating_sub(before.tx_packets),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::status::tests::sample;
+
+    #[test]
+    fn a_daemon_in_full() {
+        let expected = "\
+adit0  up 3 h 12 min, adit 0.1.0, process 4711
+  device     tun, MTU 1472, 10.77.0.1/24
+  offloads   csum tso4 (USO needs Linux 6.2)
+  transport  UDP [::]:7777, 2 workers, buffers 8.00 MiB to receive and 4.00 MiB to send
+
+  PEER    TRANSPORT              ENDPOINT           RECEIVED           SENT               ALLOWED IPS
+  berlin  plain (not encrypted)  192.0.2.2:7777     1.20 GiB (1.29 M)  2.40 GiB (2.58 M)  10.77.0.2/32
+  oslo    plain (not encrypted)  198.51.100.3:7777  0 B (0)            0 B (0)            10.42.0.0/16
+
+  dropped    no_route 17
+";
+        assert_eq!(render(&sample()), expected);
+    }
+
+    #[test]
+    fn rates_are_of_what_moved() {
+        let before = sample();
+        let mut now = sample();
+        now.peers[0].rx_bytes += 125_000_000;
+        now.peers[0].rx_packets += 100_000;
+        now.drops.insert("malformed".into(), 2);
+        let second = Duration::from_secs(1);
+        let line = rates_line(Some(&before), &now, second);
+        assert_eq!(line, "adit0  receiving 1.00 Gbit/s (100 k/s)  sending 0 bit/s (0/s)  dropping 2/s");
+        assert!(render_rates(Some(&before), &now, second).contains("1.00 Gbit/s (100 k/s)  0 bit/s (0/s)"));
+        // Without a moment before, and after a restart, nothing is known to have moved.
+        assert!(rates_line(None, &now, second).contains("receiving 0 bit/s"));
+        assert!(rates_line(Some(&now), &before, second).contains("receiving 0 bit/s"));
+    }
+
+    #[test]
+    fn a_foreign_text_cannot_steer_the_terminal() {
+        let mut status = sample();
+        status.version = "\u{1b}[2J".into();
+        status.device.reason = Some("a\u{7}\nb".into());
+        status.peers[0].name = "x\u{1b}]0;y".into();
+        status.drops = [("no\rroute".to_owned(), 1)].into();
+        let text =
+            render(&status) + &render_rates(None, &status, Duration::ZERO) + &rates_line(None, &status, Duration::ZERO);
+        assert!(text.chars().all(|letter| letter == '\n' || !letter.is_control()), "{text:?}");
+    }
+
+    #[test]
+    fn many_networks_are_counted() {
+        let networks: Vec<ipnet::IpNet> = (0..9).map(|i| format!("10.{i}.0.0/16").parse().unwrap()).collect();
+        assert!(list(&networks).ends_with("10.5.0.0/16 and 3 more"));
+    }
+}
