@@ -1,4 +1,6 @@
 //! Packets for tests, built by etherparse: an implementation that shares no code with ours.
+#![allow(dead_code, reason = "each test crate uses its part")]
+#![allow(clippy::unwrap_used, reason = "what a test prepares must succeed")]
 
 use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, TcpHeader, UdpHeader};
 use proptest::prelude::*;

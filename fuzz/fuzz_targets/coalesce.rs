@@ -1,0 +1,4 @@
+//! See `checks::coalesce`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| checks::coalesce(data));
