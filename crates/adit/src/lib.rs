@@ -8,7 +8,13 @@
 //! | [`api`] | the control protocol between a daemon and `status` or `down` |
 //! | [`observe`] | what a person reads about a running daemon |
 //! | [`up`] | the daemon's life, from its configuration to a clean stop |
+//! | [`control`] | the thread that decides: events, repairs, what workers see |
+//! | [`underlay`] | where peers are, and how large a packet the way to each takes |
+//! | [`plan`] | from what the host should look like and what it looks like, the steps between |
 //! | [`apply`] | changes to the host, and taking them back |
+//! | [`data_path`] | device, sockets and worker threads: opened, started, stopped |
+//! | [`worker`] | the way of a packet |
+//! | [`counters`] | what workers count |
 //! | [`demo`] | two hosts with containers, built in namespaces |
 #![forbid(unsafe_code)]
 
@@ -16,12 +22,18 @@ pub mod api;
 pub mod apply;
 pub mod cli;
 pub mod config;
+pub mod control;
+pub mod counters;
+pub mod data_path;
 pub mod demo;
 mod directories;
 mod failure;
 pub mod key;
 pub mod observe;
+pub mod plan;
+pub mod underlay;
 pub mod up;
+pub mod worker;
 
 pub use directories::Directories;
 pub use failure::{Failure, Result};

@@ -1,11 +1,133 @@
 //! The daemon's life, from its configuration to a clean stop.
+//!
+//! 1. check what can be checked without touching anything: rights, the lock, endpoints, the port
+//! 2. write down what will be ours, open the device, and bring the host to the desired state (`plan`, `apply`)
+//! 3. give rights up, start the control sockets and the workers, say that it is ready
+//! 4. control: events, repairs, path MTUs (see [`crate::control`])
+//! 5. on a clean stop, remove everything; on a failure at any step, what that step and those before it made
 
-use crate::{Directories, Failure, Result, config};
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::thread;
+
+use arc_swap::ArcSwap;
+use linux::netlink::Netlink;
+use linux::poll::Signals;
+use linux::privilege;
+
+use crate::apply::{self, Record};
+use crate::config::Tunnel;
+use crate::control::{Control, Inbox, Order};
+use crate::counters::per_worker;
+use crate::data_path::{self, Running, Surroundings};
+use crate::observe::facts::Facts;
+use crate::worker::View;
+use crate::{Directories, Failure, Result, api, underlay};
+
+/// When a daemon ends beside SIGTERM, SIGINT and `adit down`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Lifetime {
+    /// Not before.
+    #[default]
+    UntilStopped,
+    /// When its standard input is closed, which happens by itself when the process that started it dies.
+    UntilStdinCloses,
+}
 
 /// Runs the tunnel in the foreground until it is asked to stop.
 ///
 /// # Errors
 /// What could not be set up, after everything done so far was taken back.
-pub fn run(_tunnel: config::Tunnel, _directories: Directories) -> Result<()> {
-    Err(Failure::failed("this build has no daemon yet"))
+pub fn run(tunnel: Tunnel, directories: &Directories, lifetime: Lifetime) -> Result<()> {
+    let signals = Signals::termination()?;
+    privilege::check_tun()?;
+    let _claim = api::Claim::take(&directories.runtime, &tunnel.device.name)?;
+    let endpoints = underlay::resolve(&tunnel.peers)?;
+    let workers = data_path::workers(&tunnel.transport);
+    let sockets = data_path::bind(&tunnel.transport, workers)?;
+    let mut netlink = Netlink::open()?;
+    let inbox = Arc::new(Inbox::new()?);
+    let reports = Arc::clone(&inbox);
+    let surroundings = Surroundings {
+        sockets,
+        view: Arc::new(ArcSwap::from_pointee(View::default())),
+        counters: Arc::new(per_worker(workers)),
+        report: Arc::new(move |event| reports.send(Order::from(event))),
+        busy_poll: tunnel.transport.busy_poll,
+    };
+    let record = Record::of(&tunnel.device.name, &directories.state);
+    let was_there = apply::observe(&mut netlink, &tunnel.device.name)?.device.is_some();
+    let mut control = Control::new(tunnel, endpoints, surroundings.clone(), record)?;
+
+    // From here on the host changes.
+    let started = start(&mut control, &mut netlink, &surroundings, directories, &inbox);
+    let (running, server) = match started {
+        Ok(started) => started,
+        Err(failure) => {
+            if !was_there {
+                control.remove(&mut netlink);
+            }
+            return Err(failure);
+        }
+    };
+    if lifetime == Lifetime::UntilStdinCloses {
+        watch_stdin(Arc::clone(&inbox))?;
+    }
+    announce(&control.facts())?;
+    let outcome = control.run(&mut netlink, running, &signals, &inbox);
+    drop(server);
+    control.remove(&mut netlink);
+    outcome
+}
+
+fn start(
+    control: &mut Control,
+    netlink: &mut Netlink,
+    surroundings: &Surroundings,
+    directories: &Directories,
+    inbox: &Arc<Inbox>,
+) -> Result<(Running, api::Server)> {
+    let device = control.open(netlink)?;
+    let facts = control.facts();
+    let name = facts.device_name().to_owned();
+    let inbox = Arc::clone(inbox);
+    let server = api::Server::bind(&directories.runtime, &name, move |request| match request {
+        api::Request::Status => api::Response::Status(Box::new(facts.status())),
+        api::Request::Stop => {
+            inbox.send(Order::Stop);
+            api::Response::Done
+        }
+    })?;
+    // Threads inherit what this one has left. A test bed may not let us; then we keep what we have.
+    if let Err(e) = privilege::drop_to_net_admin() {
+        tracing::warn!("{e}; going on with more rights than needed");
+    }
+    Ok((Running::start(device, surroundings)?, server))
+}
+
+/// The line that says "ready", on standard output and to the service manager.
+fn announce(facts: &Facts) -> Result<()> {
+    let line = facts.ready_line();
+    let mut out = io::stdout().lock();
+    // A closed standard output is no reason to go down.
+    if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
+        tracing::debug!("{line}");
+    }
+    if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&line)]) {
+        tracing::warn!("cannot notify the service manager: {e}");
+    }
+    Ok(())
+}
+
+fn watch_stdin(inbox: Arc<Inbox>) -> Result<()> {
+    let watch = move || {
+        let mut buffer = [0; 256];
+        while matches!(io::stdin().read(&mut buffer), Ok(n) if n > 0) {}
+        inbox.send(Order::Stop);
+    };
+    thread::Builder::new()
+        .name("stdin".into())
+        .spawn(watch)
+        .map(drop)
+        .map_err(|e| Failure::failed(format!("cannot start a thread: {e}")))
 }

@@ -238,9 +238,10 @@ impl Path {
                 counters.dropped(Reason::Malformed, 1);
                 continue;
             }
+            let mut admission = Admission::new(&view.snapshot, peer, datagrams.ecn);
             let (mut packets, mut bytes) = (0, 0);
             for datagram in datagrams.bytes.chunks_mut(stride) {
-                match admit(&view.snapshot, peer, datagrams.ecn, datagram) {
+                match admission.admit(datagram) {
                     Ok(packet) => {
                         packets += 1;
                         bytes += packet.bytes().len();
@@ -454,25 +455,49 @@ impl Path {
 /// The errno of a queue whose device was deleted ("file descriptor in bad state").
 const EBADFD: i32 = 77;
 
-/// Steps 2 and 3 of ingress for one datagram. The congestion mark is carried inwards before the packet is read, so that what
-/// follows sees the packet as the device will.
-#[inline]
-fn admit<'a>(snapshot: &Snapshot, peer: PeerId, outer: Ecn, datagram: &'a mut [u8]) -> Result<IpPacket<'a>, Reason> {
-    match message::classify(datagram) {
-        Message::Plain(_) => {}
-        Message::Sealed(..) | Message::WireGuard(..) => return Err(Reason::WrongTransport),
-        Message::Unknown(_) => return Err(Reason::Malformed),
+/// Step 3 of ingress, for the datagrams of one peer. Neighbours mostly belong to one flow, so that the answer for the last pair of
+/// addresses is kept.
+struct Admission<'a> {
+    snapshot: &'a Snapshot,
+    peer: PeerId,
+    outer: Ecn,
+    /// Source and destination address of the last packet that was admitted, one after the other.
+    admitted: ([u8; 32], usize),
+}
+
+impl<'a> Admission<'a> {
+    fn new(snapshot: &'a Snapshot, peer: PeerId, outer: Ecn) -> Self {
+        Self { snapshot, peer, outer, admitted: ([0; 32], 0) }
     }
-    if outer != Ecn::NotEct {
-        let inner = IpPacket::parse(datagram).map_err(|_| Reason::Malformed)?.ecn();
-        let combined = ecn::decapsulate(outer, inner).map_err(|_| Reason::Congestion)?;
-        if combined != inner {
-            ecn::set(datagram, combined);
+
+    /// The congestion mark is carried inwards before the packet is read, so that what follows sees the packet as the device
+    /// will.
+    #[inline]
+    fn admit<'d>(&mut self, datagram: &'d mut [u8]) -> Result<IpPacket<'d>, Reason> {
+        match message::classify(datagram) {
+            Message::Plain(_) => {}
+            Message::Sealed(..) | Message::WireGuard(..) => return Err(Reason::WrongTransport),
+            Message::Unknown(_) => return Err(Reason::Malformed),
         }
+        if self.outer != Ecn::NotEct {
+            let inner = IpPacket::parse(datagram).map_err(|_| Reason::Malformed)?.ecn();
+            let combined = ecn::decapsulate(self.outer, inner).map_err(|_| Reason::Congestion)?;
+            if combined != inner {
+                ecn::set(datagram, combined);
+            }
+        }
+        let packet = IpPacket::parse(datagram).map_err(|_| Reason::Malformed)?;
+        let addresses = packet.addresses();
+        let (last, length) = &mut self.admitted;
+        if last.get(..*length) != Some(addresses) {
+            self.snapshot.ingress(self.peer, &packet)?;
+            *length = addresses.len();
+            if let Some(last) = last.get_mut(..addresses.len()) {
+                last.copy_from_slice(addresses);
+            }
+        }
+        Ok(packet)
     }
-    let packet = IpPacket::parse(datagram).map_err(|_| Reason::Malformed)?;
-    snapshot.ingress(peer, &packet)?;
-    Ok(packet)
 }
 
 impl Link {
