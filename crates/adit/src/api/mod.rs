@@ -22,7 +22,7 @@ pub mod status;
 pub use claim::{Claim, is_claimed};
 pub use client::{CallError, call, control_socket, daemons, status, status_socket};
 pub use message::{MAX_REQUEST, Request, RequestError, Response, decode_request};
-pub use server::Server;
+pub use server::{Server, Sockets};
 pub use status::Status;
 
 /// The longest answer, in bytes: the status of some 30,000 peers.

@@ -8,7 +8,7 @@ use std::{
     os::{
         fd::OwnedFd,
         unix::{
-            fs::{PermissionsExt, chown},
+            fs::{MetadataExt, PermissionsExt, chown},
             net::{UnixListener, UnixStream},
         },
     },
@@ -44,15 +44,34 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long to wait after the kernel refused to hand out a connection for want of memory or file descriptors.
 const SHORTAGE: Duration = Duration::from_millis(100);
 
+/// Both sockets of a daemon, made but not answering: clients that come already wait. Dropping removes them.
+pub struct Sockets {
+    open: Vec<Listening>,
+    owner: u32,
+}
+
 /// Both sockets of a daemon, answering until dropped. Dropping waits for answers on their way and removes the sockets.
 pub struct Server {
     shared: Arc<Shared>,
-    paths: Vec<PathBuf>,
-    doors: Vec<(UnixStream, thread::JoinHandle<()>)>,
+    doors: Vec<(Handle, thread::JoinHandle<()>)>,
+}
+
+struct Listening {
+    listener: UnixListener,
+    door: Door,
+    handle: Handle,
+}
+
+/// What remains in our hand of a socket that a thread listens on. Dropping ends the listening and removes the socket.
+struct Handle {
+    path: PathBuf,
+    // The same socket: a listener itself cannot be shut down in the standard library.
+    stream: UnixStream,
 }
 
 struct Shared {
     answer: Box<dyn Fn(Request) -> Response + Send + Sync>,
+    owner: u32,
     ending: AtomicBool,
     visitors: Mutex<Visitors>,
     left: Condvar,
@@ -64,53 +83,74 @@ struct Visitors {
     by_user: HashMap<u32, usize>,
 }
 
-impl Server {
-    /// Makes the sockets and answers requests with `answer`, which is called from several threads at once and should
-    /// take no longer than a client waits ([`TIMEOUT`]).
+impl Sockets {
+    /// Makes the sockets. It takes no thread, and it may need rights that a daemon gives up afterwards (to the group of
+    /// the control socket), which is why it is a step of its own.
     ///
     /// The caller holds the [`Claim`](super::Claim) of `device`, so sockets that are there already are leftovers.
     ///
     /// # Errors
     /// A socket could not be made; then neither is left behind.
+    pub fn bind(runtime_dir: &Path, device: &str) -> Result<Self> {
+        let mut sockets = Self { open: Vec::new(), owner: 0 };
+        for (door, path) in
+            [(Door::Control, control_socket(runtime_dir, device)), (Door::Status, status_socket(runtime_dir, device))]
+        {
+            let (listening, owner) = listen(&path, door).map_err(|error| {
+                let remedy = match error.kind() {
+                    io::ErrorKind::InvalidInput => "its path is too long for a socket: choose a shorter --runtime-dir",
+                    _ => "run as root, or choose another directory with --runtime-dir",
+                };
+                Failure::failed(format!("cannot make the socket {}: {error}", path.display())).with_remedy(remedy)
+            })?;
+            sockets.open.push(listening);
+            sockets.owner = owner;
+        }
+        Ok(sockets)
+    }
+
+    /// Answers requests with `answer`, which is called from several threads at once and should take no longer than a
+    /// client waits ([`TIMEOUT`]).
+    ///
+    /// # Errors
+    /// A thread could not be started.
+    pub fn serve(self, answer: impl Fn(Request) -> Response + Send + Sync + 'static) -> Result<Server> {
+        let shared = Shared {
+            answer: Box::new(answer),
+            owner: self.owner,
+            ending: AtomicBool::new(false),
+            visitors: Mutex::default(),
+            left: Condvar::new(),
+        };
+        let mut server = Server { shared: Arc::new(shared), doors: Vec::new() };
+        for Listening { listener, door, handle } in self.open {
+            let name = match door {
+                Door::Control => "api",
+                Door::Status => "api-status",
+            };
+            let shared = Arc::clone(&server.shared);
+            let thread = thread::Builder::new()
+                .name(name.into())
+                .stack_size(STACK)
+                .spawn(move || admit(&listener, door, &shared))
+                .map_err(|error| Failure::failed(format!("cannot start the thread \"{name}\": {error}")))?;
+            server.doors.push((handle, thread));
+        }
+        Ok(server)
+    }
+}
+
+impl Server {
+    /// Makes the sockets and answers on them at once: [`Sockets::bind`] and [`Sockets::serve`].
+    ///
+    /// # Errors
+    /// As theirs.
     pub fn bind(
         runtime_dir: &Path,
         device: &str,
         answer: impl Fn(Request) -> Response + Send + Sync + 'static,
     ) -> Result<Self> {
-        let shared = Shared {
-            answer: Box::new(answer),
-            ending: AtomicBool::new(false),
-            visitors: Mutex::default(),
-            left: Condvar::new(),
-        };
-        let mut server = Self { shared: Arc::new(shared), paths: Vec::new(), doors: Vec::new() };
-        server.open(control_socket(runtime_dir, device), Door::Control)?;
-        server.open(status_socket(runtime_dir, device), Door::Status)?;
-        Ok(server)
-    }
-
-    fn open(&mut self, path: PathBuf, door: Door) -> Result<()> {
-        let failed = |error: io::Error| {
-            let remedy = match error.kind() {
-                io::ErrorKind::InvalidInput => "its path is too long for a socket: choose a shorter --runtime-dir",
-                _ => "run as root, or choose another directory with --runtime-dir",
-            };
-            Failure::failed(format!("cannot make the socket {}: {error}", path.display())).with_remedy(remedy)
-        };
-        let (listener, handle) = listen(&path, door).map_err(failed)?;
-        self.paths.push(path.clone());
-        let shared = Arc::clone(&self.shared);
-        let name = match door {
-            Door::Control => "api",
-            Door::Status => "api-status",
-        };
-        let thread = thread::Builder::new()
-            .name(name.into())
-            .stack_size(STACK)
-            .spawn(move || admit(&listener, door, &shared))
-            .map_err(failed)?;
-        self.doors.push((handle, thread));
-        Ok(())
+        Sockets::bind(runtime_dir, device)?.serve(answer)
     }
 }
 
@@ -119,48 +159,48 @@ impl Drop for Server {
         self.shared.ending.store(true, Ordering::Release);
         self.shared.left.notify_all();
         for (handle, thread) in self.doors.drain(..) {
-            // Wakes the thread: accept(2) fails on a socket that was shut down (unix_accept in net/unix/af_unix.c).
-            let _ = handle.shutdown(Shutdown::Both);
+            drop(handle);
             let _ = thread.join();
         }
         let visitors = self.shared.visitors();
         let _ = self.shared.left.wait_timeout_while(visitors, LAST_WORDS, |visitors| visitors.count > 0);
-        for path in &self.paths {
-            let _ = fs::remove_file(path);
-        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // Wakes the thread: accept(2) fails on a socket that was shut down (unix_accept in net/unix/af_unix.c).
+        let _ = self.stream.shutdown(Shutdown::Both);
+        let _ = fs::remove_file(&self.path);
     }
 }
 
 /// Makes a socket that never has a wider mode than it should, in place of a leftover: it is made under another name, then
-/// renamed. The second value is the same socket as a stream, which can be shut down.
-fn listen(path: &Path, door: Door) -> io::Result<(UnixListener, UnixStream)> {
+/// renamed. The second value is the user that it belongs to.
+fn listen(path: &Path, door: Door) -> io::Result<(Listening, u32)> {
     let new = path.with_extension("sock.new");
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let listener = UnixListener::bind(&new)?;
-    let placed = (|| {
-        let mode = match door {
-            Door::Control => {
-                if let Some(group) = rights::group_id() {
-                    chown(&new, None, Some(group))?;
-                }
-                0o660
-            }
-            Door::Status => 0o666,
-        };
-        fs::set_permissions(&new, Permissions::from_mode(mode))?;
-        fs::rename(&new, path)?;
-        Ok(UnixStream::from(OwnedFd::from(listener.try_clone()?)))
-    })();
-    match placed {
-        Ok(handle) => Ok((listener, handle)),
-        Err(error) => {
-            let _ = fs::remove_file(&new);
-            Err(error)
-        }
+    let stream = UnixStream::from(OwnedFd::from(listener.try_clone()?));
+    // Removes the socket under its first name, should a step fail.
+    let mut handle = Handle { path: new, stream };
+    let mode = match door {
+        Door::Control => 0o660,
+        Door::Status => 0o666,
+    };
+    if door == Door::Control
+        && let Some(group) = rights::group_id()
+    {
+        chown(&handle.path, None, Some(group))?;
     }
+    fs::set_permissions(&handle.path, Permissions::from_mode(mode))?;
+    let owner = fs::symlink_metadata(&handle.path)?.uid();
+    fs::rename(&handle.path, path)?;
+    handle.path = path.into();
+    Ok((Listening { listener, door, handle }, owner))
 }
 
 /// Takes connections until the server ends.
@@ -188,7 +228,7 @@ fn admit(listener: &UnixListener, door: Door, shared: &Arc<Shared>) {
 /// Gives a connection its thread, or refuses it.
 fn seat(stream: UnixStream, door: Door, shared: &Arc<Shared>) -> io::Result<()> {
     let user = rights::user(&stream)?;
-    if door == Door::Control && !rights::may_control(user) {
+    if door == Door::Control && !rights::may_control(user, shared.owner) {
         return refuse(&stream, "permission denied: run as root, or as a member of group adit");
     }
     let Some(seat) = Seat::take(shared, user) else {
@@ -274,7 +314,6 @@ impl Drop for Seat {
 mod tests {
     use std::{
         io::{Read, Write},
-        os::unix::fs::MetadataExt,
         sync::mpsc,
     };
 
@@ -418,6 +457,22 @@ mod tests {
         assert!(Seat::take(shared, 0).is_some());
         drop(seats);
         assert!(shared.visitors().by_user.is_empty());
+    }
+
+    #[test]
+    fn clients_wait_until_a_daemon_answers() {
+        let directory = tempfile::tempdir().unwrap();
+        let sockets = Sockets::bind(directory.path(), "adit0").unwrap();
+        let path = control_socket(directory.path(), "adit0");
+        let client = thread::spawn({
+            let path = path.clone();
+            move || api::call(&path, Request::Stop)
+        });
+        let server = sockets.serve(|_| Response::Done).unwrap();
+        assert_eq!(client.join().unwrap().unwrap(), Response::Done);
+        drop(server);
+        drop(Sockets::bind(directory.path(), "adit0").unwrap());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]
