@@ -162,3 +162,101 @@ fn add_block(low: &mut Lanes, high: &mut Lanes, block: &[u8; BLOCK]) {
 pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
     Sum::default().add_u16(!checksum).add_u16(!old).add_u16(new).finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// RFC 1071, section 3: the worked example.
+    #[test]
+    fn example_of_the_rfc() {
+        let sum = Sum::default().add(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
+        assert_eq!(sum.fold(), 0xddf2);
+        assert_eq!(sum.finish(), 0x220d);
+    }
+
+    #[test]
+    fn an_ipv4_header_is_valid() {
+        let mut header = [0x45, 0, 0, 0x73, 0, 0, 0x40, 0, 0x40, 0x11, 0xb8, 0x61, 192, 168, 0, 1, 192, 168, 0, 199];
+        assert!(Sum::default().add(&header).is_valid());
+        header[8] -= 1;
+        assert!(!Sum::default().add(&header).is_valid());
+        let old = u16::from_be_bytes([0x40, 0x11]);
+        assert_eq!(update(0xb861, old, old - 0x100), 0xb961);
+    }
+
+    #[test]
+    fn nothing_sums_to_zero() {
+        assert_eq!((Sum::default().fold(), Sum::default().finish()), (0, 0xffff));
+        assert_eq!(Sum::default().add(&[]).fold(), 0);
+        assert!(!Sum::default().add(&[0; 100]).is_valid());
+    }
+
+    #[test]
+    fn ones_do_not_overflow() {
+        let ones = vec![0xff; 1 << 20];
+        let sum = (0..100).fold(Sum::default(), |sum, _| sum.add(&ones));
+        assert_eq!(sum.fold(), 0xffff);
+        let sum = (0..100_000).fold(sum, |sum, _| sum.add_u32(u32::MAX).add_u16(u16::MAX).add_sum(sum));
+        assert_eq!(sum.fold(), 0xffff);
+    }
+
+    #[test]
+    fn a_copy_stops_at_the_shorter_end() {
+        let mut short = [0; 3];
+        assert_eq!(Sum::default().copy(&mut short, &[1, 2, 3, 4]).fold(), 0x0402);
+        assert_eq!(short, [1, 2, 3]);
+        let mut long = [9; 5];
+        assert_eq!(Sum::default().copy(&mut long, &[1, 2, 3, 4]).fold(), 0x0406);
+        assert_eq!(long, [1, 2, 3, 4, 9]);
+    }
+
+    /// RFC 1071 as it is written: 16-bit words, end-around carry.
+    fn by_the_book(bytes: &[u8]) -> u16 {
+        bytes.chunks(2).fold(0u16, |sum, word| {
+            let word = u16::from_be_bytes([word[0], word.get(1).copied().unwrap_or(0)]);
+            let (sum, carry) = sum.overflowing_add(word);
+            sum + u16::from(carry)
+        })
+    }
+
+    /// 0 and 0xffff are the same number in one's complement.
+    fn same(a: u16, b: u16) -> bool {
+        a == b || a % 0xffff == b % 0xffff
+    }
+
+    proptest! {
+        #[test]
+        fn equals_the_book(bytes in prop::collection::vec(any::<u8>(), 0..400), offset in 0..8usize) {
+            let bytes = &bytes[offset.min(bytes.len())..];
+            prop_assert_eq!(Sum::default().add(bytes).fold(), by_the_book(bytes));
+            let mut copy = vec![0; bytes.len()];
+            prop_assert_eq!(Sum::default().copy(&mut copy, bytes).fold(), by_the_book(bytes));
+            prop_assert_eq!(&copy[..], bytes);
+        }
+
+        #[test]
+        fn parts_add_up(bytes in prop::collection::vec(any::<u8>(), 0..400), at in any::<prop::sample::Index>()) {
+            let (front, back) = bytes.split_at(at.index(bytes.len() / 2 + 1) * 2);
+            let whole = Sum::default().add(&bytes).fold();
+            prop_assert_eq!(Sum::default().add(front).add(back).fold(), whole);
+            prop_assert_eq!(Sum::default().add(back).add_sum(Sum::default().add(front)).fold(), whole);
+        }
+
+        #[test]
+        fn values_are_their_big_endian_bytes(a in any::<u16>(), b in any::<u32>()) {
+            let sum = Sum::default().add(&a.to_be_bytes()).add(&b.to_be_bytes());
+            prop_assert_eq!(Sum::default().add_u16(a).add_u32(b).fold(), sum.fold());
+        }
+
+        #[test]
+        fn an_update_equals_a_new_sum(mut words in prop::collection::vec(any::<u16>(), 2..20), new in any::<u16>()) {
+            let sum = |words: &[u16]| words.iter().fold(Sum::default(), |sum, word| sum.add_u16(*word)).finish();
+            let (before, old) = (sum(&words), words[1]);
+            words[1] = new;
+            prop_assert!(same(update(before, old, new), sum(&words)));
+        }
+    }
+}

@@ -95,3 +95,63 @@ pub fn set(packet: &mut [u8], ecn: Ecn) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Ecn::{Ce, Ect0, Ect1, NotEct};
+    use super::*;
+    use crate::checksum::Sum;
+
+    #[test]
+    fn bits_both_ways() {
+        for bits in 0..=255 {
+            assert_eq!(Ecn::from_bits(bits).bits(), bits & 3);
+        }
+        assert_eq!([0, 1, 2, 3].map(Ecn::from_bits), [NotEct, Ect1, Ect0, Ce]);
+    }
+
+    /// RFC 6040, figure 4: a row for each inner field, columns Not-ECT, ECT(0), ECT(1), CE of the outer.
+    #[test]
+    fn table_of_the_rfc() {
+        let table = [
+            (NotEct, [Ok(NotEct), Ok(NotEct), Ok(NotEct), Err(MustDrop)]),
+            (Ect0, [Ok(Ect0), Ok(Ect0), Ok(Ect1), Ok(Ce)]),
+            (Ect1, [Ok(Ect1), Ok(Ect1), Ok(Ect1), Ok(Ce)]),
+            (Ce, [Ok(Ce), Ok(Ce), Ok(Ce), Ok(Ce)]),
+        ];
+        for (inner, row) in table {
+            assert_eq!([NotEct, Ect0, Ect1, Ce].map(|outer| decapsulate(outer, inner)), row, "{inner:?}");
+        }
+    }
+
+    #[test]
+    fn set_in_ipv4_keeps_the_checksum_right() {
+        let mut packet = [0x45, 0xb8, 0, 20, 0, 1, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+        let checksum = Sum::default().add(&packet).finish();
+        packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+        for ecn in [Ce, Ect0, Ect1, NotEct, NotEct, Ce] {
+            set(&mut packet, ecn);
+            assert_eq!(packet[1], 0xb8 | ecn.bits());
+            assert!(Sum::default().add(&packet).is_valid());
+        }
+    }
+
+    #[test]
+    fn set_in_ipv6_touches_two_bits() {
+        let mut packet = [0; 40];
+        packet[..4].copy_from_slice(&[0x6b, 0x8f, 0xff, 0xff]);
+        set(&mut packet, Ce);
+        assert_eq!(packet[..4], [0x6b, 0xbf, 0xff, 0xff]);
+        set(&mut packet, NotEct);
+        assert_eq!(packet[..4], [0x6b, 0x8f, 0xff, 0xff]);
+    }
+
+    #[test]
+    fn garbage_stays_as_it_is() {
+        for bytes in [&[][..], &[0x45; 19], &[0x60], &[0x00, 0xff], &[0xff; 40]] {
+            let mut copy = bytes.to_vec();
+            set(&mut copy, Ect0);
+            assert_eq!(copy, bytes);
+        }
+    }
+}

@@ -517,3 +517,183 @@ impl IpHeader {
 fn array_at<const N: usize>(header: &[u8], at: usize) -> [u8; N] {
     std::array::from_fn(|i| header[at + i])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V4: [u8; 28] = [
+        0x46, 0xb9, 0, 26, 0x12, 0x34, 0x40, 0, 63, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, // header
+        1, 1, 1, 0, // options
+        0xca, 0xfe, // payload
+        0xff, 0xff, // beyond
+    ];
+
+    fn v6(next: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0x6b, 0x91, 0x23, 0x45, 0, payload.len() as u8, next, 62];
+        bytes.extend([0xfd; 16]);
+        bytes.extend([0xfc; 16]);
+        bytes.extend(payload);
+        bytes
+    }
+
+    #[test]
+    fn literal_ipv4_parses() {
+        let packet = IpPacket::parse(&V4).unwrap();
+        assert_eq!((packet.version(), packet.protocol(), packet.header_len()), (Version::V4, protocol::UDP, 24));
+        assert_eq!(packet.source().to_string(), "10.0.0.1");
+        assert_eq!(packet.destination().to_string(), "10.0.0.2");
+        assert_eq!(packet.addresses(), [10, 0, 0, 1, 10, 0, 0, 2]);
+        assert_eq!((packet.bytes().len(), packet.total_len(), packet.payload()), (26, 26, &[0xca, 0xfe][..]));
+        assert_eq!((packet.traffic_class(), packet.ecn(), packet.ttl()), (0xb9, Ecn::Ect1, 63));
+        assert_eq!((packet.v4_id(), packet.dont_fragment(), packet.fragment()), (0x1234, true, Fragment::None));
+        assert!(!packet.header_checksum_ok());
+    }
+
+    #[test]
+    fn literal_ipv6_parses() {
+        let bytes = v6(protocol::TCP, &[0xca, 0xfe]);
+        let packet = IpPacket::parse(&bytes).unwrap();
+        assert_eq!((packet.version(), packet.protocol(), packet.header_len()), (Version::V6, protocol::TCP, 40));
+        assert_eq!(packet.source(), IpAddr::from([0xfd; 16]));
+        assert_eq!(packet.destination(), IpAddr::from([0xfc; 16]));
+        assert_eq!((packet.total_len(), packet.payload()), (42, &[0xca, 0xfe][..]));
+        assert_eq!((packet.traffic_class(), packet.ecn(), packet.ttl()), (0xb9, Ecn::Ect1, 62));
+        assert_eq!((packet.flow_label(), packet.dont_fragment()), (0x1_2345, true));
+        assert!(packet.header_checksum_ok());
+    }
+
+    #[test]
+    fn emitted_headers_parse_back() {
+        for (source, destination) in
+            [([10, 0, 0, 1].into(), [10, 0, 0, 2].into()), (IpAddr::from([0xfd; 16]), IpAddr::from([0xfc; 16]))]
+        {
+            let header = IpHeader {
+                traffic_class: 0xb9,
+                id: 7,
+                ttl: 3,
+                dont_fragment: false,
+                flow_label: 0xf_edcb,
+                ..IpHeader::new(source, destination, protocol::UDP)
+            };
+            let mut out = [0xee; 50];
+            let length = header.emit(4, &mut out).unwrap();
+            assert_eq!(length, header.header_len());
+            let packet = IpPacket::parse(&out[..length + 4]).unwrap();
+            assert_eq!((packet.source(), packet.destination()), (source, destination));
+            assert_eq!((packet.protocol(), packet.ttl(), packet.traffic_class()), (protocol::UDP, 3, 0xb9));
+            assert_eq!(packet.pseudo_header(protocol::UDP).fold(), header.pseudo_header().fold());
+            assert!(packet.header_checksum_ok());
+            assert_eq!(packet.payload(), [0xee; 4]);
+            match packet.version() {
+                Version::V4 => assert_eq!((packet.v4_id(), packet.dont_fragment()), (7, false)),
+                Version::V6 => assert_eq!(packet.flow_label(), 0xf_edcb),
+            }
+            assert_eq!(header.emit(4, &mut out[..length - 1]), None);
+            assert_eq!(header.emit(65_536, &mut out), None);
+        }
+        let mixed = IpHeader::new([10, 0, 0, 1].into(), [0xfd; 16].into(), protocol::UDP);
+        assert_eq!(mixed.emit(4, &mut [0; 50]), None);
+    }
+
+    #[test]
+    fn cut_short_is_refused_unless_asked_for() {
+        for length in 0..26 {
+            let why = if length < 20 { Malformed::Truncated } else { Malformed::TotalLength };
+            assert_eq!(IpPacket::parse(&V4[..length]).unwrap_err(), why);
+            assert_eq!(IpPacket::parse_cut(&V4[..length]).is_ok(), length >= 24, "{length}");
+        }
+        let bytes = v6(protocol::FRAGMENT, &[17, 0, 0, 0, 0, 0, 0, 1, 9]);
+        for length in 0..bytes.len() {
+            let why = if length < 40 { Malformed::Truncated } else { Malformed::TotalLength };
+            assert_eq!(IpPacket::parse(&bytes[..length]).unwrap_err(), why);
+            assert_eq!(IpPacket::parse_cut(&bytes[..length]).is_ok(), length >= 48, "{length}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let with = |at: usize, value: u8| {
+            let mut bytes = V4;
+            bytes[at] = value;
+            IpPacket::parse(&bytes).map(|_| ()).unwrap_err()
+        };
+        assert_eq!(with(0, 0x56), Malformed::Version);
+        assert_eq!(with(0, 0x44), Malformed::HeaderLength);
+        assert_eq!(with(0, 0x47), Malformed::TotalLength);
+        assert_eq!(with(3, 23), Malformed::TotalLength);
+        assert_eq!(with(3, 29), Malformed::TotalLength);
+        assert_eq!(with(2, 1), Malformed::TotalLength);
+    }
+
+    #[test]
+    fn ipv4_fragments_are_told_apart() {
+        let fragment = |word: u16| {
+            let mut bytes = V4;
+            bytes[6..8].copy_from_slice(&word.to_be_bytes());
+            let packet = IpPacket::parse(&bytes).unwrap();
+            (packet.fragment(), packet.dont_fragment())
+        };
+        assert_eq!(fragment(0x0000), (Fragment::None, false));
+        assert_eq!(fragment(0xc000), (Fragment::None, true));
+        assert_eq!(fragment(0x2000), (Fragment::First, false));
+        assert_eq!(fragment(0x2001), (Fragment::Later, false));
+        assert_eq!(fragment(0x0001), (Fragment::Later, false));
+    }
+
+    #[test]
+    fn extension_headers_are_walked() {
+        let chain = [
+            &[43, 0, 1, 4, 0, 0, 0, 0][..],                     // hop-by-hop
+            &[60, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], // routing, 16 bytes
+            &[51, 0, 1, 4, 0, 0, 0, 0],                         // destination options
+            &[44, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1],             // authentication, 12 bytes
+            &[17, 0, 0, 6, 0, 0, 0, 7],                         // atomic fragment, reserved bits set
+            &[0, 1, 0, 2, 0, 8, 0, 0],
+        ]
+        .concat();
+        let bytes = v6(protocol::HOP_BY_HOP, &chain);
+        let packet = IpPacket::parse(&bytes).unwrap();
+        assert_eq!((packet.header_len(), packet.protocol()), (92, protocol::UDP));
+        assert_eq!((packet.payload(), packet.fragment()), (&[0, 1, 0, 2, 0, 8, 0, 0][..], Fragment::None));
+        assert_eq!(packet.flow_hash(), 0, "ports behind extensions are out of the steering program's reach");
+        // Every cut within the chain leaves a length field that contradicts it.
+        for length in 0..52 {
+            let cut = v6(protocol::HOP_BY_HOP, &chain[..length]);
+            assert_eq!(IpPacket::parse(&cut).unwrap_err(), Malformed::ExtensionHeaders, "{length}");
+        }
+    }
+
+    #[test]
+    fn the_walk_ends_at_data_and_is_bounded() {
+        let bytes = v6(protocol::FRAGMENT, &[43, 0, 0, 8, 0, 0, 0, 7, 0xff, 0xff]);
+        let later = IpPacket::parse(&bytes).unwrap();
+        assert_eq!((later.fragment(), later.protocol(), later.header_len()), (Fragment::Later, protocol::ROUTING, 48));
+        let bytes = v6(protocol::FRAGMENT, &[17, 0, 0, 1, 0, 0, 0, 7]);
+        assert_eq!(IpPacket::parse(&bytes).unwrap().fragment(), Fragment::First);
+        let bytes = v6(protocol::NO_NEXT_HEADER, &[1, 2]);
+        assert_eq!(IpPacket::parse(&bytes).unwrap().protocol(), protocol::NO_NEXT_HEADER);
+
+        let options = |count: usize| {
+            let mut chain = [60, 0, 1, 4, 0, 0, 0, 0].repeat(count);
+            let last = chain.len() - 8;
+            chain[last] = protocol::UDP;
+            v6(protocol::DESTINATION_OPTIONS, &chain)
+        };
+        assert!(IpPacket::parse(&options(MAX_EXTENSIONS)).is_ok());
+        assert_eq!(IpPacket::parse(&options(MAX_EXTENSIONS + 1)).unwrap_err(), Malformed::ExtensionHeaders);
+    }
+
+    #[test]
+    fn flow_hash_is_alike_in_both_directions() {
+        let hash = |source: u16, destination: u16| {
+            let ports = [source.to_be_bytes(), destination.to_be_bytes()].concat();
+            IpPacket::parse(&v6(protocol::TCP, &ports)).unwrap().flow_hash()
+        };
+        assert_eq!(hash(0x1234, 0x0001), 0x1235);
+        assert_eq!(hash(0x0001, 0x1234), 0x1235);
+        let icmp = v6(protocol::ICMPV6, &[1, 2, 3, 4]);
+        assert_eq!(IpPacket::parse(&icmp).unwrap().flow_hash(), 0);
+        assert_eq!(IpPacket::parse(&v6(protocol::UDP, &[1, 2, 3])).unwrap().flow_hash(), 0);
+    }
+}

@@ -257,3 +257,95 @@ impl TcpHeader<'_> {
         Some(length)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A SYN with MSS 1460, SACK permitted, timestamps, window scale 7, as Linux sends it.
+    const SYN: [u8; 40] = [
+        0x9c, 0x40, 0x14, 0x51, 0x01, 0x02, 0x03, 0x04, 0, 0, 0, 0, 0xa0, 0x02, 0xfa, 0xf0, 0xab, 0xcd, 0, 9, //
+        2, 4, 0x05, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2, 1, 3, 3, 7,
+    ];
+
+    #[test]
+    fn literal_bytes_parse() {
+        let segment = TcpSegment::parse(&SYN).unwrap();
+        assert_eq!((segment.source_port(), segment.destination_port()), (40_000, 5201));
+        assert_eq!((segment.sequence(), segment.acknowledgement()), (0x0102_0304, 0));
+        assert_eq!((segment.flags(), segment.window()), (flags::SYN, 64_240));
+        assert_eq!((segment.checksum(), segment.urgent()), (0xabcd, 9));
+        assert_eq!(segment.mss(), Some(1460));
+        assert_eq!(
+            segment.options().collect::<Vec<_>>(),
+            [
+                TcpOption::MaximumSegmentSize(1460),
+                TcpOption::SackPermitted,
+                TcpOption::Timestamps(1, 2),
+                TcpOption::WindowScale(7),
+            ]
+        );
+        assert_eq!((segment.header().len(), segment.payload().len()), (40, 0));
+    }
+
+    #[test]
+    fn emitted_header_parses_back() {
+        let header = TcpHeader {
+            source_port: 1,
+            destination_port: 2,
+            sequence: 3,
+            acknowledgement: 4,
+            flags: flags::ACK | flags::PSH,
+            window: 5,
+            options: &[3, 3, 7],
+        };
+        let mut out = [0xee; 40];
+        let pseudo = Sum::default().add_u16(6);
+        assert_eq!(header.emit(pseudo, b"data!", &mut out), Some(29));
+        assert!(pseudo.add_u16(29).add(&out[..29]).is_valid());
+        let segment = TcpSegment::parse(&out[..29]).unwrap();
+        assert_eq!((segment.source_port(), segment.destination_port()), (1, 2));
+        assert_eq!((segment.sequence(), segment.acknowledgement(), segment.window()), (3, 4, 5));
+        assert_eq!((segment.flags(), segment.option_bytes()), (flags::ACK | flags::PSH, &[3, 3, 7, 0][..]));
+        assert_eq!((segment.payload(), out[29]), (&b"data!"[..], 0xee));
+        assert_eq!(header.emit(pseudo, b"data!", &mut out[..28]), None);
+        assert_eq!(TcpHeader { options: &[1; 41], ..header }.emit(pseudo, &[], &mut [0; 99]), None);
+        assert_eq!(header.emit(pseudo, &[0; 65_535], &mut vec![0; 70_000]), None);
+    }
+
+    #[test]
+    fn cut_short_is_refused() {
+        for length in 0..SYN.len() {
+            let why = if length < 20 { Malformed::Truncated } else { Malformed::HeaderLength };
+            assert_eq!(TcpSegment::parse(&SYN[..length]).unwrap_err(), why);
+        }
+        let mut small = SYN;
+        small[12] = 0x4f;
+        assert_eq!(TcpSegment::parse(&small).unwrap_err(), Malformed::HeaderLength);
+    }
+
+    #[test]
+    fn malformed_options_end_the_list() {
+        for options in [[2, 0, 1, 1], [2, 1, 1, 1], [2, 5, 1, 1], [0, 2, 4, 5], [1, 1, 1, 2]] {
+            let mut bytes = SYN;
+            bytes[12] = 0x60;
+            bytes[20..24].copy_from_slice(&options);
+            assert_eq!(TcpSegment::parse(&bytes).unwrap().options().count(), 0, "{options:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn anything_parses_or_is_refused(mut bytes in prop::collection::vec(any::<u8>(), 0..80), offset in 4..8u8) {
+            if let Some(byte) = bytes.get_mut(12) {
+                *byte = offset << 4;
+            }
+            if let Ok(segment) = TcpSegment::parse(&bytes) {
+                prop_assert!(segment.options().count() <= 20);
+                prop_assert_eq!([segment.header(), segment.payload()].concat(), bytes);
+            }
+        }
+    }
+}

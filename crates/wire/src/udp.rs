@@ -114,3 +114,51 @@ pub fn finish(sum: Sum) -> u16 {
         checksum => checksum,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATAGRAM: [u8; 11] = [0x20, 0x5d, 0x12, 0xb5, 0, 11, 0xbe, 0xef, 1, 2, 3];
+
+    #[test]
+    fn literal_bytes_parse() {
+        let datagram = UdpDatagram::parse(&DATAGRAM).unwrap();
+        assert_eq!((datagram.source_port(), datagram.destination_port()), (8285, 4789));
+        assert_eq!((datagram.checksum(), datagram.payload()), (0xbeef, &[1, 2, 3][..]));
+        let longer = [&DATAGRAM[..], &[9]].concat();
+        assert_eq!(UdpDatagram::parse(&longer).unwrap().payload(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn emitted_header_parses_back() {
+        let header = UdpHeader { source_port: 8285, destination_port: 4789 };
+        let mut out = [0xee; 12];
+        let pseudo = Sum::default().add_u16(17);
+        assert_eq!(header.emit(pseudo, &[1, 2, 3], &mut out), Some(11));
+        assert!(pseudo.add_u16(11).add(&out[..11]).is_valid());
+        assert_eq!((&out[..6], &out[8..]), (&DATAGRAM[..6], &[1, 2, 3, 0xee][..]));
+        assert_eq!(header.emit(pseudo, &[1, 2, 3], &mut out[..10]), None);
+        assert_eq!(header.emit(pseudo, &[0; 65_528], &mut vec![0; 70_000]), None);
+    }
+
+    #[test]
+    fn a_checksum_of_zero_travels_as_ones() {
+        assert_eq!(finish(Sum::default().add_u16(0xffff)), 0xffff);
+        assert_eq!(finish(Sum::default().add_u16(1)), 0xfffe);
+    }
+
+    #[test]
+    fn wrong_lengths_are_refused() {
+        for length in 0..DATAGRAM.len() {
+            let why = if length < 8 { Malformed::Truncated } else { Malformed::TotalLength };
+            assert_eq!(UdpDatagram::parse(&DATAGRAM[..length]).unwrap_err(), why);
+            let cut = UdpDatagram::parse_cut(&DATAGRAM[..length]);
+            assert_eq!(cut.map(|datagram| datagram.payload().len()).ok(), length.checked_sub(8));
+        }
+        let mut small = DATAGRAM;
+        small[5] = 7;
+        assert_eq!(UdpDatagram::parse(&small).unwrap_err(), Malformed::TotalLength);
+        assert_eq!(UdpDatagram::parse_cut(&small).unwrap_err(), Malformed::TotalLength);
+    }
+}
