@@ -48,7 +48,13 @@ impl From<CallError> for Failure {
 /// # Errors
 /// See [`CallError`]. A refusal by the daemon is not one of them but [`Response::Error`].
 pub fn call(path: &Path, request: Request) -> std::result::Result<Response, CallError> {
-    let broken = |error: io::Error| CallError::Broken(path.into(), error);
+    let broken = |error: io::Error| match error.kind() {
+        // What the kernel calls a time-out of a socket, and what we call one.
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            CallError::Broken(path.into(), io::Error::other(format!("nothing came within {} s", TIMEOUT.as_secs())))
+        }
+        _ => CallError::Broken(path.into(), error),
+    };
     let stream = UnixStream::connect(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => CallError::Absent(path.into()),
         io::ErrorKind::ConnectionRefused => CallError::Dead(path.into()),

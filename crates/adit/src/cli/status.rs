@@ -59,7 +59,11 @@ impl Arguments {
     }
 
     fn once(&self) -> Result<()> {
-        let found = self.look()?;
+        let mut found = self.look()?;
+        if !self.json && found.len() == 1 && found.iter().any(|found| found.answer.is_err()) {
+            // Its sentence says it all.
+            return found.remove(0).answer.map(drop).map_err(Failure::from);
+        }
         let text: Vec<String> = found.iter().map(|found| if self.json { json(found) } else { text(found) }).collect();
         output::print(&text.join(if self.json { "" } else { "\n" }))?;
         match found.into_iter().find_map(|found| found.answer.err()) {
@@ -120,11 +124,14 @@ impl Arguments {
                 runtime_dir.display()
             )));
         }
-        let ask = |device: String| Found { answer: api::status(runtime_dir, &device), device };
-        let mut found: Vec<Found> = devices.into_iter().map(ask).collect();
-        if self.device.is_none() {
-            // A daemon may end between being listed and being asked; one that was named is missed.
-            found.retain(|found| !matches!(found.answer, Err(CallError::Absent(_))));
+        let mut found = Vec::with_capacity(devices.len());
+        for device in devices {
+            match api::status(runtime_dir, &device) {
+                // A daemon may end between being listed and being asked; one that was named is missed.
+                Err(CallError::Absent(_)) if self.device.is_none() => {}
+                Err(error @ CallError::Absent(_)) => return Err(error.into()),
+                answer => found.push(Found { device, answer }),
+            }
         }
         Ok(found)
     }
