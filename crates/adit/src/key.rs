@@ -39,7 +39,7 @@ pub enum KeyFileError {
     #[error("the key file {} is open to other users (mode {:04o}): run `chmod 600 {}`", .0.display(), .1, .0.display())]
     Open(PathBuf, u32),
     /// Somebody else could exchange it: user id.
-    #[error("the key file {} belongs to user {}: run `chown root {}`", .0.display(), .1, .0.display())]
+    #[error("the key file {} belongs to user {}: run `chown root {}`, or start adit as that user", .0.display(), .1, .0.display())]
     Owner(PathBuf, u32),
     /// Not 44 characters of base64.
     #[error("the key file {} does not hold a private key: it must be the one line that `adit keygen` prints", .0.display())]
@@ -126,13 +126,7 @@ impl PrivateKey {
         if !metadata.is_file() {
             return Err(KeyFileError::NotAFile(path.into()));
         }
-        if metadata.mode() & 0o077 != 0 {
-            return Err(KeyFileError::Open(path.into(), metadata.mode() & 0o7777));
-        }
-        let owner = metadata.uid();
-        if owner != 0 && owner != own_user().map_err(unreadable)? {
-            return Err(KeyFileError::Owner(path.into(), owner));
-        }
+        check_rights(path, metadata.mode(), metadata.uid(), own_user().map_err(unreadable)?)?;
         Self::read(file).map_err(unreadable)
     }
 
@@ -195,6 +189,17 @@ impl fmt::Display for PublicKey {
 impl fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// Whether nobody but `own` and root could read a file of this mode and owner, or put another in its place.
+fn check_rights(path: &Path, mode: u32, owner: u32, own: u32) -> Result<(), KeyFileError> {
+    if mode & 0o077 != 0 {
+        Err(KeyFileError::Open(path.into(), mode & 0o7777))
+    } else if owner != 0 && owner != own {
+        Err(KeyFileError::Owner(path.into(), owner))
+    } else {
+        Ok(())
     }
 }
 
@@ -303,6 +308,17 @@ mod tests {
         let Err(error) = PrivateKey::read_file(&path) else { panic!("accepted what is no key") };
         assert!(matches!(error, KeyFileError::Content(_)));
         assert!(!error.to_string().contains("not a key\n"));
+    }
+
+    #[test]
+    fn key_files_belong_to_us_or_root() {
+        let path = Path::new("key");
+        assert!(check_rights(path, 0o100_600, 1000, 1000).is_ok());
+        assert!(check_rights(path, 0o100_600, 0, 1000).is_ok());
+        for own in [0, 1001] {
+            let error = check_rights(path, 0o100_600, 1000, own).unwrap_err().to_string();
+            assert!(error.contains("belongs to user 1000") && error.contains("chown"), "{error}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod pubkey;
 mod status;
 mod up;
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, io::IsTerminal, path::PathBuf};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
@@ -96,8 +96,10 @@ fn log_to_stderr(filter: &str) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::builder().parse(filter).map_err(|error| {
         Failure::usage(format!("--log {filter:?} is not a level: {error}; write error, warn, info, debug or trace"))
     })?;
+    let colours = std::io::stderr().is_terminal();
     // Set already only when a test runs several verbs in one process.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).try_init();
     Ok(())
 }
 
