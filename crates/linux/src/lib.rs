@@ -9,6 +9,7 @@
 //! | [`udp`] | UDP sockets: batches, segmentation trains, GRO, packet info, path-MTU errors, steering |
 //! | [`netlink`] | links, addresses, routes, neighbours, forwarding database |
 //! | [`netns`] | network namespaces: named and anonymous, running code inside them |
+//! | [`ping`] | round trips by ICMP echo |
 //! | [`nft`] | nf_tables rule sets, replaced in one transaction |
 //! | [`capture`] | AF_PACKET capture with kernel timestamps |
 //! | [`privilege`] | user-namespace re-entry, capabilities, and what a process gives up |
@@ -19,6 +20,7 @@ mod syscall;
 pub mod capture;
 pub mod netlink;
 pub mod netns;
+pub mod ping;
 pub mod poll;
 pub mod privilege;
 pub mod sysctl;
