@@ -1,0 +1,174 @@
+//! That there is one demo at a time, and where it keeps its files.
+//!
+//! The lock stands where every demo of a user finds it, and goes with its holder, however that ends. Whoever holds it may
+//! remove what else there is: it can only be of a run that was killed.
+
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::{Failure, Result};
+
+/// The lock; released and removed with this value.
+#[derive(Debug)]
+pub(super) struct Lock {
+    /// Held open, since re-entering a user namespace hides the path that leads there.
+    directory: File,
+    name: String,
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock.
+    ///
+    /// # Errors
+    /// A demo is running already (its process is named), or there is no directory for the lock.
+    pub(super) fn take() -> Result<Self> {
+        // /proc/self belongs to the user whose process it is.
+        let uid = fs::metadata("/proc/self").map_or(u32::MAX, |metadata| metadata.uid());
+        let own = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+        if uid == 0 && Path::new("/run").is_dir() {
+            return Self::take_in(Path::new("/run"), "adit-demo.lock");
+        }
+        match own.filter(|directory| directory.is_dir()) {
+            Some(directory) => Self::take_in(&directory, "adit-demo.lock"),
+            None => Self::take_in(&std::env::temp_dir(), &format!("adit-demo-{uid}.lock")),
+        }
+    }
+
+    fn take_in(directory: &Path, name: &str) -> Result<Self> {
+        let path = directory.join(name);
+        let failed = |error: io::Error| {
+            Failure::failed(format!("the demo cannot lock {}: {error}", path.display()))
+                .with_remedy("remove that file, or set XDG_RUNTIME_DIR to a directory of your own")
+        };
+        let directory = File::open(directory).map_err(failed)?;
+        loop {
+            let mut options = File::options();
+            options.create(true).truncate(false).read(true).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+            let mut file = options.open(&path).map_err(failed)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(already_running(&mut file)),
+                Err(TryLockError::Error(error)) => return Err(failed(error)),
+            }
+            // Its last holder may have removed the file between our opening and locking it: then it protects nothing.
+            let ours = file.metadata().map_err(failed)?;
+            if fs::metadata(&path).is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino())) {
+                file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).map_err(failed)?;
+                return Ok(Self { directory, name: name.into(), _file: file });
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(format!("/proc/self/fd/{}/{}", self.directory.as_raw_fd(), self.name));
+    }
+}
+
+fn already_running(file: &mut File) -> Failure {
+    let mut text = String::new();
+    let _ = file.rewind().and_then(|()| file.take(20).read_to_string(&mut text));
+    let who = text.trim().parse::<u32>().map_or_else(|_| String::new(), |pid| format!(" (pid {pid})"));
+    Failure::failed(format!("a demo is already running{who}")).with_remedy("wait for it, or stop it with Ctrl-C")
+}
+
+/// The directory for the files of this run; removed with this value. In a re-entered namespace `/run` is ours alone.
+#[derive(Debug)]
+pub(super) struct Place {
+    path: PathBuf,
+    removed: bool,
+}
+
+impl Place {
+    /// Makes the directory anew; answers whether there was one of a killed run. Only for who holds the lock.
+    ///
+    /// # Errors
+    /// It cannot be made, or that of the killed run cannot be removed.
+    pub(super) fn make() -> Result<(Self, bool)> {
+        Self::make_at("/run/adit-demo".into())
+    }
+
+    fn make_at(path: PathBuf) -> Result<(Self, bool)> {
+        let failed = |error: io::Error| {
+            Failure::failed(format!("the demo cannot make its directory {}: {error}", path.display()))
+        };
+        let had_leftovers = match fs::remove_dir_all(&path) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(failed(error)),
+        };
+        DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
+        Ok((Self { path, removed: false }, had_leftovers))
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes it with all that is in it.
+    ///
+    /// # Errors
+    /// What could not be removed.
+    pub(super) fn remove(mut self) -> Result<()> {
+        self.removed = true;
+        fs::remove_dir_all(&self.path).map_err(|error| {
+            Failure::failed(format!("cannot remove {}: {error}", self.path.display())).with_remedy("remove it by hand")
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.removed {
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_one_at_a_time_and_no_lock_is_left() {
+        let outer = tempfile::tempdir().unwrap();
+        let first = Lock::take_in(outer.path(), "lock").unwrap();
+        let refused = Lock::take_in(outer.path(), "lock").unwrap_err();
+        assert!(refused.sentence().starts_with(&format!("a demo is already running (pid {})", std::process::id())));
+        drop(first);
+        drop(Lock::take_in(outer.path(), "lock").unwrap());
+        assert_eq!(fs::read_dir(outer.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_link_is_not_followed() {
+        let outer = tempfile::tempdir().unwrap();
+        let target = outer.path().join("target");
+        fs::write(&target, "precious").unwrap();
+        std::os::unix::fs::symlink(&target, outer.path().join("lock")).unwrap();
+        Lock::take_in(outer.path(), "lock").unwrap_err();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_removed() {
+        let outer = tempfile::tempdir().unwrap();
+        let path = outer.path().join("adit-demo");
+        fs::create_dir_all(path.join("berlin-adit0/state")).unwrap();
+        let (place, had_leftovers) = Place::make_at(path.clone()).unwrap();
+        assert!(had_leftovers);
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+        place.remove().unwrap();
+        assert!(!path.exists());
+        let (place, had_leftovers) = Place::make_at(path.clone()).unwrap();
+        assert!(!had_leftovers);
+        drop(place);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,243 @@
+//! The same TCP load on five paths, in turns, so that all of them see the machine's good and bad moments.
+
+use std::net::Ipv4Addr;
+use std::path::Path as FilePath;
+use std::time::Duration;
+
+use linux::netns::NetNs;
+
+use super::daemon::Daemon;
+use super::layout::{ADIT, CLASSIC, HOSTS, Host, Lane, VXLAN};
+use super::load::{self, Load};
+use super::reach::{self, Try};
+use super::report::screen::Screen;
+use super::report::{PerCall, Throughput};
+use super::topology::Topology;
+use super::watch::Watch;
+use crate::Result;
+use crate::api::Status;
+
+/// Names of the two paths that others are compared with.
+const VETH_PATH: &str = "veth pair";
+const VXLAN_PATH: &str = "kernel VXLAN";
+
+/// How long and how often.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan {
+    pub(super) duration: Duration,
+    pub(super) rounds: usize,
+}
+
+/// A path to be measured.
+struct Path<'a> {
+    name: &'static str,
+    what: &'static str,
+    from: (&'static str, &'a NetNs),
+    to: (&'static str, &'a NetNs, Ipv4Addr),
+    /// Who carries it: the sender's daemon and the receiver's.
+    daemons: Option<[&'a Daemon; 2]>,
+}
+
+/// What is there only to compare with: the classic daemons and the kernel's tunnel.
+struct Rivals<'a> {
+    topology: &'a Topology,
+    classic: Vec<Daemon>,
+}
+
+impl<'a> Rivals<'a> {
+    fn build(topology: &'a Topology, place: &FilePath, watch: &Watch) -> Result<Self> {
+        let mut classic = Vec::new();
+        for host in &HOSTS {
+            classic.push(Daemon::start(host, topology.host(host)?.net(), &CLASSIC, false, place)?);
+        }
+        classic.iter_mut().try_for_each(|daemon| daemon.wait_ready(watch))?;
+        let mtu = classic.first().map_or(Ok(0), |daemon| daemon.status().map(|status| status.device.mtu))?;
+        topology.add_lane(&CLASSIC, mtu)?;
+        let mtu = topology.add_vxlan()?;
+        topology.add_lane(&VXLAN, mtu)?;
+        Ok(Self { topology, classic })
+    }
+
+    fn remove(self) -> Result<()> {
+        let Self { topology, classic } = self;
+        topology.remove_lane(&VXLAN)?;
+        topology.remove_vxlan()?;
+        topology.remove_lane(&CLASSIC)?;
+        Daemon::stop_all(classic)
+    }
+}
+
+/// Measures every path; `daemons` are adit's, in the order of the hosts.
+///
+/// # Errors
+/// A path that does not carry the load, or a signal.
+pub(super) fn measure(
+    topology: &Topology,
+    daemons: &[Daemon],
+    place: &FilePath,
+    plan: Plan,
+    (screen, watch): (&Screen, &Watch),
+) -> Result<Vec<Throughput>> {
+    screen.progress("setting up the paths to compare with");
+    let rivals = Rivals::build(topology, place, watch)?;
+    let paths = paths(topology, daemons, &rivals.classic)?;
+    for path in &paths {
+        let attempt = Try { path: path.name, from: path.from, to: (path.to.0, path.to.2) };
+        reach::measure(&attempt, 1, watch)?;
+    }
+    let mut rounds: Vec<Vec<(Load, Option<PerCall>)>> = Vec::new();
+    for round in 1..=plan.rounds {
+        let mut measured = Vec::new();
+        for (number, path) in (1..).zip(&paths) {
+            let (name, all) = (path.name, paths.len());
+            screen.progress(&format!("{number}/{all}  {name}, round {round} of {}", plan.rounds));
+            measured.push(one(path, plan.duration, watch)?);
+        }
+        rounds.push(measured);
+    }
+    let table = summarise(&paths, &rounds);
+    drop(paths);
+    rivals.remove()?;
+    Ok(table)
+}
+
+fn paths<'a>(topology: &'a Topology, adit: &'a [Daemon], classic: &'a [Daemon]) -> Result<Vec<Path<'a>>> {
+    let [berlin, paris] = &HOSTS;
+    let ([web, db], [app, _]) = (&berlin.containers, &paris.containers);
+    let host = |host: &Host| topology.host(host).map(super::topology::Namespace::net);
+    let from = (web.name, topology.container(web)?.net());
+    let target = topology.container(app)?.net();
+    let to = |lane: &Lane| (app.name, target, lane.address(paris, app));
+    Ok(vec![
+        Path {
+            name: VETH_PATH,
+            what: "the bare cable",
+            from: (berlin.name, host(berlin)?),
+            to: (paris.name, host(paris)?, paris.underlay()),
+            daemons: None,
+        },
+        Path {
+            name: "veth + bridge",
+            what: "on one host",
+            from,
+            to: (db.name, topology.container(db)?.net(), ADIT.address(berlin, db)),
+            daemons: None,
+        },
+        Path { name: "classic TUN", what: "one packet per call", from, to: to(&CLASSIC), daemons: pair(classic) },
+        Path { name: "adit", what: "super-packets", from, to: to(&ADIT), daemons: pair(adit) },
+        Path { name: VXLAN_PATH, what: "all in the kernel", from, to: to(&VXLAN), daemons: None },
+    ])
+}
+
+fn pair(daemons: &[Daemon]) -> Option<[&Daemon; 2]> {
+    match daemons {
+        [sender, receiver, ..] => Some([sender, receiver]),
+        _ => None,
+    }
+}
+
+fn one(path: &Path<'_>, duration: Duration, watch: &Watch) -> Result<(Load, Option<PerCall>)> {
+    let status = || path.daemons.map(|daemons| daemons.map(Daemon::status));
+    let before = status();
+    let load = load::measure(path.from.1, (path.to.1, path.to.2), duration, watch)?;
+    let per_call = match (before, status()) {
+        (Some([sender_before, receiver_before]), Some([sender, receiver])) => {
+            Some(per_call([&sender_before?, &sender?], [&receiver_before?, &receiver?]))
+        }
+        _ => None,
+    };
+    Ok((load, per_call))
+}
+
+/// Packets per call between two moments, from each daemon's counters. The acknowledgements that go the other way share some of
+/// the calls; they are counted with the packets of their direction only.
+fn per_call(sender: [&Status; 2], receiver: [&Status; 2]) -> PerCall {
+    let counters = |status: &Status| {
+        status.workers.iter().fold([0u64; 6], |sums, worker| {
+            let own = [
+                worker.tx_packets,
+                worker.device_reads,
+                worker.tx_batches,
+                worker.rx_packets,
+                worker.rx_batches,
+                worker.device_writes,
+            ];
+            std::array::from_fn(|at| {
+                let (sum, own) = (sums.get(at).copied().unwrap_or(0), own.get(at).copied().unwrap_or(0));
+                sum.saturating_add(own)
+            })
+        })
+    };
+    let difference = |[before, after]: [&Status; 2]| {
+        let (before, after) = (counters(before), counters(after));
+        let mut grown = after;
+        for (grown, before) in grown.iter_mut().zip(before) {
+            *grown = grown.saturating_sub(before);
+        }
+        grown
+    };
+    let ratio = |packets: u64, calls: u64| if calls == 0 { 0.0 } else { packets as f64 / calls as f64 };
+    let [out, reads, sends, ..] = difference(sender);
+    let [_, _, _, taken, receives, writes] = difference(receiver);
+    PerCall {
+        read: ratio(out, reads),
+        sendmsg: ratio(out, sends),
+        recvmsg: ratio(taken, receives),
+        write: ratio(taken, writes),
+    }
+}
+
+fn summarise(paths: &[Path<'_>], rounds: &[Vec<(Load, Option<PerCall>)>]) -> Vec<Throughput> {
+    let at = |name: &str| paths.iter().position(|path| path.name == name).unwrap_or(0);
+    let speeds_of = |place: usize| -> Vec<f64> {
+        rounds.iter().filter_map(|round| round.get(place)).map(|(load, _)| load.gigabits_per_second()).collect()
+    };
+    let ratios_to = |speeds: &[f64], name: &str| {
+        let others = speeds_of(at(name));
+        median(speeds.iter().zip(others).map(|(own, other)| if other > 0.0 { own / other } else { 0.0 }).collect())
+    };
+    paths
+        .iter()
+        .enumerate()
+        .map(|(place, path)| {
+            let speeds = speeds_of(place);
+            let loads = || rounds.iter().filter_map(|round| round.get(place));
+            Throughput {
+                path: path.name,
+                from: path.from.0,
+                to: path.to.0,
+                what: path.what,
+                gbps: median(speeds.clone()),
+                times_vxlan: ratios_to(&speeds, VXLAN_PATH),
+                times_veth: ratios_to(&speeds, VETH_PATH),
+                rounds: speeds,
+                cpu_seconds_per_gb: median(loads().map(|(load, _)| load.cpu_seconds_per_gigabyte()).collect()),
+                packets_per_call: loads().filter_map(|(_, per_call)| *per_call).next_back(),
+            }
+        })
+        .collect()
+}
+
+/// The middle value, of an even number the mean of the two in the middle; 0 of none.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let half = values.len() / 2;
+    match (values.len() % 2, values.get(half), half.checked_sub(1).and_then(|below| values.get(below))) {
+        (1, Some(middle), _) => *middle,
+        (0, Some(above), Some(below)) => f64::midpoint(*above, *below),
+        _ => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_is_the_middle() {
+        assert_eq!(median(vec![]), 0.0);
+        assert_eq!(median(vec![3.0]), 3.0);
+        assert_eq!(median(vec![4.0, 1.0]), 2.5);
+        assert_eq!(median(vec![9.0, 1.0, 2.0]), 2.0);
+    }
+}
