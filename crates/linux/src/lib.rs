@@ -20,6 +20,7 @@ mod syscall;
 pub mod capture;
 pub mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod ping;
 pub mod poll;
 pub mod privilege;

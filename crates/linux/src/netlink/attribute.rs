@@ -32,16 +32,8 @@ impl<'a> Attribute<'a> {
         self.value.first().copied()
     }
 
-    pub(crate) fn u16_be(&self) -> Option<u16> {
-        self.array().map(u16::from_be_bytes)
-    }
-
     pub(crate) fn u32(&self) -> Option<u32> {
         self.array().map(u32::from_ne_bytes)
-    }
-
-    pub(crate) fn u32_be(&self) -> Option<u32> {
-        self.array().map(u32::from_be_bytes)
     }
 
     pub(crate) fn u64_be(&self) -> Option<u64> {
@@ -132,10 +124,6 @@ impl Writer {
         self.bytes(kind, &[value])
     }
 
-    pub(crate) fn u16_be(&mut self, kind: u16, value: u16) -> &mut Self {
-        self.bytes(kind, &value.to_be_bytes())
-    }
-
     pub(crate) fn u32_be(&mut self, kind: u16, value: u32) -> &mut Self {
         self.bytes(kind, &value.to_be_bytes())
     }
@@ -186,7 +174,7 @@ mod tests {
         let read: Vec<_> = attributes(writer.as_bytes()).collect();
         assert_eq!(read.len(), 3);
         assert_eq!(read[0].text(), "adit0");
-        assert_eq!(read[1].u32_be(), Some(7));
+        assert_eq!(read[1].array(), Some(7u32.to_be_bytes()));
         let inner: Vec<_> = read[2].nested().map(|attribute| (attribute.kind, attribute.value.to_vec())).collect();
         assert_eq!(inner, [(4, vec![9]), (5, vec![])]);
         assert!(!writer.overlong());
@@ -212,7 +200,7 @@ mod tests {
         fn any_bytes_are_walked_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
             let total: usize = attributes(&bytes).map(|attribute| {
                 attribute.nested().count();
-                let _ = (attribute.u8(), attribute.u16_be(), attribute.u32(), attribute.u32_be(), attribute.u64_be());
+                let _ = (attribute.u8(), attribute.u32(), attribute.u64_be());
                 let _ = (attribute.text(), attribute.address());
                 attribute.value.len() + HEADER
             }).sum();

@@ -24,8 +24,8 @@ pub use monitor::{Changes, Monitor};
 pub use neighbour::{Neighbour, NeighbourState};
 pub use route::{PROTOCOL, Route, RouteKind, RouteLookup};
 
-use attribute::{Attribute, attributes};
-use socket::Socket;
+pub(crate) use attribute::{Attribute, NESTED, Writer, attributes};
+pub(crate) use socket::{Socket, Verdict, append_message, messages};
 
 use std::fmt::Arguments;
 use std::net::IpAddr;

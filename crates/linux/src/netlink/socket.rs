@@ -175,6 +175,15 @@ impl Socket {
         syscall!(setsockopt(self.fd.as_raw_fd(), level, option, pointer, size_of::<T>() as libc::socklen_t)).map(drop)
     }
 
+    /// Lets a datagram of this many bytes be sent, as far as the system allows: the kernel refuses one that is larger than the
+    /// socket's buffer.
+    pub(crate) fn make_room(&self, length: usize) {
+        let wanted = libc::c_int::try_from(length).unwrap_or(libc::c_int::MAX);
+        if self.set_option(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &wanted).is_err() {
+            let _ = self.set_option(libc::SOL_SOCKET, libc::SO_SNDBUF, &wanted);
+        }
+    }
+
     /// A sequence number not used before (until they wrap).
     pub(crate) fn next_sequence(&mut self) -> u32 {
         self.sequence = self.sequence.wrapping_add(1);

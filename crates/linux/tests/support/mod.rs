@@ -79,3 +79,13 @@ pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) 
         std::thread::sleep(Duration::from_millis(2));
     }
 }
+
+/// The largest segment that a TCP connection sends, in bytes (`TCP_MAXSEG`).
+pub(crate) fn segment_size(stream: &std::net::TcpStream) -> i32 {
+    use std::os::fd::AsRawFd;
+    let (mut size, mut length) = (0i32, 4);
+    let pointer = std::ptr::from_mut(&mut size).cast();
+    // SAFETY: pointer and length describe an integer that outlives the call.
+    unsafe { libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_MAXSEG, pointer, &mut length) };
+    size
+}
