@@ -308,6 +308,46 @@ fn what_is_left_out_has_a_default() {
 }
 
 #[test]
+fn the_documented_example_means_what_it_says() {
+    let text = include_str!("../../../docs/CONFIGURATION.md");
+    let example = text.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let tunnel = parse(example).unwrap();
+    // It says that the rest repeats defaults.
+    let short = parse(
+        "device.addresses = [\"10.77.0.1/24\", \"fd77::1/64\"]\n[[peer]]\nname = \"berlin\"\nendpoint = \"192.0.2.2:7777\"\n\
+         allowed-ips = [\"10.77.0.2/32\", \"10.42.7.0/24\", \"fd77::2/128\"]\ntransport = \"plain\"\n",
+    )
+    .unwrap();
+    assert_eq!(tunnel.device.name, short.device.name);
+    assert_eq!(tunnel.device.addresses, short.device.addresses);
+    assert_eq!(tunnel.device.mtu, short.device.mtu);
+    assert_eq!(tunnel.transport.listen, short.transport.listen);
+    assert_eq!(tunnel.transport.workers, short.transport.workers);
+    assert_eq!(tunnel.transport.offload, short.transport.offload);
+    assert_eq!(tunnel.transport.busy_poll, short.transport.busy_poll);
+    assert_eq!(tunnel.peers, short.peers);
+}
+
+#[test]
+fn every_example_in_the_documents_is_accepted() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut examples = 0;
+    for directory in [root.clone(), root.join("docs")] {
+        let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+        for file in files.filter(|file| file.extension().is_some_and(|extension| extension == "md")) {
+            let text = fs::read_to_string(&file).unwrap();
+            for example in text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+                if let Err(error) = config::parse(&file, example.to_owned()) {
+                    panic!("{error}\n{example}");
+                }
+                examples += 1;
+            }
+        }
+    }
+    assert!(examples > 0);
+}
+
+#[test]
 fn limits_themselves_are_accepted() {
     for text in [
         device("mtu = 576"),

@@ -486,6 +486,32 @@ mod tests {
     }
 
     #[test]
+    fn a_daemon_that_talks_nonsense_is_reported() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = control_socket(directory.path(), "adit0");
+        let listener = UnixListener::bind(&path).unwrap();
+        let answers = [
+            &b""[..],
+            b"\n",
+            b"hello\n",
+            b"{\"answer\":\"maybe\"}\n",
+            b"{\"answer\":\"status\",\"body\":{}}\n",
+            b"\xff\n",
+        ];
+        let daemon = thread::spawn(move || {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.write_all(answer).unwrap();
+            }
+        });
+        for answer in answers {
+            let error = api::call(&path, Request::Status).unwrap_err();
+            assert!(matches!(error, CallError::Broken(..)), "{answer:?}: {error}");
+        }
+        daemon.join().unwrap();
+    }
+
+    #[test]
     fn a_path_too_long_is_explained() {
         let directory = tempfile::tempdir().unwrap();
         let long = directory.path().join("x".repeat(120));

@@ -13,7 +13,7 @@ pub(super) fn print(text: &str) -> Result<bool> {
     write(text.as_bytes())
 }
 
-/// [`print`] for bytes.
+/// [`print()`] for bytes.
 pub(super) fn write(bytes: &[u8]) -> Result<bool> {
     let mut stdout = io::stdout().lock();
     outcome(stdout.write_all(bytes).and_then(|()| stdout.flush()))
