@@ -283,3 +283,132 @@ fn icmp_v6_meaning(message: &IcmpMessage<'_>) -> String {
         (kind, code) => format!("type {kind}, code {code}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::icmp::{IcmpHeader, Unreachable, error_reply};
+    use crate::ip::IpHeader;
+    use crate::tcp::TcpHeader;
+    use crate::udp::UdpHeader;
+
+    const PORTS: TunnelPorts = TunnelPorts { adit: Some(8285), vxlan: Some(4789) };
+
+    fn ip(host: u8, protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let header = IpHeader::new([10, host, 0, 1].into(), [10, host, 0, 2].into(), protocol);
+        let mut bytes = vec![0; 20];
+        header.emit(payload.len(), &mut bytes).unwrap();
+        bytes.extend(payload);
+        bytes
+    }
+
+    fn udp(port: u16, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; 8 + payload.len()];
+        UdpHeader { source_port: 40_000, destination_port: port }
+            .emit(Default::default(), payload, &mut bytes)
+            .unwrap();
+        bytes
+    }
+
+    fn tcp(payload: &[u8]) -> Vec<u8> {
+        let header = TcpHeader {
+            source_port: 1,
+            destination_port: 2,
+            sequence: 3,
+            acknowledgement: 4,
+            flags: flags::SYN | flags::ACK,
+            window: 5,
+            options: &[2, 4, 5, 0xb4],
+        };
+        let mut bytes = vec![0; 24 + payload.len()];
+        header.emit(Default::default(), payload, &mut bytes).unwrap();
+        bytes
+    }
+
+    fn text(link: LinkLayer, bytes: &[u8]) -> Vec<String> {
+        let layers = describe(link, bytes, &PORTS);
+        layers.into_iter().map(|layer| format!("{}: {}", layer.name, layer.summary)).collect()
+    }
+
+    #[test]
+    fn a_packet_in_a_plain_tunnel() {
+        let inner = ip(1, protocol::TCP, &tcp(b"xy"));
+        let bytes = ip(0, protocol::UDP, &udp(8285, &inner));
+        let expected = [
+            "IPv4: 10.0.0.1 → 10.0.0.2, 74 B, ttl 64, id 0, DF",
+            "UDP: 40000 → 8285, 46 B",
+            "IPv4: 10.1.0.1 → 10.1.0.2, 46 B, ttl 64, id 0, DF",
+            "TCP: 1 → 2 SYN ACK, seq 3, ack 4, window 5, mss 1460, 2 B",
+        ];
+        assert_eq!(text(LinkLayer::Ip, &bytes), expected);
+        // A capture cut in the inner TCP header.
+        let cut = text(LinkLayer::Ip, &bytes[..60]);
+        assert_eq!(cut[0], "IPv4: 10.0.0.1 → 10.0.0.2, 74 B (60 captured), ttl 64, id 0, DF");
+        assert_eq!(cut[3], "TCP: too short for its header (12 B)");
+    }
+
+    #[test]
+    fn a_frame_in_vxlan() {
+        let request = ArpPacket {
+            operation: Operation::Request,
+            sender_mac: MacAddress([2, 0, 0, 0, 0, 1]),
+            sender: [10, 0, 0, 1].into(),
+            target_mac: MacAddress::default(),
+            target: [10, 0, 0, 2].into(),
+        };
+        let vxlan = [&[8, 0, 0, 0, 0, 1, 2, 0][..], &request.emit_frame()].concat();
+        let bytes = ip(0, protocol::UDP, &udp(4789, &vxlan));
+        let expected =
+            ["VXLAN: network 258", "Ethernet: 02:00:00:00:00:01 → broadcast", "ARP: who has 10.0.0.2? tell 10.0.0.1"];
+        assert_eq!(text(LinkLayer::Ip, &bytes)[2..], expected);
+        let reply = request.reply(MacAddress([2, 0, 0, 0, 0, 2])).unwrap();
+        let tagged = [&reply.emit_frame()[..12], &[0x81, 0, 0, 5], &reply.emit_frame()[12..]].concat();
+        let expected =
+            ["Ethernet: 02:00:00:00:00:02 → 02:00:00:00:00:01", "VLAN: id 5", "ARP: 10.0.0.2 is at 02:00:00:00:00:02"];
+        assert_eq!(text(LinkLayer::Ethernet, &tagged), expected);
+    }
+
+    #[test]
+    fn icmp_in_words() {
+        let mut echo = [0; 12];
+        IcmpHeader { kind: 8, code: 0, rest: [0, 7, 0, 9] }.emit(None, &[0; 4], &mut echo).unwrap();
+        let bytes = ip(0, protocol::ICMP, &echo);
+        assert_eq!(text(LinkLayer::Ip, &bytes)[1], "ICMP: echo request, id 7, sequence 9, 4 B");
+        let mut error = [0; 600];
+        let original = ip(0, protocol::UDP, &udp(1, &[]));
+        let original = IpPacket::parse(&original).unwrap();
+        error_reply(&original, [10, 0, 0, 9].into(), Unreachable::TooBig { mtu: 1400 }, &mut error).unwrap();
+        assert_eq!(text(LinkLayer::Ip, &error)[1], "ICMP: packet too big, mtu 1400");
+    }
+
+    #[test]
+    fn encrypted_datagrams_are_named() {
+        let last = |payload: &[u8]| text(LinkLayer::Ip, &ip(0, protocol::UDP, &udp(8285, payload))).pop().unwrap();
+        assert_eq!(last(&[0xa4, 0, 0, 0, 9]), "sealed: encrypted data, 5 B");
+        assert_eq!(last(&[1, 0, 0, 0, 9]), "WireGuard: handshake initiation, 5 B");
+        assert_eq!(last(&[0xff]), "data: 1 B");
+        assert_eq!(last(&[]), "UDP: 40000 → 8285, 0 B");
+    }
+
+    #[test]
+    fn tunnels_in_tunnels_end() {
+        let mut bytes = ip(0, protocol::UDP, &udp(8285, &[0x45]));
+        for _ in 0..20 {
+            bytes = ip(0, protocol::UDP, &udp(8285, &bytes));
+        }
+        assert_eq!(text(LinkLayer::Ip, &bytes).len(), 2 * (MAX_DEPTH + 1));
+    }
+
+    #[test]
+    fn every_cut_says_something() {
+        let inner = ip(1, protocol::TCP, &tcp(b"xy"));
+        let bytes = ip(0, protocol::UDP, &udp(8285, &inner));
+        for length in 0..bytes.len() {
+            for link in [LinkLayer::Ip, LinkLayer::Ethernet] {
+                assert!(!describe(link, &bytes[..length], &PORTS).is_empty());
+            }
+        }
+        assert_eq!(text(LinkLayer::Ip, &[]), ["IP: too short for its header (0 B)"]);
+        assert_eq!(text(LinkLayer::Ethernet, &[0; 20]), ["Ethernet: undefined value in a header field (20 B)"]);
+    }
+}

@@ -128,3 +128,78 @@ fn later_header(fixed: &[u8; V4_HEADER_LEN], options: &[u8], header: &mut [u8; M
     header[0] = 0x40 | (length / 4) as u8;
     length
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A packet of 68 bytes: options no-operation, record route (not copied), loose source route (copied).
+    fn packet(fragment_word: u16) -> Vec<u8> {
+        let mut bytes = vec![0x48, 0xb9, 0, 68, 0x12, 0x34, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+        bytes[6..8].copy_from_slice(&fragment_word.to_be_bytes());
+        bytes.extend([1, 7, 3, 4, 131, 3, 4, 0, 0, 0, 0, 0]);
+        bytes.extend(0..36);
+        bytes
+    }
+
+    fn fragments(bytes: &[u8], mtu: usize) -> Result<Vec<Vec<u8>>, NotFragmentable> {
+        let mut fragments = Vec::new();
+        let packet = IpPacket::parse(bytes).unwrap();
+        let count = fragment_v4(&packet, mtu, &mut |header, piece| fragments.push([header, piece].concat()))?;
+        assert_eq!(count, fragments.len());
+        Ok(fragments)
+    }
+
+    #[test]
+    fn literal_fragments() {
+        let all = fragments(&packet(0), 48).unwrap();
+        // 16 bytes behind the whole header of 32, then 20 behind one of 24 with the copied option.
+        let lengths: Vec<_> = all.iter().map(Vec::len).collect();
+        assert_eq!(lengths, [48, 44]);
+        for fragment in &all {
+            let view = IpPacket::parse(fragment).unwrap();
+            assert!(view.header_checksum_ok());
+            assert_eq!((view.v4_id(), view.traffic_class(), view.ttl()), (0x1234, 0xb9, 64));
+        }
+        assert_eq!((all[0][0], &all[0][6..8]), (0x48, &[0x20, 0][..]));
+        assert_eq!(all[0][20..], packet(0)[20..48]);
+        assert_eq!((all[1][0], &all[1][6..8]), (0x46, &[0, 2][..]));
+        assert_eq!(all[1][20..24], [131, 3, 4, 0]);
+        assert_eq!(all[1][24..], packet(0)[48..]);
+    }
+
+    #[test]
+    fn a_fragment_keeps_its_place() {
+        let all = fragments(&packet(0x2000 | 100), 48).unwrap();
+        assert_eq!(all[0][6..8], (0x2000u16 | 100).to_be_bytes());
+        assert_eq!(all[1][6..8], (0x2000u16 | 102).to_be_bytes());
+        let all = fragments(&packet(100), 48).unwrap();
+        assert_eq!(all[1][6..8], 102u16.to_be_bytes());
+    }
+
+    #[test]
+    fn what_fits_stays_whole() {
+        assert_eq!(fragments(&packet(V4_OFFSET), 68).unwrap(), [packet(V4_OFFSET)]);
+        assert_eq!(fragments(&packet(0x4000), 1500).unwrap(), [packet(0x4000)]);
+    }
+
+    #[test]
+    fn refusals() {
+        assert_eq!(fragments(&packet(0x4000), 67), Err(NotFragmentable::DontFragment));
+        assert_eq!(fragments(&packet(0), 39), Err(NotFragmentable::Mtu));
+        assert!(fragments(&packet(0), 40).is_ok());
+        assert_eq!(fragments(&packet(V4_OFFSET), 48), Err(NotFragmentable::Offset));
+        let mut v6 = vec![0; 60];
+        (v6[0], v6[5], v6[6]) = (0x60, 20, 17);
+        assert_eq!(fragments(&v6, 59), Err(NotFragmentable::Version6));
+    }
+
+    #[test]
+    fn malformed_options_end_the_list() {
+        for option in [[131, 0], [131, 1], [131, 200]] {
+            let mut bytes = packet(0);
+            bytes[20..22].copy_from_slice(&option);
+            assert_eq!(fragments(&bytes, 48).unwrap()[1][0], 0x45);
+        }
+    }
+}

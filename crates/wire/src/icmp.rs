@@ -276,3 +276,161 @@ fn is_icmp_error(packet: &IpPacket<'_>) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V4_ROUTER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
+    fn v4(protocol: u8, payload: &[u8]) -> Vec<u8> {
+        packet([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), protocol, payload)
+    }
+
+    fn v6(protocol: u8, payload: &[u8]) -> Vec<u8> {
+        packet([0xfd; 16].into(), [0xfc; 16].into(), protocol, payload)
+    }
+
+    fn packet(source: IpAddr, destination: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; 40];
+        let length = IpHeader::new(source, destination, protocol).emit(payload.len(), &mut bytes).unwrap();
+        bytes.truncate(length);
+        bytes.extend(payload);
+        bytes
+    }
+
+    fn reply_to(bytes: &[u8], what: Unreachable) -> Option<Vec<u8>> {
+        let original = IpPacket::parse(bytes).unwrap();
+        let source = match original.version() {
+            Version::V4 => V4_ROUTER,
+            Version::V6 => IpAddr::from([0xfe; 16]),
+        };
+        let mut out = vec![0xee; ERROR_MAX];
+        let length = error_reply(&original, source, what, &mut out)?;
+        out.truncate(length);
+        let reply = IpPacket::parse(&out).unwrap();
+        assert!(reply.header_checksum_ok() && checksum_sum(&reply).is_valid());
+        assert_eq!((reply.source(), reply.destination(), reply.ttl()), (source, original.source(), 64));
+        Some(out)
+    }
+
+    #[test]
+    fn literal_bytes_both_ways() {
+        let header = IcmpHeader { kind: 8, code: 0, rest: [0x12, 0x34, 0, 1] };
+        let mut out = [0; 10];
+        assert_eq!(header.emit(None, &[0xab, 0xcd], &mut out), Some(10));
+        assert_eq!(out, [8, 0, 0x39, 0xfd, 0x12, 0x34, 0, 1, 0xab, 0xcd]);
+        let message = IcmpMessage::parse(&out).unwrap();
+        assert_eq!((message.kind(), message.code(), message.checksum()), (8, 0, 0x39fd));
+        assert_eq!((message.rest(), message.payload()), ([0x12, 0x34, 0, 1], &[0xab, 0xcd][..]));
+        assert_eq!(header.emit(None, &[0xab, 0xcd], &mut out[..9]), None);
+        for length in 0..8 {
+            assert_eq!(IcmpMessage::parse(&out[..length]).unwrap_err(), Malformed::Truncated);
+        }
+    }
+
+    #[test]
+    fn too_big_names_the_mtu_and_quotes_the_packet() {
+        let original = v4(protocol::UDP, &[7; 1000]);
+        let reply = reply_to(&original, Unreachable::TooBig { mtu: 1280 }).unwrap();
+        assert_eq!((reply.len(), reply[1]), (V4_ERROR_MAX, 0xc0));
+        assert_eq!((&reply[20..22], &reply[24..28]), (&[3, 4][..], &[0, 0, 5, 0][..]));
+        assert_eq!(reply[28..], original[..548]);
+        let reply = reply_to(&original, Unreachable::TooBig { mtu: 70_000 }).unwrap();
+        assert_eq!(reply[24..28], [0, 0, 0xff, 0xff]);
+
+        let original = v6(protocol::UDP, &[7; 2000]);
+        let reply = reply_to(&original, Unreachable::TooBig { mtu: 70_000 }).unwrap();
+        assert_eq!(reply.len(), ERROR_MAX);
+        assert_eq!((&reply[40..42], &reply[44..48]), (&[2, 0][..], &70_000u32.to_be_bytes()[..]));
+        assert_eq!(reply[48..], original[..1232]);
+    }
+
+    #[test]
+    fn other_errors_have_their_codes() {
+        let code = |bytes: &[u8], what, at: usize| {
+            let reply = reply_to(bytes, what).unwrap();
+            assert_eq!(reply[at + 8..], *bytes);
+            (reply[at], reply[at + 1])
+        };
+        let (four, six) = (v4(protocol::UDP, &[1, 2]), v6(protocol::UDP, &[1, 2]));
+        assert_eq!(code(&four, Unreachable::NoRoute, 20), (3, 0));
+        assert_eq!(code(&four, Unreachable::Prohibited, 20), (3, 13));
+        assert_eq!(code(&six, Unreachable::NoRoute, 40), (1, 0));
+        assert_eq!(code(&six, Unreachable::Prohibited, 40), (1, 1));
+    }
+
+    #[test]
+    fn errors_are_not_answered_but_queries_are() {
+        for kind in 0..=255u8 {
+            let message = [kind, 0, 0, 0, 0, 0, 0, 0];
+            let answered = reply_to(&v4(protocol::ICMP, &message), Unreachable::NoRoute).is_some();
+            assert_eq!(answered, !matches!(kind, 3 | 4 | 5 | 11 | 12), "{kind}");
+            let answered = reply_to(&v6(protocol::ICMPV6, &message), Unreachable::NoRoute).is_some();
+            assert_eq!(answered, !matches!(kind, 0..=127 | 137), "{kind}");
+        }
+        assert_eq!(reply_to(&v4(protocol::ICMP, &[]), Unreachable::NoRoute), None);
+        assert_eq!(reply_to(&v6(protocol::ICMPV6, &[]), Unreachable::NoRoute), None);
+    }
+
+    #[test]
+    fn later_fragments_are_not_answered() {
+        for (word, answered) in [(0x2000u16, true), (0x2001, false), (1, false)] {
+            let mut original = v4(protocol::UDP, &[0; 8]);
+            original[6..8].copy_from_slice(&word.to_be_bytes());
+            assert_eq!(reply_to(&original, Unreachable::NoRoute).is_some(), answered);
+        }
+    }
+
+    #[test]
+    fn only_single_hosts_are_answered() {
+        let no_route = Unreachable::NoRoute;
+        let host = IpAddr::from([10, 0, 0, 1]);
+        for other in [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [240, 0, 0, 1], [255; 4]] {
+            assert_eq!(reply_to(&packet(other.into(), host, protocol::UDP, &[]), no_route), None);
+            assert_eq!(reply_to(&packet(host, other.into(), protocol::UDP, &[]), no_route), None);
+        }
+        let host = IpAddr::from([0xfd; 16]);
+        let group = "ff02::1".parse().unwrap();
+        for other in ["::".parse().unwrap(), "::1".parse().unwrap(), group] {
+            assert_eq!(reply_to(&packet(other, host, protocol::UDP, &[]), no_route), None);
+            assert_eq!(reply_to(&packet(host, other, protocol::UDP, &[]), no_route), None);
+        }
+        let too_big = Unreachable::TooBig { mtu: 1280 };
+        assert!(reply_to(&packet(host, group, protocol::UDP, &[]), too_big).is_some());
+    }
+
+    #[test]
+    fn no_answer_without_room_or_from_the_other_version() {
+        let bytes = v4(protocol::UDP, &[1, 2]);
+        let original = IpPacket::parse(&bytes).unwrap();
+        let mut out = [0; 50];
+        assert_eq!(error_reply(&original, V4_ROUTER, Unreachable::NoRoute, &mut out), Some(50));
+        assert_eq!(error_reply(&original, V4_ROUTER, Unreachable::NoRoute, &mut out[..49]), None);
+        assert_eq!(error_reply(&original, [0xfd; 16].into(), Unreachable::NoRoute, &mut [0; 999]), None);
+    }
+
+    #[test]
+    fn an_echo_comes_back() {
+        let four = IpHeader::new([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), protocol::ICMP);
+        let six = IpHeader::new([0xfd; 16].into(), [0xfc; 16].into(), protocol::ICMPV6);
+        for (ip, asked, answer) in [(four, 8, 0), (six, 128, 129)] {
+            let mut request = [0; 54];
+            let icmp = IcmpHeader { kind: asked, code: 0, rest: [1, 2, 3, 4] };
+            let length = emit_packet(&ip, icmp, b"hello!", &mut request).unwrap();
+            let mut request = request[..length].to_vec();
+            let mut out = vec![0; length];
+            let packet = IpPacket::parse(&request).unwrap();
+            assert_eq!(echo_reply(&packet, &mut out), Some(length));
+            let reply = IpPacket::parse(&out).unwrap();
+            assert_eq!((reply.source(), reply.destination()), (ip.destination, ip.source));
+            assert!(reply.header_checksum_ok() && checksum_sum(&reply).is_valid());
+            assert_eq!(reply.payload()[0], answer);
+            assert_eq!(reply.payload()[4..], *b"\x01\x02\x03\x04hello!");
+            assert_eq!(echo_reply(&reply, &mut vec![0; length]), None, "an answer is not answered");
+            assert_eq!(echo_reply(&packet, &mut out[..length - 1]), None);
+            request[length - 1] ^= 1;
+            assert_eq!(echo_reply(&IpPacket::parse(&request).unwrap(), &mut out), None, "a wrong checksum");
+        }
+    }
+}

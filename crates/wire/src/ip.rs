@@ -176,16 +176,17 @@ impl<'a> IpPacket<'a> {
                     let [_, units] = rest.first_chunk().ok_or(Malformed::ExtensionHeaders)?;
                     (usize::from(*units) + 1) * 8
                 }
-                // RFC 4302, section 2.2: in units of 4 bytes, minus 2.
-                protocol::AUTHENTICATION => {
-                    let [_, units] = rest.first_chunk().ok_or(Malformed::ExtensionHeaders)?;
-                    (usize::from(*units) + 2) * 4
-                }
+                // RFC 4302, section 2.2: in units of 4 bytes, minus 2; the fixed fields are 12 bytes.
+                protocol::AUTHENTICATION => match rest.first_chunk() {
+                    Some([_, units]) if *units > 0 => (usize::from(*units) + 2) * 4,
+                    _ => return Err(Malformed::ExtensionHeaders),
+                },
                 protocol::FRAGMENT => {
                     let [_, _, high, low, ..] = rest.first_chunk::<8>().ok_or(Malformed::ExtensionHeaders)?;
                     // RFC 8200, section 4.5: 13 bits of offset, 2 reserved, the "more" flag.
                     self.fragment = match u16::from_be_bytes([*high, *low]) & 0xfff9 {
-                        0 => Fragment::None,
+                        // A second such header may be atomic, the packet is not.
+                        0 => self.fragment,
                         1 => Fragment::First,
                         _ => Fragment::Later,
                     };
@@ -670,6 +671,8 @@ mod tests {
         let later = IpPacket::parse(&bytes).unwrap();
         assert_eq!((later.fragment(), later.protocol(), later.header_len()), (Fragment::Later, protocol::ROUTING, 48));
         let bytes = v6(protocol::FRAGMENT, &[17, 0, 0, 1, 0, 0, 0, 7]);
+        assert_eq!(IpPacket::parse(&bytes).unwrap().fragment(), Fragment::First);
+        let bytes = v6(protocol::FRAGMENT, &[44, 0, 0, 1, 0, 0, 0, 7, 17, 0, 0, 0, 0, 0, 0, 7]);
         assert_eq!(IpPacket::parse(&bytes).unwrap().fragment(), Fragment::First);
         let bytes = v6(protocol::NO_NEXT_HEADER, &[1, 2]);
         assert_eq!(IpPacket::parse(&bytes).unwrap().protocol(), protocol::NO_NEXT_HEADER);

@@ -11,7 +11,7 @@ mod support;
 use std::fs;
 use std::path::PathBuf;
 
-use support::{Segment, Stream};
+use support::{Segment, Stream, plain};
 use wire::arp::{ArpPacket, Operation};
 use wire::ethernet::MacAddress;
 use wire::icmp::{self, IcmpHeader, Unreachable};
@@ -102,28 +102,7 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
 }
 
 fn stream(v6: bool, tcp: bool) -> Stream {
-    let first = Segment {
-        v6,
-        tcp,
-        hosts: (1, 2),
-        ports: (40_000, 5201),
-        class: 2,
-        ttl: 63,
-        id: 0xfffe,
-        dont_fragment: tcp,
-        label: 0x12345,
-        sequence: 0xffff_fff0,
-        acknowledgement: 1,
-        window: 512,
-        push: false,
-        fin: false,
-        syn: false,
-        congestion_echo: false,
-        window_reduced: false,
-        options: vec![1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8],
-        payload: vec![],
-    };
-    Stream { first, size: 48, full: 3, last: 7, push: tcp, fin: false }
+    Stream { first: plain(v6, tcp, &[]), size: 48, full: 3, last: 7, push: tcp, fin: false }
 }
 
 /// The stream as a batch: the first packet whole, the others as its continuation.
@@ -144,8 +123,7 @@ fn batch(stream: &Stream) -> Vec<u8> {
 
 /// `inner` in a UDP datagram over IPv4.
 fn tunnel(port: u16, inner: &[u8]) -> Vec<u8> {
-    let outer = stream(false, false).first;
-    Segment { ports: (port, port), payload: inner.to_vec(), ..outer }.bytes()
+    Segment { ports: (port, port), ..plain(false, false, inner) }.bytes()
 }
 
 fn ping(v6: bool) -> Vec<u8> {

@@ -98,6 +98,31 @@ impl Segment {
     }
 }
 
+/// A TCP segment or UDP datagram between two hosts, with `payload`.
+pub(crate) fn plain(v6: bool, tcp: bool, payload: &[u8]) -> Segment {
+    Segment {
+        v6,
+        tcp,
+        hosts: (1, 2),
+        ports: (40_000, 5201),
+        class: 2,
+        ttl: 63,
+        id: 0xfffe,
+        dont_fragment: tcp,
+        label: 0x12345,
+        sequence: 0xffff_fff0,
+        acknowledgement: 1,
+        window: 512,
+        push: false,
+        fin: false,
+        syn: false,
+        congestion_echo: false,
+        window_reduced: false,
+        options: vec![1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8],
+        payload: payload.to_vec(),
+    }
+}
+
 /// A run of segments as one sender's segmentation makes it: equal sizes, then perhaps a shorter one with PSH or FIN.
 #[derive(Clone, Debug)]
 pub(crate) struct Stream {

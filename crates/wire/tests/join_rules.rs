@@ -1,0 +1,246 @@
+//! Which packets are joined, which are not, and in which order they leave.
+#![allow(clippy::unwrap_used, reason = "what a test prepares must succeed")]
+
+mod support;
+
+use support::{Segment, Stream, plain};
+use wire::coalesce::{Coalescer, Joins, SLOTS};
+use wire::ip::{IpHeader, IpPacket, protocol};
+use wire::vnet::{GSO_UDP_L4, VnetHdr};
+
+/// Number of packets in each write, and the writes.
+struct Device {
+    coalescer: Coalescer,
+    written: Vec<(VnetHdr, Vec<u8>)>,
+}
+
+impl Device {
+    fn new() -> Self {
+        Self { coalescer: Coalescer::new(Joins::ALL), written: Vec::new() }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        let packet = IpPacket::parse(bytes).unwrap();
+        self.coalescer.push(&packet, &mut |vnet, bytes| self.written.push((*vnet, bytes.to_vec())));
+    }
+
+    fn flush(&mut self) {
+        self.coalescer.flush(&mut |vnet, bytes| self.written.push((*vnet, bytes.to_vec())));
+    }
+
+    /// What has been written since the last call, as packets per write.
+    fn take(&mut self) -> Vec<usize> {
+        self.written.drain(..).map(|(vnet, bytes)| support::split(vnet, &bytes).len()).collect()
+    }
+}
+
+fn run(packets: &[Vec<u8>]) -> Vec<usize> {
+    let mut device = Device::new();
+    packets.iter().for_each(|packet| device.push(packet));
+    device.flush();
+    device.take()
+}
+
+fn segments(v6: bool, tcp: bool, count: usize) -> Vec<Segment> {
+    Stream { first: plain(v6, tcp, &[]), size: 10, full: count, last: 0, push: false, fin: false }.segments()
+}
+
+/// Four packets of a run of which the second is changed: nothing may be joined with it.
+fn alone(v6: bool, tcp: bool, change: impl Fn(&mut Segment)) {
+    let mut run_of = segments(v6, tcp, 4);
+    change(&mut run_of[1]);
+    let packets: Vec<_> = run_of.iter().map(Segment::bytes).collect();
+    assert_eq!(run(&packets), [1, 1, 2], "IPv{} {}", if v6 { 6 } else { 4 }, if tcp { "TCP" } else { "UDP" });
+}
+
+#[test]
+fn what_differs_in_a_header_is_not_joined() {
+    for v6 in [false, true] {
+        for tcp in [false, true] {
+            alone(v6, tcp, |segment| segment.class ^= 1);
+            alone(v6, tcp, |segment| segment.class ^= 4);
+            alone(v6, tcp, |segment| segment.ttl -= 1);
+        }
+        alone(v6, true, |segment| segment.sequence += 1);
+        alone(v6, true, |segment| segment.acknowledgement += 1);
+        alone(v6, true, |segment| segment.window += 1);
+        alone(v6, true, |segment| segment.congestion_echo = true);
+        alone(v6, true, |segment| segment.window_reduced = true);
+        alone(v6, true, |segment| segment.syn = true);
+        alone(v6, true, |segment| segment.options.clear());
+        alone(v6, true, |segment| segment.options[5] += 1);
+        alone(v6, true, |segment| segment.payload.clear());
+        alone(true, v6, |segment| segment.label += 1);
+        alone(false, v6, |segment| segment.id ^= 2);
+        alone(false, v6, |segment| segment.dont_fragment ^= true);
+    }
+}
+
+#[test]
+fn a_longer_packet_starts_a_run_of_its_own() {
+    let mut run_of = segments(false, false, 4);
+    run_of[1].payload.push(0);
+    let packets: Vec<_> = run_of.iter().map(Segment::bytes).collect();
+    // The third is shorter than the second, so it may close that one's run.
+    assert_eq!(run(&packets), [1, 2, 1]);
+}
+
+#[test]
+fn a_shorter_packet_push_and_fin_close_a_run() {
+    let changes: [fn(&mut Segment); 3] =
+        [|segment| segment.push = true, |segment| segment.fin = true, |segment| segment.payload.truncate(9)];
+    for change in changes {
+        let mut run_of = segments(false, true, 4);
+        change(&mut run_of[1]);
+        let mut device = Device::new();
+        run_of[..2].iter().for_each(|segment| device.push(&segment.bytes()));
+        assert_eq!(device.take(), [2], "leaves at once");
+        run_of[2..].iter().for_each(|segment| device.push(&segment.bytes()));
+        device.flush();
+        assert_eq!(device.take(), [2]);
+    }
+}
+
+#[test]
+fn a_closing_packet_of_its_own_does_not_wait() {
+    let mut device = Device::new();
+    let packet = Segment { push: true, ..plain(true, true, b"x") }.bytes();
+    device.push(&packet);
+    assert_eq!(device.written, [(VnetHdr::NONE, packet)]);
+    assert!(device.coalescer.is_empty());
+}
+
+#[test]
+fn a_lone_packet_leaves_as_it_came() {
+    let mut device = Device::new();
+    let packet = plain(false, false, b"data").bytes();
+    device.push(&packet);
+    assert!(device.written.is_empty() && !device.coalescer.is_empty());
+    device.flush();
+    assert_eq!(device.written, [(VnetHdr::NONE, packet)]);
+}
+
+#[test]
+fn ids_that_mean_nothing_are_joined() {
+    let same_id = |id, dont_fragment| {
+        let mut run_of = segments(false, false, 4);
+        run_of.iter_mut().for_each(|segment| (segment.id, segment.dont_fragment) = (id, dont_fragment));
+        run(&run_of.iter().map(Segment::bytes).collect::<Vec<_>>())
+    };
+    assert_eq!(same_id(0, true), [4]);
+    assert_eq!(same_id(0, false), [1; 4]);
+    assert_eq!(same_id(7, true), [1; 4]);
+    // 0, 0, 1 and 0, 1, 0: neither may go on as the other.
+    for ids in [[0, 0, 1], [0, 1, 0]] {
+        let mut run_of = segments(false, true, 3);
+        run_of.iter_mut().zip(ids).for_each(|(segment, id)| segment.id = id);
+        assert_eq!(run(&run_of.iter().map(Segment::bytes).collect::<Vec<_>>()), [2, 1]);
+    }
+}
+
+#[test]
+fn wrong_or_missing_checksums_pass_alone() {
+    // Offsets of the IPv4 header checksum, the TCP checksum, and the payload.
+    for at in [10, 36, 52] {
+        for victim in 0..4 {
+            let mut packets: Vec<_> = segments(false, true, 4).iter().map(Segment::bytes).collect();
+            packets[victim][at] ^= 0x40;
+            let expected: &[usize] = match victim {
+                0 => &[1, 3],
+                1 => &[1, 1, 2],
+                2 => &[2, 1, 1],
+                _ => &[3, 1],
+            };
+            assert_eq!(run(&packets), expected, "{at} {victim}");
+        }
+    }
+    let mut unsummed: Vec<_> = segments(false, false, 3).iter().map(Segment::bytes).collect();
+    unsummed.iter_mut().for_each(|packet| packet[26..28].fill(0));
+    assert_eq!(run(&unsummed), [1, 1, 1]);
+}
+
+#[test]
+fn joined_datagrams_say_how_to_split_them() {
+    let mut device = Device::new();
+    segments(true, false, 3).iter().for_each(|segment| device.push(&segment.bytes()));
+    device.flush();
+    let expected =
+        VnetHdr { flags: 1, gso_type: GSO_UDP_L4, hdr_len: 48, gso_size: 10, csum_start: 40, csum_offset: 6 };
+    assert_eq!(device.written[0].0, expected);
+}
+
+#[test]
+fn a_further_flow_pushes_the_oldest_out() {
+    let mut device = Device::new();
+    let flow = |port: u16, index: usize| Segment { ports: (port, 1), ..segments(false, false, 2).swap_remove(index) };
+    for port in 0..=SLOTS as u16 {
+        device.push(&flow(port, 0).bytes());
+    }
+    assert_eq!(device.written, [(VnetHdr::NONE, flow(0, 0).bytes())]);
+    device.written.clear();
+    device.push(&flow(2, 1).bytes());
+    device.flush();
+    let ports: Vec<_> = device.written.iter().map(|(_, bytes)| bytes[21]).collect();
+    assert_eq!(ports, (1..=SLOTS as u8).collect::<Vec<_>>(), "oldest first");
+    assert_eq!(device.take(), [1, 2, 1, 1, 1, 1, 1, 1]);
+}
+
+#[test]
+fn a_fragment_pushes_out_what_its_hosts_sent() {
+    let held = plain(false, false, b"held").bytes();
+    let other = Segment { hosts: (3, 2), ..plain(false, false, b"other") }.bytes();
+    let mut fragment = plain(false, false, b"piece").bytes();
+    fragment[6..8].copy_from_slice(&[0, 1]);
+    let mut device = Device::new();
+    [&other, &held, &fragment].iter().for_each(|packet| device.push(packet));
+    let sent: Vec<_> = device.written.drain(..).map(|(_, bytes)| bytes).collect();
+    assert_eq!(sent, [held, fragment]);
+    device.flush();
+    assert_eq!(device.take(), [1]);
+}
+
+#[test]
+fn a_packet_without_a_flow_overtakes() {
+    let ip = IpHeader::new([10, 0, 0, 1].into(), [10, 0, 0, 2].into(), protocol::ICMP);
+    let mut ping = vec![0; 28];
+    ip.emit(8, &mut ping).unwrap();
+    let mut device = Device::new();
+    device.push(&plain(false, true, b"held").bytes());
+    device.push(&ping);
+    assert_eq!(device.written, [(VnetHdr::NONE, ping)]);
+}
+
+#[test]
+fn a_packet_with_options_keeps_its_place_in_the_flow() {
+    let held = plain(false, false, b"held").bytes();
+    let mut optional = [&held[..20], &[1, 1, 1, 0], &held[20..]].concat();
+    optional[0] = 0x46;
+    optional[3] += 4;
+    let mut device = Device::new();
+    device.push(&held);
+    device.push(&optional);
+    let sent: Vec<_> = device.written.drain(..).map(|(_, bytes)| bytes).collect();
+    assert_eq!(sent, [held, optional]);
+}
+
+#[test]
+fn what_the_device_refuses_is_not_even_copied() {
+    let off = Joins::default();
+    for (v6, tcp, joins) in [
+        (false, true, Joins { tcp4: true, ..off }),
+        (true, true, Joins { tcp6: true, ..off }),
+        (false, false, Joins { udp4: true, ..off }),
+        (true, false, Joins { udp6: true, ..off }),
+    ] {
+        let packet = plain(v6, tcp, b"data").bytes();
+        let view = IpPacket::parse(&packet).unwrap();
+        for (joins, waits) in [(joins, true), (off, false)] {
+            let mut coalescer = Coalescer::new(joins);
+            let mut passed = false;
+            coalescer.push(&view, &mut |vnet, bytes| {
+                passed = *vnet == VnetHdr::NONE && std::ptr::eq(bytes, view.bytes());
+            });
+            assert_eq!((coalescer.is_empty(), passed), (!waits, !waits));
+        }
+    }
+}
