@@ -121,9 +121,10 @@ pub fn removal(actual: &Actual, owned: &[IpNet]) -> Vec<Operation> {
     unicast.into_iter().chain(blackholes).map(Operation::DeleteRoute).collect()
 }
 
-/// Whether the kernel routes the prefix through the device already, because an address there has it on its network.
+/// Whether the kernel routes just this prefix through the device already, because it is the network of an address there. A part
+/// of such a network does not count: its blackhole is the longer prefix, which wins whatever its metric.
 fn is_connected(desired: &Desired, prefix: &IpNet) -> bool {
-    desired.addresses.iter().any(|a| a.trunc().contains(prefix))
+    desired.addresses.iter().any(|a| a.trunc() == prefix.trunc())
 }
 
 fn is_link_local(address: &IpNet) -> bool {
@@ -171,7 +172,7 @@ mod tests {
             index: 7,
             name: "adit0".into(),
             kind: Some("tun".into()),
-            layer: Layer::Ip,
+            layer: Layer::None,
             mac: None,
             mtu: 1500,
             up: false,
@@ -216,10 +217,25 @@ mod tests {
         let actual = started();
         let unicast: Vec<_> =
             actual.routes.iter().filter(|r| r.kind == RouteKind::Unicast).map(|r| r.destination).collect();
-        // 10.77.0.2/32 lies on the network of our own address.
-        assert_eq!(unicast, [net("10.42.7.0/24"), net("fd42::/64")]);
-        assert_eq!(actual.routes.len(), 5);
+        assert_eq!(unicast, desired().prefixes);
+        assert_eq!(actual.routes.len(), 6);
         assert_eq!(plan(&desired(), &actual, &desired().prefixes), []);
+    }
+
+    #[test]
+    fn every_blackhole_has_a_route_of_its_length_before_it() {
+        let network = net("10.77.0.0/24");
+        for prefixes in [vec![network], vec![network, net("10.77.0.2/32")], vec![net("10.77.0.0/16")]] {
+            let desired = Desired { prefixes, ..desired() };
+            let fresh = Actual { device: Some(device()), ..Actual::default() };
+            let actual = after(fresh.clone(), &plan(&desired, &fresh, &[]));
+            for blackhole in actual.routes.iter().filter(|r| r.kind == RouteKind::Blackhole) {
+                let prefix = blackhole.destination;
+                let own = actual.routes.iter().any(|r| r.kind == RouteKind::Unicast && r.destination == prefix);
+                // The kernel adds the route to the network of an address itself.
+                assert!(own != (prefix == network), "{prefix}: {:?}", actual.routes);
+            }
+        }
     }
 
     #[test]
