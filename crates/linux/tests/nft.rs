@@ -389,7 +389,8 @@ fn arrives(row: &Row, port: u16) -> Option<IpAddr> {
 fn packets_meet_the_rules() {
     let row = row();
     let mut nft = Nft::open_in(&row.router).unwrap();
-    assert_eq!(arrives(&row, 7), Some(ip("10.0.0.2")));
+    // The devices become ready a moment after they are up.
+    assert_eq!(wait_for("the first packet", || arrives(&row, 7)), ip("10.0.0.2"));
 
     let forward = |rules| chain("forward", base(ChainKind::Filter, Hook::Forward, 0), rules);
     let from = |prefix: &str| Set { name: "from".into(), v6: false, prefixes: vec![net(prefix), net("172.16.0.0/12")] };
