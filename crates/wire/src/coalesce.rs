@@ -210,14 +210,12 @@ impl Coalescer {
         if new.closing != 0 {
             return out(&VnetHdr::NONE, packet.bytes());
         }
+        if self.held.len() == SLOTS {
+            self.send(0, out);
+        }
         let buffer = self.spare.pop().unwrap_or_else(|| vec![0; BUFFER_LEN].into_boxed_slice());
         match Run::start(buffer, packet, new) {
-            Ok(run) => {
-                if self.held.len() == SLOTS {
-                    self.send(0, out);
-                }
-                self.held.push(run);
-            }
+            Ok(run) => self.held.push(run),
             Err(buffer) => {
                 self.spare.push(buffer);
                 out(&VnetHdr::NONE, packet.bytes());
