@@ -160,6 +160,7 @@ impl Control {
         let device = data_path::open_device(netlink, name, queues, self.tunnel.transport.offload)?;
         let actual = apply::observe(netlink, name)?;
         apply::apply(netlink, name, &plan::plan(&desired, &actual, &self.owned))?;
+        underlay::check_no_loop(netlink, &self.tunnel, &self.endpoints)?;
         self.owned.clone_from(&desired.prefixes);
         self.record.write(&self.owned)?;
         self.device.store(Arc::new(DeviceFacts { mtu: desired.mtu, offloads: device.offloads.clone() }));

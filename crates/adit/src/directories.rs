@@ -1,6 +1,10 @@
 //! Where a daemon keeps what others may find: its sockets and its state.
 
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::{Failure, Result};
 
 /// The two directories of a daemon. Several daemons may share them: everything inside is named after the device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +20,35 @@ impl Directories {
     pub const RUNTIME: &'static str = "/run/adit";
     /// The default of [`Directories::state`].
     pub const STATE: &'static str = "/var/lib/adit";
+
+    /// Checks that both can still be reached after root's override of permissions (CAP_DAC_OVERRIDE) was given up: a daemon that
+    /// could not would leave its files behind.
+    ///
+    /// # Errors
+    /// A directory on the way that is another user's and closed to others.
+    pub fn check_reachable(&self) -> Result<()> {
+        if !linux::privilege::is_root() {
+            return Ok(());
+        }
+        for (directory, option) in [(&self.runtime, "--runtime-dir"), (&self.state, "--state-dir")] {
+            let absolute = std::path::absolute(directory).unwrap_or_else(|_| directory.clone());
+            if let Some(closed) = absolute.ancestors().find(|path| is_closed(path)) {
+                return Err(Failure::failed(format!(
+                    "{} lies in {}, which only its owner may enter, and the daemon gives root's override of that up",
+                    directory.display(),
+                    closed.display()
+                ))
+                .with_remedy(format!("choose another directory with {option}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether root needs its override to pass: another user's directory that others may not search.
+fn is_closed(path: &Path) -> bool {
+    const SEARCH_BY_OTHERS: u32 = 0o001;
+    fs::metadata(path).is_ok_and(|m| m.uid() != 0 && m.mode() & SEARCH_BY_OTHERS == 0)
 }
 
 impl Default for Directories {

@@ -31,7 +31,7 @@ pub fn overhead(transport: TransportKind, endpoint: IpAddr) -> usize {
 /// The endpoint of each peer, names resolved, in the order of the configuration.
 ///
 /// # Errors
-/// A name that does not resolve, or an endpoint behind its own tunnel.
+/// A name that does not resolve.
 pub fn resolve(peers: &[Peer]) -> Result<Vec<SocketAddr>> {
     peers.iter().map(resolve_one).collect()
 }
@@ -48,13 +48,25 @@ fn resolve_one(peer: &Peer) -> Result<SocketAddr> {
     let Some(address) = addresses.first() else {
         return Err(Failure::failed(format!("the endpoint {endpoint} of peer {name} has no address")));
     };
-    if let Some(prefix) = peer.allowed_ips.iter().find(|p| p.contains(&address.ip())) {
-        return Err(Failure::usage(format!(
-            "the endpoint {address} of peer {name} lies inside its own allowed-ips {prefix}: its datagrams would loop \
-             through the tunnel; take the address out of `allowed-ips`"
-        )));
-    }
     Ok(*address)
+}
+
+/// Checks, once our routes stand, that no peer's datagrams would go into the tunnel instead of out to the peer.
+///
+/// # Errors
+/// The first endpoint that lies behind the device.
+pub fn check_no_loop(netlink: &mut Netlink, tunnel: &Tunnel, endpoints: &[SocketAddr]) -> Result<()> {
+    let device = netlink.existing_link(&tunnel.device.name)?.index;
+    for (peer, endpoint) in tunnel.peers.iter().zip(endpoints) {
+        if netlink.route_to(endpoint.ip()).is_ok_and(|route| route.device == device) {
+            return Err(Failure::failed(format!(
+                "the way to the endpoint {endpoint} of peer {} leads into the tunnel itself",
+                peer.name
+            ))
+            .with_remedy("take the address out of `allowed-ips`, or add a route to it outside of the tunnel"));
+        }
+    }
+    Ok(())
 }
 
 /// The longest inner packet in bytes that fits the way to each peer.

@@ -41,6 +41,7 @@ pub enum Lifetime {
 pub fn run(tunnel: Tunnel, directories: &Directories, lifetime: Lifetime) -> Result<()> {
     let signals = Signals::termination()?;
     privilege::check_tun()?;
+    directories.check_reachable()?;
     let _claim = api::Claim::take(&directories.runtime, &tunnel.device.name)?;
     let endpoints = underlay::resolve(&tunnel.peers)?;
     let workers = data_path::workers(&tunnel.transport);
@@ -89,19 +90,20 @@ fn start(
 ) -> Result<(Running, api::Server)> {
     let device = control.open(netlink)?;
     let facts = control.facts();
-    let name = facts.device_name().to_owned();
+    let sockets = api::Sockets::bind(&directories.runtime, facts.device_name())?;
+    // Before the first thread: each takes over the rights of the one that starts it. A test bed may not let us; then we keep
+    // what we have.
+    if let Err(e) = privilege::drop_to_net_admin() {
+        tracing::warn!("{e}; going on with more rights than needed");
+    }
     let inbox = Arc::clone(inbox);
-    let server = api::Server::bind(&directories.runtime, &name, move |request| match request {
+    let server = sockets.serve(move |request| match request {
         api::Request::Status => api::Response::Status(Box::new(facts.status())),
         api::Request::Stop => {
             inbox.send(Order::Stop);
             api::Response::Done
         }
     })?;
-    // Threads inherit what this one has left. A test bed may not let us; then we keep what we have.
-    if let Err(e) = privilege::drop_to_net_admin() {
-        tracing::warn!("{e}; going on with more rights than needed");
-    }
     Ok((Running::start(device, surroundings)?, server))
 }
 
