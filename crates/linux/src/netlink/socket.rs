@@ -24,6 +24,9 @@ const SOCKET_BUFFER: libc::c_int = 1024 * 1024;
 /// How often a dump that changed while it was read is started over before we give up.
 const DUMP_ATTEMPTS: u32 = 32;
 
+/// How many errors in a row are taken for leftovers of a failed exchange.
+const SETTLE_ATTEMPTS: u32 = 8;
+
 const NLM_F_REQUEST: u16 = libc::NLM_F_REQUEST as u16;
 const NLM_F_ACK: u16 = libc::NLM_F_ACK as u16;
 const NLM_F_DUMP: u16 = libc::NLM_F_DUMP as u16;
@@ -123,6 +126,8 @@ pub(crate) struct Socket {
     fd: OwnedFd,
     sequence: u32,
     buffer: Box<[u8]>,
+    /// A receive has failed, so answers may be left, or a dump unfinished, during which the kernel starts no other (EBUSY).
+    unsettled: bool,
 }
 
 impl Socket {
@@ -146,7 +151,8 @@ impl Socket {
         // left out of most notifications, which exclude their causer by port and have 0 where nobody is to be excluded.
         syscall!(bind(fd.as_raw_fd(), std::ptr::from_ref(&address).cast(), length))
             .map_err(|source| Error::new("bind a netlink socket", source))?;
-        let socket = Self { fd, sequence: 0, buffer: vec![0; RECEIVE_BUFFER].into_boxed_slice() };
+        let buffer = vec![0; RECEIVE_BUFFER].into_boxed_slice();
+        let socket = Self { fd, sequence: 0, buffer, unsettled: false };
         // Kernels before 4.20 know not all of these. Without them errors say less and filters of dumps do nothing, which the
         // readers of dumps therefore repeat; so a refusal is no failure.
         for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK, libc::NETLINK_GET_STRICT_CHK] {
@@ -191,7 +197,8 @@ impl Socket {
     }
 
     /// Sends one datagram of one or more messages to the kernel.
-    pub(crate) fn send(&self, datagram: &[u8]) -> io::Result<()> {
+    pub(crate) fn send(&mut self, datagram: &[u8]) -> io::Result<()> {
+        self.settle()?;
         loop {
             // The pointer and the length describe `datagram`. An unconnected netlink socket speaks to the kernel.
             match syscall!(send(self.fd.as_raw_fd(), datagram.as_ptr().cast(), datagram.len(), 0)) {
@@ -202,8 +209,27 @@ impl Socket {
         }
     }
 
+    /// Reads and forgets what a failed exchange has left, which also moves an unfinished dump to its end.
+    fn settle(&mut self) -> io::Result<()> {
+        let mut attempts = 0;
+        while self.unsettled {
+            match self.receive_by(libc::MSG_DONTWAIT) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.unsettled = false,
+                // The kernel tells an error once; one that stays is no leftover.
+                Err(error) if attempts == SETTLE_ATTEMPTS => return Err(error),
+                Err(_) => attempts += 1,
+            }
+        }
+        Ok(())
+    }
+
     /// Receives one datagram of the kernel; what other processes may send us is dropped.
     pub(crate) fn receive(&mut self) -> io::Result<&[u8]> {
+        self.receive_by(0)
+    }
+
+    fn receive_by(&mut self, flags: libc::c_int) -> io::Result<&[u8]> {
         let length = loop {
             // SAFETY: an all-zero sockaddr_nl is a valid value of this plain structure.
             let mut from: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
@@ -213,7 +239,7 @@ impl Socket {
                 self.fd.as_raw_fd(),
                 self.buffer.as_mut_ptr().cast(),
                 self.buffer.len(),
-                libc::MSG_TRUNC,
+                libc::MSG_TRUNC | flags,
                 std::ptr::from_mut(&mut from).cast(),
                 &mut from_length,
             ));
@@ -223,10 +249,14 @@ impl Socket {
                 Ok(_) if from.nl_pid != 0 && from.nl_groups == 0 => {}
                 Ok(length) => break usize::try_from(length).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.unsettled = true;
+                    return Err(error);
+                }
             }
         };
         // MSG_TRUNC makes the kernel tell the real length, also where it did not fit.
+        self.unsettled |= length > self.buffer.len();
         self.buffer.get(..length).ok_or_else(|| io::Error::from_raw_os_error(libc::EMSGSIZE))
     }
 
@@ -319,6 +349,7 @@ mod tests {
     use super::super::attribute::Writer;
     use super::*;
     use proptest::prelude::*;
+    use std::os::unix::net::UnixDatagram;
 
     fn error_message(errno: i32, flags: u16, request_body: &[u8], text: Option<&str>) -> Vec<u8> {
         let mut body = (-errno).to_ne_bytes().to_vec();
@@ -359,6 +390,92 @@ mod tests {
         append_message(&mut datagram, 17, 0, 2, b"defgh");
         let read: Vec<_> = messages(&datagram).map(|m| (m.kind, m.sequence, m.body.to_vec())).collect();
         assert_eq!(read, [(16, 1, b"abc".to_vec()), (17, 2, b"defgh".to_vec())]);
+    }
+
+    /// A socket whose kernel is `script`: for each request in turn (its sequence number given) the datagrams to answer with.
+    fn with_kernel(script: impl Fn(usize, u32) -> Vec<Vec<u8>> + Send + 'static) -> Socket {
+        let (ours, kernels) = UnixDatagram::pair().unwrap();
+        ours.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 1024];
+            for turn in 0.. {
+                let Ok(length @ 1..) = kernels.recv(&mut buffer) else { break };
+                let sequence = messages(&buffer[..length]).next().unwrap().sequence;
+                for datagram in script(turn, sequence) {
+                    kernels.send(&datagram).unwrap();
+                }
+            }
+        });
+        Socket { fd: ours.into(), sequence: 0, buffer: vec![0; 128].into_boxed_slice(), unsettled: false }
+    }
+
+    fn datagram(list: &[(u16, u16, u32, &[u8])]) -> Vec<u8> {
+        let mut datagram = Vec::new();
+        for (kind, flags, sequence, body) in list {
+            append_message(&mut datagram, *kind, *flags, *sequence, body);
+        }
+        datagram
+    }
+
+    fn first_byte(message: &Message<'_>) -> Option<u8> {
+        message.body.first().copied()
+    }
+
+    #[test]
+    fn a_dump_that_changed_while_it_was_read_is_read_again() {
+        let mut socket = with_kernel(|turn, sequence| {
+            let interrupted = if turn == 0 { NLM_F_DUMP_INTR } else { 0 };
+            let parts = [(16, 0, sequence, &[1u8 + turn as u8][..]), (16, interrupted, sequence, &[3])];
+            vec![datagram(&parts), datagram(&[(NLMSG_DONE, 0, sequence, &[0; 4])])]
+        });
+        assert_eq!(socket.dump(format_args!("list"), 18, &[], first_byte).unwrap(), [2, 3]);
+    }
+
+    #[test]
+    fn a_dump_that_never_holds_still_is_given_up() {
+        let mut socket = with_kernel(|_, sequence| vec![datagram(&[(NLMSG_DONE, NLM_F_DUMP_INTR, sequence, &[0; 4])])]);
+        let error = socket.dump(format_args!("list"), 18, &[], first_byte).unwrap_err();
+        assert!(error.to_string().starts_with("cannot list: the table keeps changing"), "{error}");
+    }
+
+    #[test]
+    fn an_error_at_the_end_of_a_dump_is_its_error() {
+        let mut socket = with_kernel(|_, sequence| {
+            let refusal = (-libc::EPERM).to_ne_bytes();
+            vec![datagram(&[(16, 0, sequence, &[1]), (NLMSG_DONE, 0, sequence, &refusal)])]
+        });
+        let error = socket.dump(format_args!("list"), 18, &[], first_byte).unwrap_err();
+        assert_eq!(error.errno(), Some(libc::EPERM));
+    }
+
+    #[test]
+    fn leftovers_of_another_exchange_are_passed_over() {
+        let mut socket = with_kernel(|_, sequence| {
+            let stale = sequence.wrapping_sub(1);
+            let acknowledgement = [0; 4 + HEADER];
+            vec![
+                datagram(&[(16, 0, stale, &[7]), (NLMSG_ERROR, NLM_F_CAPPED, stale, &[0xff; 4 + HEADER])]),
+                datagram(&[(16, 0, sequence, &[1])]),
+                datagram(&[(NLMSG_ERROR, NLM_F_CAPPED, sequence, &acknowledgement)]),
+            ]
+        });
+        let mut seen = Vec::new();
+        socket.request(format_args!("ask"), (18, 0), &[], |message| seen.extend(first_byte(message))).unwrap();
+        assert_eq!(seen, [1]);
+    }
+
+    #[test]
+    fn after_a_failure_the_next_exchange_begins_clean() {
+        let mut socket = with_kernel(|turn, sequence| {
+            let large = if turn == 0 { 200 } else { 1 };
+            vec![
+                datagram(&[(16, 0, sequence, &vec![5; large])]),
+                datagram(&[(16, 0, sequence, &[6]), (NLMSG_DONE, 0, sequence, &[0; 4])]),
+            ]
+        });
+        let error = socket.dump(format_args!("list"), 18, &[], first_byte).unwrap_err();
+        assert_eq!(error.errno(), Some(libc::EMSGSIZE));
+        assert_eq!(socket.dump(format_args!("list"), 18, &[], first_byte).unwrap(), [5, 6]);
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! What the integration tests share: namespaces of their own that vanish with them, and waiting for a condition.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing test is to stop there")]
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::process::Command;
