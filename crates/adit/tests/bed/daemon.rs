@@ -1,0 +1,271 @@
+//! Daemons: their configuration, their start, their end.
+
+use std::fmt::Write as _;
+use std::fs::{self, File, Permissions};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+
+use adit::api::{self, Status};
+use linux::netns::NetNs;
+use tempfile::TempDir;
+
+use super::{Family, Host, PATIENCE, wait_for};
+
+/// The program under test.
+pub(crate) const ADIT: &str = env!("CARGO_BIN_EXE_adit");
+
+/// The port of all daemons, if a test does not say otherwise.
+pub(crate) const PORT: u16 = 7777;
+
+/// A configuration file, as far as tests vary it.
+#[derive(Clone, Debug)]
+pub(crate) struct Configuration {
+    pub(crate) device: String,
+    pub(crate) addresses: Vec<String>,
+    /// `None` for `auto`.
+    pub(crate) mtu: Option<u32>,
+    pub(crate) listen: String,
+    /// Further lines under `[transport]`.
+    pub(crate) transport: String,
+    pub(crate) peers: Vec<Peer>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) name: String,
+    pub(crate) endpoint: String,
+    pub(crate) allowed_ips: Vec<String>,
+}
+
+impl Configuration {
+    /// A tunnel from `host` to the hosts numbered `peers`, over an underlay of one family: the addresses of the bed.
+    pub(crate) fn new(host: &Host, peers: &[usize], outer: Family) -> Self {
+        let endpoint = |number: usize| match outer {
+            Family::V4 => format!("192.0.2.{number}:{PORT}"),
+            Family::V6 => format!("[2001:db8::{number}]:{PORT}"),
+        };
+        let number = host.number;
+        let peer = |&number: &usize| Peer {
+            name: format!("host{number}"),
+            endpoint: endpoint(number),
+            allowed_ips: vec![
+                format!("10.77.0.{number}/32"),
+                format!("10.{}.0.0/16", 40 + number),
+                format!("fd77::{number}/128"),
+                format!("fd40:{number}::/32"),
+            ],
+        };
+        Self {
+            device: "adit0".into(),
+            addresses: vec![format!("10.77.0.{number}/24"), format!("fd77::{number}/64")],
+            mtu: None,
+            listen: endpoint(number),
+            transport: String::new(),
+            peers: peers.iter().map(peer).collect(),
+        }
+    }
+
+    /// The same with a line more under `[transport]`.
+    pub(crate) fn with(mut self, line: &str) -> Self {
+        writeln!(self.transport, "{line}").unwrap();
+        self
+    }
+
+    /// The file's text.
+    pub(crate) fn text(&self) -> String {
+        let list = |items: &[String]| items.iter().map(|i| format!("{i:?}")).collect::<Vec<_>>().join(", ");
+        let mut text = format!("[device]\nname = {:?}\naddresses = [{}]\n", self.device, list(&self.addresses));
+        if let Some(mtu) = self.mtu {
+            writeln!(text, "mtu = {mtu}").unwrap();
+        }
+        writeln!(text, "[transport]\nlisten = {:?}\n{}", self.listen, self.transport).unwrap();
+        for peer in &self.peers {
+            let (name, endpoint) = (&peer.name, &peer.endpoint);
+            writeln!(text, "[[peer]]\nname = {name:?}\nendpoint = {endpoint:?}\ntransport = \"plain\"").unwrap();
+            writeln!(text, "allowed-ips = [{}]", list(&peer.allowed_ips)).unwrap();
+        }
+        text
+    }
+}
+
+/// Where a daemon keeps its things: they survive it, so that another one may take over.
+pub(crate) struct Place {
+    namespace: NetNs,
+    directory: TempDir,
+    device: String,
+    listen: String,
+}
+
+impl Place {
+    /// A place on a host, with a configuration.
+    pub(crate) fn new(host: &Host, configuration: &Configuration) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        // Others are to reach the status socket.
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+        let (device, listen) = (configuration.device.clone(), configuration.listen.clone());
+        let place = Self { namespace: host.namespace.clone(), directory, device, listen };
+        place.configure(configuration);
+        place
+    }
+
+    /// Writes another configuration, for the next start.
+    pub(crate) fn configure(&self, configuration: &Configuration) {
+        fs::write(self.path("adit.toml"), configuration.text()).unwrap();
+    }
+
+    /// A path within.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn runtime(&self) -> PathBuf {
+        self.path("run")
+    }
+
+    /// The program with a verb, in the host's namespace and with this place's directories.
+    pub(crate) fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(ADIT);
+        command.arg(verb).arg("--runtime-dir").arg(self.runtime()).arg("--state-dir").arg(self.path("state"));
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn up(&self) -> Command {
+        let mut command = self.command("up");
+        command.arg("--config").arg(self.path("adit.toml"));
+        command
+    }
+
+    /// Runs a verb to its end.
+    pub(crate) fn run(&self, verb: &str, arguments: &[&str]) -> Output {
+        self.namespace.run(|| self.command(verb).args(arguments).output()).unwrap().unwrap()
+    }
+
+    /// Starts a daemon that is expected to give up at once; answers its exit code and what it said.
+    pub(crate) fn fail(&self) -> (Option<i32>, String) {
+        let output = self.namespace.run(|| self.up().output()).unwrap().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// Starts a daemon and waits until it is ready.
+    pub(crate) fn start(&self) -> Daemon<'_> {
+        let log = self.path("log");
+        let file = File::options().create(true).append(true).open(&log).unwrap();
+        let spawn = || self.up().stdout(Stdio::piped()).stderr(file).spawn();
+        let mut child = self.namespace.run(spawn).unwrap().unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let daemon = Daemon { place: self, child };
+        let (ready, is_ready) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = ready.send(line);
+            }
+        });
+        match is_ready.recv_timeout(PATIENCE) {
+            Ok(line) => assert!(line.contains(" is up: "), "{line}"),
+            Err(_) => panic!("the daemon does not become ready:\n{}", daemon.log()),
+        }
+        daemon
+    }
+
+    /// What remains in its runtime and state directory.
+    pub(crate) fn leftovers(&self) -> Vec<PathBuf> {
+        let list = |directory: PathBuf| fs::read_dir(directory).into_iter().flatten().map(|e| e.unwrap().path());
+        list(self.runtime()).chain(list(self.path("state"))).collect()
+    }
+}
+
+/// A daemon that is up. It is killed when this is dropped.
+pub(crate) struct Daemon<'a> {
+    pub(crate) place: &'a Place,
+    child: Child,
+}
+
+impl Daemon<'_> {
+    /// What `adit status --json` would print.
+    pub(crate) fn status(&self) -> Status {
+        match api::status(&self.place.runtime(), &self.place.device) {
+            Ok(status) => status,
+            Err(e) => panic!("{e}\n{}", self.log()),
+        }
+    }
+
+    /// How many packets it has dropped for a reason.
+    pub(crate) fn drops(&self, reason: &str) -> u64 {
+        assert!(tunnel::Reason::ALL.iter().any(|r| r.name() == reason), "{reason} is a reason");
+        self.status().drops.get(reason).copied().unwrap_or(0)
+    }
+
+    /// Waits until so many packets were dropped for a reason.
+    pub(crate) fn await_drops(&self, reason: &str, count: u64) {
+        wait_for(&format!("{count} drops as {reason}"), || (self.drops(reason) >= count).then_some(()));
+        assert_eq!(self.drops(reason), count, "{reason}");
+    }
+
+    /// What it has said so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.place.path("log")).unwrap_or_default()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Resident memory in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Ends it as a crash would, without a word.
+    pub(crate) fn crash(mut self) {
+        self.child.kill().unwrap();
+        assert_eq!(self.child.wait().unwrap().signal(), Some(9));
+    }
+
+    /// Asks it by signal to end, and waits until it has.
+    pub(crate) fn terminate(mut self) {
+        signal(self.pid(), "TERM");
+        let status = self.await_end();
+        assert!(status.success(), "{status}\n{}", self.log());
+    }
+
+    /// Waits until it ends.
+    pub(crate) fn await_end(&mut self) -> ExitStatus {
+        wait_for("the daemon's end", || self.child.try_wait().unwrap())
+    }
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let status = api::status(&self.place.runtime(), &self.place.device);
+            let told = status.map_or_else(|e| e.to_string(), |s| format!("{:?}, dropped {:?}", s.peers, s.drops));
+            eprintln!("---- the daemon with {}: {told}\n{}", self.place.listen, self.log());
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends a signal by its name.
+fn signal(pid: u32, name: &str) {
+    // The shell's own `kill`: nothing in the standard library sends a signal other than SIGKILL.
+    let status = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().unwrap();
+    assert!(status.success());
+}
+
+/// Whether a path is there.
+pub(crate) fn exists(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}

@@ -1,0 +1,251 @@
+//! A bed for tests against the real kernel: hosts in namespaces on one underlay, containers behind them, daemons in them, and
+//! traffic between all of these. Everything vanishes with its value, also when a test fails, and nothing is shared between
+//! tests, so that they may run side by side.
+//!
+//! The underlay is a bridge in a namespace of its own. Host `n` has 192.0.2.n and 2001:db8::n on it; its tunnel device `adit0`
+//! has 10.77.0.n and fd77::n, and 10.(40+n).0.0/16 and fd40:n::/32 live behind it.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+pub(crate) mod daemon;
+pub(crate) mod packet;
+pub(crate) mod sniffer;
+pub(crate) mod traffic;
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use linux::netlink::{Address, LinkChange, Netlink, Route, RouteKind, VethEnd};
+use linux::netns::NetNs;
+use linux::privilege::{self, Capability};
+use linux::sysctl;
+
+/// How long anything may take that does not fail. Generous, since tests share their machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// IPv4 or IPv6, outside or inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+/// Hosts on one underlay.
+pub(crate) struct Bed {
+    switch: NetNs,
+    pub(crate) hosts: Vec<Host>,
+}
+
+/// One host: a namespace with the device `under0`.
+pub(crate) struct Host {
+    /// From 1.
+    pub(crate) number: usize,
+    pub(crate) namespace: NetNs,
+}
+
+impl Bed {
+    /// As many hosts, up and reachable.
+    pub(crate) fn new(hosts: usize) -> Self {
+        enter();
+        let switch = namespace();
+        let mut netlink = Netlink::open_in(&switch).unwrap();
+        netlink.create_bridge("switch", Some([2, 0, 0, 0, 0, 0xfe])).unwrap();
+        let bridge = netlink.existing_link("switch").unwrap().index;
+        netlink.set_up(bridge, true).unwrap();
+        let hosts = (1..=hosts).map(|number| Host::plug_in(&mut netlink, bridge, number)).collect();
+        Self { switch, hosts }
+    }
+
+    /// Host `number`, from 1.
+    pub(crate) fn host(&self, number: usize) -> &Host {
+        &self.hosts[number - 1]
+    }
+}
+
+impl Host {
+    fn plug_in(switch: &mut Netlink, bridge: u32, number: usize) -> Self {
+        let namespace = namespace();
+        let port = format!("port{number}");
+        let (a, b) = (
+            VethEnd { name: &port, ..VethEnd::default() },
+            VethEnd { name: "under0", netns: Some(&namespace), ..VethEnd::default() },
+        );
+        switch.create_veth(&a, &b).unwrap();
+        let index = switch.existing_link(&port).unwrap().index;
+        let change = LinkChange { controller: Some(Some(bridge)), up: Some(true), ..LinkChange::default() };
+        switch.change_link(index, &change).unwrap();
+        let host = Self { number, namespace };
+        // The kernel says nothing by itself there.
+        host.set(&["net", "ipv6", "conf", "under0", "addr_gen_mode"], "1");
+        let mut netlink = host.netlink();
+        let index = netlink.existing_link("under0").unwrap().index;
+        netlink.set_up(index, true).unwrap();
+        for family in [Family::V4, Family::V6] {
+            let length = if family == Family::V4 { 24 } else { 64 };
+            netlink.add_address(index, IpNet::new(host.underlay(family), length).unwrap(), true).unwrap();
+        }
+        host.await_address(host.underlay(Family::V6));
+        host
+    }
+
+    pub(crate) fn netlink(&self) -> Netlink {
+        Netlink::open_in(&self.namespace).unwrap()
+    }
+
+    /// Its address on the underlay.
+    pub(crate) fn underlay(&self, family: Family) -> IpAddr {
+        address(family, ["192.0.2.", "2001:db8::"], self.number)
+    }
+
+    /// Its address in the tunnel.
+    pub(crate) fn inner(&self, family: Family) -> IpAddr {
+        address(family, ["10.77.0.", "fd77::"], self.number)
+    }
+
+    /// Waits until an address of this host can be used.
+    pub(crate) fn await_address(&self, address: IpAddr) {
+        await_address(&self.namespace, address);
+    }
+
+    /// Sets a link of this host to another largest packet.
+    pub(crate) fn set_mtu(&self, link: &str, mtu: u32) {
+        let mut netlink = self.netlink();
+        let index = netlink.existing_link(link).unwrap().index;
+        netlink.change_link(index, &LinkChange { mtu: Some(mtu), ..LinkChange::default() }).unwrap();
+    }
+
+    /// Changes a kernel setting of this host's.
+    pub(crate) fn set(&self, name: &[&str], value: &str) {
+        self.namespace.run(|| sysctl::set(name, value)).unwrap().unwrap();
+    }
+
+    /// A container: a namespace with `eth0`, 10.(40+n).0.2 and fd40:n::2, behind this host, which forwards.
+    pub(crate) fn container(&self) -> NetNs {
+        let container = namespace();
+        self.set(&["net", "ipv4", "ip_forward"], "1");
+        self.set(&["net", "ipv6", "conf", "all", "forwarding"], "1");
+        let mut outside = self.netlink();
+        let ends = (
+            VethEnd { name: "c0", ..VethEnd::default() },
+            VethEnd { name: "eth0", netns: Some(&container), ..VethEnd::default() },
+        );
+        outside.create_veth(&ends.0, &ends.1).unwrap();
+        let mut inside = Netlink::open_in(&container).unwrap();
+        for (netlink, name, last) in [(&mut outside, "c0", 1), (&mut inside, "eth0", 2)] {
+            let index = netlink.existing_link(name).unwrap().index;
+            netlink.set_up(index, true).unwrap();
+            for family in [Family::V4, Family::V6] {
+                let length = if family == Family::V4 { 24 } else { 64 };
+                netlink.add_address(index, IpNet::new(self.behind(family, last), length).unwrap(), true).unwrap();
+            }
+        }
+        let index = inside.existing_link("eth0").unwrap().index;
+        for (family, everywhere) in [(Family::V4, "0.0.0.0/0"), (Family::V6, "::/0")] {
+            let route = Route::new(everywhere.parse().unwrap());
+            inside.add_route(&Route { gateway: Some(self.behind(family, 1)), device: Some(index), ..route }).unwrap();
+        }
+        let inside = Self { number: self.number, namespace: container };
+        inside.await_address(self.behind(Family::V6, 2));
+        self.await_address(self.behind(Family::V6, 1));
+        inside.namespace
+    }
+
+    /// An address on the network behind this host.
+    pub(crate) fn behind(&self, family: Family, last: usize) -> IpAddr {
+        let number = self.number;
+        let network = [format!("10.{}.0.", 40 + number), format!("fd40:{number}::")];
+        address(family, network.each_ref().map(String::as_str), last)
+    }
+
+    /// What [`adit`](daemon) must leave as it was: links, addresses, routes of all tables.
+    pub(crate) fn state(&self) -> State {
+        let mut netlink = self.netlink();
+        let mut links: Vec<_> = netlink.links().unwrap().into_iter().map(|l| (l.index, l.name, l.mtu, l.up)).collect();
+        let mut addresses = netlink.addresses(None).unwrap();
+        let mut routes = netlink.routes(None).unwrap();
+        links.sort();
+        addresses.sort_by_key(|a| (a.index, a.net));
+        routes.sort_by_key(|r| format!("{r:?}"));
+        State { links, addresses, routes }
+    }
+}
+
+/// The state of a host's network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct State {
+    links: Vec<(u32, String, u32, bool)>,
+    addresses: Vec<Address>,
+    routes: Vec<Route>,
+}
+
+fn address(family: Family, networks: [&str; 2], last: usize) -> IpAddr {
+    let network = networks[usize::from(family == Family::V6)];
+    format!("{network}{last}").parse().unwrap()
+}
+
+/// The same with a port.
+pub(crate) fn at(ip: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(ip, port)
+}
+
+/// A namespace with its loopback device up.
+fn namespace() -> NetNs {
+    let namespace = NetNs::anonymous().unwrap();
+    Netlink::open_in(&namespace).unwrap().set_up(1, true).unwrap();
+    namespace
+}
+
+/// Waits until an address can be used: also without duplicate address detection the kernel makes an IPv6 address local a moment
+/// after it was added.
+pub(crate) fn await_address(namespace: &NetNs, address: IpAddr) {
+    let mut netlink = Netlink::open_in(namespace).unwrap();
+    let is_local = || netlink.route_to(address).ok().filter(|route| route.kind == RouteKind::Local);
+    wait_for(&format!("the address {address}"), is_local);
+}
+
+/// Makes sure that this test program may make namespaces. An ordinary user's is started once more as root of a user namespace,
+/// with the same arguments, and its verdict is ours; where that is forbidden, the sentence that says what to do ends it.
+pub(crate) fn enter() {
+    static ENTERED: Once = Once::new();
+    ENTERED.call_once(|| {
+        let verdict = if privilege::has_capability(Capability::SysAdmin) {
+            match privilege::check_tun() {
+                Ok(()) => return,
+                Err(e) => {
+                    eprintln!("cannot test: {e}");
+                    1
+                }
+            }
+        } else {
+            let mut again = Command::new("/proc/self/exe");
+            match privilege::in_user_namespace(again.args(std::env::args_os().skip(1))).status() {
+                Ok(status) => status.code().unwrap_or(1),
+                Err(e) => {
+                    eprintln!("cannot test without root: {}", privilege::user_namespace_remedy(&e));
+                    1
+                }
+            }
+        };
+        std::process::exit(verdict);
+    });
+}
+
+/// Waits until `condition` has something.
+pub(crate) fn wait_for<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    wait_at_most(PATIENCE, what, condition)
+}
+
+/// Waits until `condition` has something, but not longer than `patience`.
+pub(crate) fn wait_at_most<T>(patience: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

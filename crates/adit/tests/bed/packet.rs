@@ -1,0 +1,91 @@
+//! Packets made by hand, by etherparse: an implementation that shares no code with ours.
+
+use std::net::{IpAddr, SocketAddr};
+
+use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, UdpHeader};
+use wire::ecn::Ecn;
+
+/// A UDP packet and what tests vary about it.
+#[derive(Clone, Debug)]
+pub(crate) struct UdpPacket {
+    pub(crate) from: SocketAddr,
+    pub(crate) to: SocketAddr,
+    pub(crate) ttl: u8,
+    pub(crate) ecn: Ecn,
+    pub(crate) dont_fragment: bool,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl UdpPacket {
+    pub(crate) fn new(from: (IpAddr, u16), to: (IpAddr, u16), payload: &[u8]) -> Self {
+        let (from, to) = (from.into(), to.into());
+        Self { from, to, ttl: 64, ecn: Ecn::NotEct, dont_fragment: true, payload: payload.to_vec() }
+    }
+
+    /// Its bytes, checksums right.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let length = u16::try_from(8 + self.payload.len()).unwrap();
+        let (from, to) = (self.from.port(), self.to.port());
+        match (self.from, self.to) {
+            (SocketAddr::V4(source), SocketAddr::V4(destination)) => {
+                let (source, destination) = (source.ip().octets(), destination.ip().octets());
+                let mut ip = Ipv4Header::new(length, self.ttl, IpNumber::UDP, source, destination).unwrap();
+                ip.ecn = self.ecn.bits().try_into().unwrap();
+                ip.dont_fragment = self.dont_fragment;
+                ip.identification = 4711;
+                ip.header_checksum = ip.calc_header_checksum();
+                ip.write(&mut bytes).unwrap();
+                UdpHeader::with_ipv4_checksum(from, to, &ip, &self.payload).unwrap().write(&mut bytes).unwrap();
+            }
+            (SocketAddr::V6(source), SocketAddr::V6(destination)) => {
+                let ip = Ipv6Header {
+                    traffic_class: self.ecn.bits(),
+                    flow_label: Ipv6FlowLabel::ZERO,
+                    payload_length: length,
+                    next_header: IpNumber::UDP,
+                    hop_limit: self.ttl,
+                    source: source.ip().octets(),
+                    destination: destination.ip().octets(),
+                };
+                ip.write(&mut bytes).unwrap();
+                UdpHeader::with_ipv6_checksum(from, to, &ip, &self.payload).unwrap().write(&mut bytes).unwrap();
+            }
+            _ => panic!("both addresses are of one family"),
+        }
+        bytes.extend(&self.payload);
+        bytes
+    }
+}
+
+/// Random numbers that are the same in every run.
+#[derive(Clone, Debug)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed ^ 0x9e37_79b9_7f4a_7c15)
+    }
+
+    /// xorshift64 (Marsaglia, 2003).
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// Below `limit`.
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        ((self.next() >> 16) % limit as u64) as usize
+    }
+
+    pub(crate) fn bytes(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(length + 8);
+        while bytes.len() < length {
+            bytes.extend(self.next().to_le_bytes());
+        }
+        bytes.truncate(length);
+        bytes
+    }
+}

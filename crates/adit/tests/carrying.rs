@@ -1,0 +1,237 @@
+//! What a tunnel carries arrives as it was sent.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing test is to stop there")]
+
+mod bed;
+
+use std::thread;
+use std::time::Duration;
+
+use bed::daemon::{Configuration, Daemon, PORT, Place};
+use bed::packet::UdpPacket;
+use bed::traffic::{End, exchange_tcp, exchange_udp, receive_marked, send_marked};
+use bed::{Bed, Family, Host, PATIENCE, at};
+use linux::ping::Pinger;
+use wire::ecn::Ecn;
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// Two hosts, and a configuration of each.
+fn pair(outer: Family, lines: [&str; 2]) -> (Bed, Place, Place) {
+    let bed = Bed::new(2);
+    let place = |me: usize, peer| {
+        let host = bed.host(me);
+        Place::new(host, &Configuration::new(host, &[peer], outer).with(lines[me - 1]))
+    };
+    let (a, b) = (place(1, 2), place(2, 1));
+    (bed, a, b)
+}
+
+fn inner(host: &Host, family: Family) -> End<'_> {
+    End::new(&host.namespace, host.inner(family))
+}
+
+/// Everything that sockets of two hosts exchange, both ways and in both families.
+fn exchange_all(bed: &Bed) {
+    let (one, two) = (bed.host(1), bed.host(2));
+    for family in FAMILIES {
+        let (a, b) = (inner(one, family), inner(two, family));
+        exchange_tcp(a, b, 3_000_001, 2_345_677);
+        exchange_tcp(b, a, 1, 65_537);
+        exchange_udp(a, b, (1..1400).step_by(13));
+        exchange_udp(b, a, [1390, 1399, 1400, 1401, 1415, 1424, 1444, 1453, 1500, 4000, 9001, 30_000]);
+    }
+}
+
+#[test]
+fn tcp_and_udp_of_both_families_cross_an_ipv4_underlay() {
+    let (bed, a, b) = pair(Family::V4, [""; 2]);
+    let (_a, _b) = (a.start(), b.start());
+    exchange_all(&bed);
+}
+
+#[test]
+fn tcp_and_udp_of_both_families_cross_an_ipv6_underlay() {
+    let (bed, a, b) = pair(Family::V6, [""; 2]);
+    let (_a, _b) = (a.start(), b.start());
+    exchange_all(&bed);
+}
+
+#[test]
+fn a_side_without_offloads_understands_one_with_them() {
+    let (bed, a, b) = pair(Family::V4, ["offload = false", ""]);
+    let (_a, _b) = (a.start(), b.start());
+    exchange_all(&bed);
+}
+
+#[test]
+fn two_sides_without_offloads_carry_the_same() {
+    let (bed, a, b) = pair(Family::V6, ["offload = false"; 2]);
+    let (_a, _b) = (a.start(), b.start());
+    exchange_all(&bed);
+}
+
+#[test]
+fn any_number_of_workers_carries_the_same() {
+    for (workers, others) in [(1, 4), (2, 2), (4, 1)] {
+        let lines = [format!("workers = {workers}"), format!("workers = {others}")];
+        let (bed, a, b) = pair(Family::V4, lines.each_ref().map(String::as_str));
+        let (a, _b) = (a.start(), b.start());
+        assert_eq!(a.status().transport.workers, workers);
+        exchange_all(&bed);
+    }
+}
+
+#[test]
+fn busy_polling_carries_the_same() {
+    let (bed, a, b) = pair(Family::V4, ["busy-poll = \"50us\""; 2]);
+    let (_a, _b) = (a.start(), b.start());
+    exchange_all(&bed);
+}
+
+#[test]
+fn many_flows_at_once_do_not_mix() {
+    let (bed, a, b) = pair(Family::V4, ["workers = 2"; 2]);
+    let (_a, _b) = (a.start(), b.start());
+    thread::scope(|scope| {
+        for i in 0..24 {
+            let family = FAMILIES[i % 2];
+            let (from, to) = if i % 3 == 0 { (2, 1) } else { (1, 2) };
+            let (from, to) = (inner(bed.host(from), family), inner(bed.host(to), family));
+            scope.spawn(move || exchange_tcp(from, to, 200_003 + i * 1009, 150_001 + i));
+            if i % 4 == 0 {
+                scope.spawn(move || exchange_udp(from, to, (1..1300).step_by(97)));
+            }
+        }
+    });
+}
+
+#[test]
+fn containers_of_two_hosts_reach_each_other() {
+    let (bed, a, b) = pair(Family::V4, [""; 2]);
+    let (_a, _b) = (a.start(), b.start());
+    let (left, right) = (bed.host(1).container(), bed.host(2).container());
+    for family in FAMILIES {
+        let (from, to) =
+            (End::new(&left, bed.host(1).behind(family, 2)), End::new(&right, bed.host(2).behind(family, 2)));
+        exchange_tcp(from, to, 1_000_001, 999_999);
+        exchange_udp(to, from, [1, 700, 1400, 5000]);
+        // From the host itself, which has an address in the tunnel, into the other's container.
+        exchange_tcp(inner(bed.host(1), family), to, 100_001, 7);
+    }
+}
+
+#[test]
+fn of_three_hosts_the_longest_prefix_decides() {
+    let bed = Bed::new(3);
+    // 1 and 2, and 1 and 3, speak IPv4 outside; 2 and 3 speak IPv6.
+    let configuration = |me: usize, four: usize, other: usize, outer| {
+        let mut configuration = Configuration::new(bed.host(me), &[four], Family::V4);
+        configuration.peers.extend(Configuration::new(bed.host(me), &[other], outer).peers);
+        configuration.listen = format!("[::]:{PORT}");
+        for peer in &mut configuration.peers {
+            match peer.name.as_str() {
+                // A part of host 2's networks lives behind host 3, which itself needs the rest only.
+                "host3" => peer.allowed_ips.extend(["10.42.7.0/24".into(), "fd40:2:7::/48".into()]),
+                "host2" if me == 3 => {
+                    peer.allowed_ips.retain(|p| p != "10.42.0.0/16" && p != "fd40:2::/32");
+                    peer.allowed_ips.extend(["10.42.8.0/24".into(), "fd40:2:8::/48".into()]);
+                }
+                _ => {}
+            }
+        }
+        Place::new(bed.host(me), &configuration)
+    };
+    let places =
+        [configuration(1, 2, 3, Family::V4), configuration(2, 1, 3, Family::V6), configuration(3, 1, 2, Family::V6)];
+    let daemons: Vec<Daemon<'_>> = places.iter().map(Place::start).collect();
+    for family in FAMILIES {
+        for (from, to) in [(1, 2), (2, 3), (3, 1)] {
+            exchange_tcp(inner(bed.host(from), family), inner(bed.host(to), family), 100_003, 50_001);
+        }
+    }
+    let sent = |peer: usize| daemons[0].status().peers[peer].tx_packets;
+    for (host, nets) in [(2, ["10.42.8.1/32", "fd40:2:8::1/128"]), (3, ["10.42.7.1/32", "fd40:2:7::1/128"])] {
+        for (family, net) in FAMILIES.into_iter().zip(nets) {
+            let net: ipnet::IpNet = net.parse().unwrap();
+            bed.host(host).netlink().add_address(1, net, true).unwrap();
+            let before = [sent(0), sent(1)];
+            exchange_udp(inner(bed.host(1), family), End::new(&bed.host(host).namespace, net.addr()), [100, 1400]);
+            let after = [sent(0), sent(1)];
+            assert_eq!(after[host - 2], before[host - 2] + 2, "{net} is behind host {host}");
+            assert_eq!(after[3 - host], before[3 - host], "{net} is not behind the other");
+        }
+    }
+}
+
+#[test]
+fn a_ping_comes_back() {
+    let (bed, a, b) = pair(Family::V4, [""; 2]);
+    let (a, _b) = (a.start(), b.start());
+    let std::net::IpAddr::V4(far) = bed.host(2).inner(Family::V4) else { unreachable!("IPv4") };
+    let mut pinger = bed.host(1).namespace.run(|| Pinger::open(far, 7)).unwrap().unwrap();
+    for _ in 0..10 {
+        let time = pinger.round_trip(PATIENCE).unwrap().expect("an answer");
+        assert!(time < Duration::from_secs(1), "{time:?}");
+    }
+    let peer = &a.status().peers[0];
+    assert_eq!((peer.tx_packets, peer.rx_packets), (10, 10));
+    assert_eq!((peer.tx_bytes, peer.rx_bytes), (840, 840));
+}
+
+#[test]
+fn congestion_marks_of_the_inner_header_survive() {
+    for outer in FAMILIES {
+        let (bed, a, b) = pair(outer, [""; 2]);
+        let (_a, _b) = (a.start(), b.start());
+        for family in FAMILIES {
+            let from = inner(bed.host(1), family).marked_udp(0);
+            let to = inner(bed.host(2), family).marked_udp(0);
+            for ecn in [Ecn::NotEct, Ecn::Ect0, Ecn::Ect1, Ecn::Ce] {
+                send_marked(&from, to.local_address(), ecn, b"marked");
+                assert_eq!(
+                    receive_marked(&to),
+                    (from.local_address(), ecn, b"marked".to_vec()),
+                    "{family:?} in {outer:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_congestion_mark_of_the_outer_header_is_carried_inwards() {
+    for outer in FAMILIES {
+        let bed = Bed::new(2);
+        let (one, two) = (bed.host(1), bed.host(2));
+        let place = Place::new(one, &Configuration::new(one, &[2], outer));
+        let daemon = place.start();
+        // In the place of the other daemon: it writes the outer header itself.
+        let wire = End::new(&two.namespace, two.underlay(outer)).marked_udp(PORT);
+        let to = at(one.underlay(outer), PORT);
+        for family in FAMILIES {
+            let socket = inner(one, family).marked_udp(9000);
+            let source = (two.inner(family), 4000);
+            let packet = |ecn| UdpPacket { ecn, ..UdpPacket::new(source, (one.inner(family), 9000), b"inner") }.bytes();
+            // Outer, inner, what arrives (RFC 6040, figure 4).
+            for (outside, inside, expected) in [
+                (Ecn::NotEct, Ecn::NotEct, Ecn::NotEct),
+                (Ecn::NotEct, Ecn::Ce, Ecn::Ce),
+                (Ecn::Ect0, Ecn::NotEct, Ecn::NotEct),
+                (Ecn::Ect0, Ecn::Ect1, Ecn::Ect1),
+                (Ecn::Ect1, Ecn::Ect0, Ecn::Ect1),
+                (Ecn::Ce, Ecn::Ect0, Ecn::Ce),
+                (Ecn::Ce, Ecn::Ect1, Ecn::Ce),
+                (Ecn::Ce, Ecn::Ce, Ecn::Ce),
+            ] {
+                send_marked(&wire, to, outside, &packet(inside));
+                let arrived = receive_marked(&socket);
+                assert_eq!(arrived, (source.into(), expected, b"inner".to_vec()), "{outside:?} around {inside:?}");
+            }
+            // A transport that does not understand marks understands loss.
+            let before = daemon.drops("congestion");
+            send_marked(&wire, to, Ecn::Ce, &packet(Ecn::NotEct));
+            daemon.await_drops("congestion", before + 1);
+        }
+    }
+}
