@@ -3,7 +3,7 @@
 //! Each ends by itself when its standard input closes, so none outlives the demo, whatever ends that.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use linux::netns::NetNs;
-use linux::poll::{Signals, readable};
+use linux::poll::readable;
 
 use super::layout::{Host, Lane};
 use super::watch::Watch;
@@ -58,11 +58,9 @@ impl Daemon {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
         // A Ctrl-C on the terminal is for the demo: its own group keeps the daemon out of it.
         command.process_group(0);
-        let spawned = net.run(|| {
-            // A child inherits the mask of the thread that starts it.
-            Signals::unblock();
-            command.spawn()
-        })?;
+        // It inherits our signal mask, which blocks just what a daemon blocks anyway; to unblock it here for the child would
+        // expose ourselves for that moment.
+        let spawned = net.run(|| command.spawn())?;
         let child = spawned.map_err(|error| failed("start a process", error))?;
         Ok(Self { child, lane: *lane, name: host.name, runtime, log })
     }
@@ -148,12 +146,7 @@ impl Drop for Daemon {
 }
 
 fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(text.as_bytes()).map_err(
-        |error| match error.kind() {
-            ErrorKind::StorageFull => std::io::Error::new(error.kind(), "no space is left"),
-            _ => error,
-        },
-    )
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(text.as_bytes())
 }
 
 /// What a person would write for this host.

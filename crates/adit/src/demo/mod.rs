@@ -21,7 +21,7 @@ mod throughput;
 mod topology;
 mod watch;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use linux::netns::NetNs;
 use linux::privilege::{self, Capability, has_capability};
@@ -71,6 +71,7 @@ pub fn run(options: Options) -> Result<()> {
     // Signals and namespaces of this process can be arranged only while it has a single thread.
     let watch = Watch::new()?;
     let lock = Lock::take()?;
+    let start = Instant::now();
     let rootless = become_able()?;
     let screen = Screen::new(options.json);
     let (place, had_files) = Place::make()?;
@@ -94,6 +95,7 @@ pub fn run(options: Options) -> Result<()> {
             ));
             report.removed = removed;
             report.repaired = repaired;
+            report.seconds = start.elapsed().as_secs_f64();
             if options.json { print_json(&report) } else { Ok(()) }
         }
         (Err(failure), Ok(_)) => Err(failure.with_remedy("everything was removed")),
@@ -104,12 +106,12 @@ pub fn run(options: Options) -> Result<()> {
 
 /// Makes sure that namespaces, devices and captures can be made; answers whether it took a user namespace.
 fn become_able() -> Result<bool> {
+    privilege::check_tun()?;
     let needed = [Capability::SysAdmin, Capability::NetAdmin, Capability::NetRaw];
     let rootless = !needed.into_iter().all(has_capability);
     if rootless {
         privilege::reenter_user_namespace()?;
     }
-    privilege::check_tun()?;
     Ok(rootless)
 }
 
@@ -212,6 +214,7 @@ fn tell(stage: &mut Stage, options: Options, rootless: bool, (screen, watch): (&
     Ok(Report {
         version: env!("CARGO_PKG_VERSION"),
         rootless,
+        seconds: 0.0,
         repaired: Vec::new(),
         topology: drawn,
         reachability,

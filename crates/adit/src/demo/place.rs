@@ -8,6 +8,8 @@ use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::{Failure, Result};
 
@@ -77,10 +79,15 @@ fn already_running(file: &mut File) -> Failure {
     Failure::failed(format!("a demo is already running{who}")).with_remedy("wait for it, or stop it with Ctrl-C")
 }
 
-/// The directory for the files of this run; removed with this value. In a re-entered namespace `/run` is ours alone.
+/// How long the daemons of a killed run may take to end and to let go of their files.
+const LETTING_GO: Duration = Duration::from_secs(5);
+
+/// The directory of the demo with one for the files of this run in it; removed with this value. In a re-entered namespace `/run`
+/// is ours alone.
 #[derive(Debug)]
 pub(super) struct Place {
-    path: PathBuf,
+    base: PathBuf,
+    run: PathBuf,
     removed: bool,
 }
 
@@ -93,22 +100,20 @@ impl Place {
         Self::make_at("/run/adit-demo".into())
     }
 
-    fn make_at(path: PathBuf) -> Result<(Self, bool)> {
+    fn make_at(base: PathBuf) -> Result<(Self, bool)> {
         let failed = |error: io::Error| {
-            Failure::failed(format!("the demo cannot make its directory {}: {error}", path.display()))
+            Failure::failed(format!("the demo cannot make its directory {}: {error}", base.display()))
         };
-        let had_leftovers = match fs::remove_dir_all(&path) {
-            Ok(()) => true,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => return Err(failed(error)),
-        };
-        DirBuilder::new().mode(0o700).create(&path).map_err(failed)?;
-        Ok((Self { path, removed: false }, had_leftovers))
+        let had_leftovers = remove_patiently(&base).map_err(failed)?;
+        // A name that differs from run to run: a daemon of a killed one must not remove the sockets of its successor.
+        let run = base.join(std::process::id().to_string());
+        DirBuilder::new().recursive(true).mode(0o700).create(&run).map_err(failed)?;
+        Ok((Self { base, run, removed: false }, had_leftovers))
     }
 
-    /// Where it is.
+    /// Where files of this run go.
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        &self.run
     }
 
     /// Removes it with all that is in it.
@@ -117,16 +122,31 @@ impl Place {
     /// What could not be removed.
     pub(super) fn remove(mut self) -> Result<()> {
         self.removed = true;
-        fs::remove_dir_all(&self.path).map_err(|error| {
-            Failure::failed(format!("cannot remove {}: {error}", self.path.display())).with_remedy("remove it by hand")
+        remove_patiently(&self.base).map(drop).map_err(|error| {
+            Failure::failed(format!("cannot remove {}: {error}", self.base.display())).with_remedy("remove it by hand")
         })
+    }
+}
+
+/// Removes a directory in which others may still be removing their own; answers whether there was one.
+fn remove_patiently(path: &Path) -> io::Result<bool> {
+    let deadline = Instant::now() + LETTING_GO;
+    let mut was_there = false;
+    loop {
+        match fs::remove_dir_all(path) {
+            Ok(()) => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !path.exists() => return Ok(was_there),
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => was_there = true,
+        }
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         if !self.removed {
-            let _ = fs::remove_dir_all(&self.path);
+            let _ = remove_patiently(&self.base);
         }
     }
 }
@@ -164,6 +184,7 @@ mod tests {
         let (place, had_leftovers) = Place::make_at(path.clone()).unwrap();
         assert!(had_leftovers);
         assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 1);
         place.remove().unwrap();
         assert!(!path.exists());
         let (place, had_leftovers) = Place::make_at(path.clone()).unwrap();

@@ -16,6 +16,7 @@ use super::topology::Topology;
 use super::watch::Watch;
 use crate::Result;
 use crate::api::Status;
+use crate::api::status::WorkerStatus;
 
 /// Names of the two paths that others are compared with.
 const VETH_PATH: &str = "veth pair";
@@ -85,13 +86,16 @@ pub(super) fn measure(
         let attempt = Try { path: path.name, from: path.from, to: (path.to.0, path.to.2) };
         reach::measure(&attempt, 1, watch)?;
     }
+    let mut last = String::new();
     let mut rounds: Vec<Vec<(Load, Option<PerCall>)>> = Vec::new();
     for round in 1..=plan.rounds {
         let mut measured = Vec::new();
         for (number, path) in (1..).zip(&paths) {
             let (name, all) = (path.name, paths.len());
-            screen.progress(&format!("{number}/{all}  {name}, round {round} of {}", plan.rounds));
-            measured.push(one(path, plan.duration, watch)?);
+            screen.progress(&format!("{number}/{all}  {name}, round {round} of {}{last}", plan.rounds));
+            let outcome = one(path, plan.duration, watch)?;
+            last = format!("   ({name}: {:.1} Gb/s)", outcome.0.gigabits_per_second());
+            measured.push(outcome);
         }
         rounds.push(measured);
     }
@@ -151,41 +155,26 @@ fn one(path: &Path<'_>, duration: Duration, watch: &Watch) -> Result<(Load, Opti
 
 /// Packets per call between two moments, from each daemon's counters. The acknowledgements that go the other way share some of
 /// the calls; they are counted with the packets of their direction only.
-fn per_call(sender: [&Status; 2], receiver: [&Status; 2]) -> PerCall {
-    let counters = |status: &Status| {
-        status.workers.iter().fold([0u64; 6], |sums, worker| {
-            let own = [
-                worker.tx_packets,
-                worker.device_reads,
-                worker.tx_batches,
-                worker.rx_packets,
-                worker.rx_batches,
-                worker.device_writes,
-            ];
-            std::array::from_fn(|at| {
-                let (sum, own) = (sums.get(at).copied().unwrap_or(0), own.get(at).copied().unwrap_or(0));
-                sum.saturating_add(own)
-            })
-        })
+fn per_call([sender_before, sender]: [&Status; 2], [receiver_before, receiver]: [&Status; 2]) -> PerCall {
+    let ratio = |before: &Status, after: &Status, packets: Counter, calls: Counter| {
+        let grown = |of: Counter| {
+            let sum = |status: &Status| status.workers.iter().map(of).fold(0u64, u64::saturating_add);
+            sum(after).saturating_sub(sum(before)) as f64
+        };
+        if grown(calls) > 0.0 { grown(packets) / grown(calls) } else { 0.0 }
     };
-    let difference = |[before, after]: [&Status; 2]| {
-        let (before, after) = (counters(before), counters(after));
-        let mut grown = after;
-        for (grown, before) in grown.iter_mut().zip(before) {
-            *grown = grown.saturating_sub(before);
-        }
-        grown
-    };
-    let ratio = |packets: u64, calls: u64| if calls == 0 { 0.0 } else { packets as f64 / calls as f64 };
-    let [out, reads, sends, ..] = difference(sender);
-    let [_, _, _, taken, receives, writes] = difference(receiver);
+    let sent = |calls| ratio(sender_before, sender, |worker| worker.tx_packets, calls);
+    let taken = |calls| ratio(receiver_before, receiver, |worker| worker.rx_packets, calls);
     PerCall {
-        read: ratio(out, reads),
-        sendmsg: ratio(out, sends),
-        recvmsg: ratio(taken, receives),
-        write: ratio(taken, writes),
+        read: sent(|worker| worker.device_reads),
+        sendmsg: sent(|worker| worker.tx_batches),
+        recvmsg: taken(|worker| worker.rx_batches),
+        write: taken(|worker| worker.device_writes),
     }
 }
+
+/// One of a worker's counters.
+type Counter = fn(&WorkerStatus) -> u64;
 
 fn summarise(paths: &[Path<'_>], rounds: &[Vec<(Load, Option<PerCall>)>]) -> Vec<Throughput> {
     let at = |name: &str| paths.iter().position(|path| path.name == name).unwrap_or(0);

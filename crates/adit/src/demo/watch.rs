@@ -1,5 +1,6 @@
 //! Ctrl-C: it arrives by a descriptor, is looked for between steps and while waiting, and ends the demo as a failure does.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ impl Watch {
     /// Fails once a signal has arrived.
     pub(super) fn check(&self) -> Result<()> {
         match self.signals.take() {
-            Some(_) => Err(Failure::failed("interrupted; everything was removed")),
+            Some(_) => Err(Failure::failed("interrupted")),
             None => Ok(()),
         }
     }
@@ -62,26 +63,21 @@ impl Watch {
     /// Waits for a line on standard input or for a signal, whichever comes first; neither is a failure here. Where standard
     /// input has nothing to give, only a signal ends the wait.
     pub(super) fn enter_or_signal(&self) -> Result<()> {
-        let stdin = io::stdin();
-        let mut open = true;
+        // Not by `io::stdin()`: what its buffer had taken in would not be seen by waiting for the descriptor.
+        let mut stdin = io::stdin().as_fd().try_clone_to_owned().ok().map(File::from);
         loop {
-            let typed = if open {
-                let [typed, _] = readable([stdin.as_fd(), self.signals.as_fd()], None)?;
-                typed
-            } else {
-                readable([self.signals.as_fd()], None)?;
-                false
+            let typed = match &stdin {
+                Some(open) => readable([open.as_fd(), self.signals.as_fd()], None)?.first().copied().unwrap_or(false),
+                None => readable([self.signals.as_fd()], None).map(|_| false)?,
             };
             if self.signals.take().is_some() {
                 return Ok(());
             }
-            if typed {
-                let mut byte = [0];
-                match stdin.lock().read(&mut byte) {
-                    Ok(1..) if byte == *b"\n" => return Ok(()),
-                    Ok(1..) => {}
-                    Ok(0) | Err(_) => open = false,
-                }
+            let mut buffer = [0; 256];
+            match stdin.as_mut().filter(|_| typed).map(|open| open.read(&mut buffer)) {
+                Some(Ok(length @ 1..)) if buffer.get(..length).unwrap_or_default().contains(&b'\n') => return Ok(()),
+                Some(Ok(1..)) | None => {}
+                Some(Ok(0) | Err(_)) => stdin = None,
             }
         }
     }

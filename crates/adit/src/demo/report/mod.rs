@@ -13,6 +13,8 @@ pub(super) struct Report {
     pub(super) version: &'static str,
     /// Whether it ran in a user namespace, without being root.
     pub(super) rootless: bool,
+    /// How long it took, removal included.
+    pub(super) seconds: f64,
     /// Names of the namespaces that a killed run had left.
     pub(super) repaired: Vec<String>,
     pub(super) topology: Topology,

@@ -16,9 +16,11 @@ pub(in crate::demo) fn under_drawing(topology: &Topology, buffers: &[Buffers], r
         lines.push(format!("containers and {}: mtu {}; offloads of the TUN device: {offloads}", host.device, host.mtu));
     }
     if let Some(first) = buffers.first() {
-        let note = if rootless { " (without root no more can be had, so speeds differ)" } else { "" };
         let (receive, send) = (bytes(first.receive), bytes(first.send));
-        lines.push(format!("socket buffers of the daemons: {receive} to receive, {send} to send{note}"));
+        lines.push(format!("socket buffers of the daemons: {receive} to receive, {send} to send"));
+        if rootless {
+            lines.push("(without root as much as net.core.rmem_max and wmem_max allow, so speeds may differ)".into());
+        }
     }
     lines.push("transport \"plain\": not encrypted, not authenticated, as flannel's UDP mode was".into());
     indented(&lines)
