@@ -150,10 +150,8 @@ impl Device {
             Some(first) => first.negotiate(&name, options.offload)?,
             None => Offloads { level: Offload::None, reason: None },
         };
-        if let Some(first) = queues.first() {
-            if let Some(owner) = options.owner {
-                first.control(libc::TUNSETOWNER, owner.into(), &format!("set the owner of {name}"))?;
-            }
+        if let (Some(first), Some(owner)) = (queues.first(), options.owner) {
+            first.control(libc::TUNSETOWNER, owner.into(), &format!("set the owner of {name}"))?;
         }
         let device = Self { name, offloads, queues };
         if let Some(persistent) = options.persistent {

@@ -100,7 +100,7 @@ impl ReceiveBatch {
         };
         self.received.extend(messages.iter().take(count).map(|message| Received {
             length: (message.msg_len as usize).min(RECEIVE),
-            control: (message.msg_hdr.msg_controllen as usize).min(CONTROL),
+            control: message.msg_hdr.msg_controllen.min(CONTROL),
         }));
         Ok(count)
     }

@@ -265,7 +265,7 @@ struct Message<'a> {
 
 impl Message<'_> {
     /// The same without asking for a source address.
-    fn from_anywhere(self) -> Self {
+    fn without_source(self) -> Self {
         Self { flow: Flow { from: None, ..self.flow }, ..self }
     }
 }
@@ -280,7 +280,7 @@ fn send_patiently(socket: &Socket, message: Message<'_>) -> io::Result<()> {
             socket.send_parts(&message.flow, &[IoSlice::new(message.payload)], message.stride)
         }
         Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENODEV | libc::ENETUNREACH) if message.flow.from.is_some() => {
-            let free = message.from_anywhere();
+            let free = message.without_source();
             socket.send_parts(&free.flow, &[IoSlice::new(free.payload)], free.stride)
         }
         // An error that an earlier datagram brought back (ICMP); it is told once and does not concern this one.
