@@ -321,7 +321,7 @@ impl Run {
         };
         let same_upper = match self.flow.protocol {
             protocol::TCP => self.tcp_follows(upper, new.upper_header),
-            _ => self.count < MAX_UDP_SEGMENTS,
+            _ => true,
         };
         fits && same_ip && same_upper
     }

@@ -64,6 +64,8 @@ fn what_differs_in_a_header_is_not_joined() {
         alone(v6, true, |segment| segment.sequence += 1);
         alone(v6, true, |segment| segment.acknowledgement += 1);
         alone(v6, true, |segment| segment.window += 1);
+        alone(v6, true, |segment| segment.urgent += 1);
+        alone(v6, true, |segment| segment.reserved = true);
         alone(v6, true, |segment| segment.congestion_echo = true);
         alone(v6, true, |segment| segment.window_reduced = true);
         alone(v6, true, |segment| segment.syn = true);

@@ -24,6 +24,9 @@ pub(crate) struct Segment {
     pub(crate) sequence: u32,
     pub(crate) acknowledgement: u32,
     pub(crate) window: u16,
+    pub(crate) urgent: u16,
+    /// The lowest of the reserved bits beside the header length.
+    pub(crate) reserved: bool,
     pub(crate) push: bool,
     pub(crate) fin: bool,
     pub(crate) syn: bool,
@@ -92,6 +95,7 @@ impl Segment {
         tcp.ack = true;
         tcp.acknowledgment_number = self.acknowledgement;
         (tcp.psh, tcp.fin, tcp.syn) = (self.push, self.fin, self.syn);
+        (tcp.urgent_pointer, tcp.ns) = (self.urgent, self.reserved);
         (tcp.ece, tcp.cwr) = (self.congestion_echo, self.window_reduced);
         tcp.set_options_raw(&self.options).unwrap();
         tcp
@@ -113,6 +117,8 @@ pub(crate) fn plain(v6: bool, tcp: bool, payload: &[u8]) -> Segment {
         sequence: 0xffff_fff0,
         acknowledgement: 1,
         window: 512,
+        urgent: 0,
+        reserved: false,
         push: false,
         fin: false,
         syn: false,
@@ -211,6 +217,7 @@ prop_compose! {
         (class, ttl, id, dont_fragment) in any::<(u8, u8, u16, bool)>(),
         label in 0..1u32 << 20,
         (sequence, acknowledgement, window, congestion_echo) in any::<(u32, u32, u16, bool)>(),
+        (urgent, reserved) in any::<(u16, bool)>(),
         options in prop_oneof![
             Just(vec![]),
             Just(vec![1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8]),
@@ -218,7 +225,7 @@ prop_compose! {
         ],
     ) -> Segment {
         Segment {
-            v6, tcp, hosts, ports, class, ttl, id, dont_fragment, label, sequence, acknowledgement, window,
+            v6, tcp, hosts, ports, class, ttl, id, dont_fragment, label, sequence, acknowledgement, window, urgent, reserved,
             push: false, fin: false, syn: false, congestion_echo, window_reduced: false, options, payload: vec![],
         }
     }
