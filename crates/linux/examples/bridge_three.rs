@@ -15,7 +15,11 @@ use linux::privilege::{self, Capability};
 
 const NAMES: [&str; 3] = ["red", "green", "blue"];
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<(), String> {
+    lesson().map_err(|error| error.to_string())
+}
+
+fn lesson() -> Result<(), Box<dyn Error>> {
     if !privilege::has_capability(Capability::SysAdmin) {
         privilege::reenter_user_namespace()?;
     }

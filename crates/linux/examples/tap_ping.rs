@@ -2,11 +2,9 @@
 //!
 //! On a TUN device (lesson 1) packets travel bare. On a TAP device each is in an Ethernet frame, and before the kernel can
 //! address one it asks everybody on the cable who has the IP address: ARP. So the far end must answer that question first.
-//!
 //! `cargo run -p linux --example tap_ping`, as any user. It happens in a network namespace of its own.
 
 use std::error::Error;
-use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::thread;
@@ -26,10 +24,17 @@ use wire::vnet::VnetHdr;
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
-/// Where all the hosts are that do not exist. The second bit of the first byte marks an address that nobody registered.
+/// One of the hosts that do not exist.
+const HOST: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 77);
+
+/// Where all of them are. The second bit of the first byte marks an address that nobody registered.
 const FAR_END: MacAddress = MacAddress([0x02, 0, 0, 0, 0, 0x02]);
 
-fn main() -> Outcome {
+fn main() -> Result<(), String> {
+    start().map_err(|error| error.to_string())
+}
+
+fn start() -> Outcome {
     if !privilege::has_capability(Capability::SysAdmin) {
         privilege::reenter_user_namespace()?;
     }
@@ -44,18 +49,16 @@ fn lesson() -> Outcome {
     let link = netlink.existing_link("lesson0")?;
     netlink.add_address(link.index, "10.9.0.1/24".parse()?, true)?;
     netlink.set_up(link.index, true)?;
-    println!("lesson0 is up with 10.9.0.1/24; its cable ends in this program");
 
     let stop = Waker::new()?;
     thread::scope(|scope| {
         let far_end = scope.spawn(|| answer(cable, &stop));
-        let ping =
-            Pinger::open(Ipv4Addr::new(10, 9, 0, 77), 1).and_then(|mut host| host.round_trip(Duration::from_secs(5)));
+        let ping = Pinger::open(HOST, 1).and_then(|mut host| host.round_trip(Duration::from_secs(5)));
         stop.wake();
         far_end.join().map_err(|_| "the far end panicked")??;
-        println!("ping 10.9.0.77: {} µs", ping?.ok_or("no answer")?.as_micros());
-        let known = netlink.neighbours(Some(link.index))?;
-        let learned = known.iter().find(|host| host.mac == Some(FAR_END.0)).ok_or("the kernel learned nothing")?;
+        println!("ping {HOST}: {} µs", ping?.ok_or("no answer")?.as_micros());
+        let mut known = netlink.neighbours(Some(link.index))?.into_iter();
+        let learned = known.find(|host| host.mac == Some(FAR_END.0)).ok_or("the kernel learned nothing")?;
         println!("the kernel now knows: {} is at {FAR_END}", learned.address);
         Ok(())
     })
@@ -65,16 +68,12 @@ fn lesson() -> Outcome {
 fn answer(cable: &Queue, stop: &Waker) -> Outcome {
     let (mut bytes, mut reply) = (vec![0; MAX_PACKET], vec![0; MAX_PACKET]);
     while readable([cable.as_fd(), stop.as_fd()], None)? != [false, true] {
-        let length = match cable.recv(&mut bytes) {
-            Ok((_, length)) => length,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(error.into()),
-        };
+        let Ok((_, length)) = cable.recv(&mut bytes) else { continue };
         let Ok(frame) = EthernetFrame::parse(&bytes[..length]) else { continue };
         match frame.ethertype() {
             ethertype::ARP => {
-                let Ok(question) = ArpPacket::parse(frame.payload()) else { continue };
-                let Some(reply) = question.reply(FAR_END) else { continue };
+                let question = ArpPacket::parse(frame.payload());
+                let Some(reply) = question.ok().and_then(|question| question.reply(FAR_END)) else { continue };
                 println!("  who has {}? {} asks. It is at {FAR_END}", reply.sender, reply.target);
                 cable.send(&VnetHdr::NONE, &reply.emit_frame())?;
             }

@@ -7,7 +7,6 @@
 //! `cargo run -p linux --example tun_ping`, as any user. It happens in a network namespace of its own.
 
 use std::error::Error;
-use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::thread;
@@ -25,7 +24,11 @@ use wire::vnet::VnetHdr;
 
 type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 
-fn main() -> Outcome {
+fn main() -> Result<(), String> {
+    start().map_err(|error| error.to_string())
+}
+
+fn start() -> Outcome {
     if !privilege::has_capability(Capability::SysAdmin) {
         privilege::reenter_user_namespace()?;
     }
@@ -62,11 +65,7 @@ fn answer_pings(wire: &Queue, stop: &Waker) -> Result<u32, Box<dyn Error + Send 
     let (mut packet, mut answer) = (vec![0; MAX_PACKET], vec![0; MAX_PACKET]);
     let mut answered = 0;
     while readable([wire.as_fd(), stop.as_fd()], None)? != [false, true] {
-        let length = match wire.recv(&mut packet) {
-            Ok((_, length)) => length,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(error.into()),
-        };
+        let Ok((_, length)) = wire.recv(&mut packet) else { continue };
         // What is no ping (the kernel looks for IPv6 routers, for one) gets no answer.
         let Ok(request) = IpPacket::parse(&packet[..length]) else { continue };
         let Some(length) = echo_reply(&request, &mut answer) else { continue };

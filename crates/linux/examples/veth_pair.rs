@@ -13,7 +13,11 @@ use linux::netlink::{Netlink, VethEnd};
 use linux::netns::NetNs;
 use linux::privilege::{self, Capability};
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<(), String> {
+    lesson().map_err(|error| error.to_string())
+}
+
+fn lesson() -> Result<(), Box<dyn Error>> {
     if !privilege::has_capability(Capability::SysAdmin) {
         privilege::reenter_user_namespace()?;
     }

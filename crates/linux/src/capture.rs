@@ -168,9 +168,10 @@ impl Capture {
         message.msg_name = std::ptr::from_mut(&mut from).cast();
         message.msg_namelen = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
         message.msg_iov = parts.as_mut_ptr();
-        message.msg_iovlen = parts.len();
+        // The types of the lengths differ between C libraries.
+        message.msg_iovlen = parts.len() as _;
         message.msg_control = control.as_mut_ptr().cast();
-        message.msg_controllen = CONTROL;
+        message.msg_controllen = CONTROL as _;
         // All pointers of the message are to locals and to the buffer, as long as they are said to be.
         let received = syscall!(recvmsg(self.fd.as_raw_fd(), &mut message, libc::MSG_TRUNC))?;
         // MSG_TRUNC makes the kernel tell the packet's own length, the virtio header included.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing test is to stop there")]
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+use std::io::Write;
 use std::process::Command;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -24,7 +25,9 @@ pub(crate) fn enter() {
         let status = privilege::in_user_namespace(again.args(std::env::args_os().skip(1))).status();
         let code = status.map_or_else(
             |error| {
-                eprintln!("cannot test without root: {}", privilege::user_namespace_remedy(&error));
+                // Not by a macro: libtest would keep what those print.
+                let remedy = privilege::user_namespace_remedy(&error);
+                let _ = writeln!(std::io::stderr(), "cannot test without root: {remedy}");
                 1
             },
             |status| status.code().unwrap_or(1),
