@@ -10,7 +10,7 @@
 
 use crate::Malformed;
 use crate::checksum::Sum;
-use crate::ip::{Fragment, IpPacket, MAX_LEN, Version, protocol};
+use crate::ip::{Fragment, IpPacket, V6_HEADER_LEN, Version, protocol};
 use crate::tcp::{self, TcpSegment, flags};
 use crate::udp::{self, UdpDatagram};
 use crate::vnet::{self, VnetHdr};
@@ -73,7 +73,7 @@ impl<'a> SuperPacket<'a> {
         if vnet.gso_type == vnet::GSO_NONE {
             return Self::parse_single(vnet, packet);
         }
-        if packet.fragment() != Fragment::None || packet.bytes().len() > MAX_LEN {
+        if packet.fragment() != Fragment::None {
             return Err(Malformed::OffloadType);
         }
         let step = usize::from(vnet.gso_size);
@@ -239,7 +239,8 @@ impl Ip {
         }
     }
 
-    /// Writes the fields in which segment `index` of `length` bytes differs. `length` is at most [`MAX_LEN`].
+    /// Writes the fields in which segment `index` of `length` bytes differs. A segment is no longer than its
+    /// super-packet, whose length fits the same field.
     #[inline]
     fn patch(&self, index: usize, length: usize, header: &mut [u8]) -> Option<()> {
         let fixed = header.first_chunk_mut::<20>()?;
@@ -253,7 +254,7 @@ impl Ip {
                 fixed[10..12].copy_from_slice(&checksum.to_be_bytes());
             }
             Version::V6 => {
-                let payload_len = length.checked_sub(crate::ip::V6_HEADER_LEN)? as u16;
+                let payload_len = length.checked_sub(V6_HEADER_LEN)? as u16;
                 fixed[4..6].copy_from_slice(&payload_len.to_be_bytes());
             }
         }

@@ -4,6 +4,7 @@
 mod support;
 
 use support::{Segment, Stream, plain};
+use wire::checksum::Sum;
 use wire::coalesce::{Coalescer, Joins, SLOTS};
 use wire::ip::{IpHeader, IpPacket, protocol};
 use wire::vnet::{GSO_UDP_L4, VnetHdr};
@@ -245,4 +246,38 @@ fn what_the_device_refuses_is_not_even_copied() {
             assert_eq!((coalescer.is_empty(), passed), (!waits, !waits));
         }
     }
+}
+
+#[test]
+fn the_other_way_to_write_a_checksum_of_zero_is_kept() {
+    // Where the checksum lies, and the fields by which it is brought to 0: the payload's first word, the id.
+    type Bring = fn(&mut [Segment], u16);
+    let by_payload: Bring = |run_of, word| run_of[0].payload[..2].copy_from_slice(&word.to_be_bytes());
+    let by_id: Bring = |run_of, word| (run_of[0].id, run_of[1].id) = (word, word.wrapping_add(1));
+    for (tcp, at, bring, usual) in
+        [(true, 36, by_payload, 0), (false, 26, by_payload, 0xffffu16), (true, 10, by_id, 0), (false, 10, by_id, 0)]
+    {
+        let mut run_of = segments(false, tcp, 2);
+        (run_of[0].id, run_of[1].id) = (0, 1);
+        run_of[0].payload[..2].fill(0);
+        let before = run_of[0].bytes();
+        bring(&mut run_of, u16::from_be_bytes([before[at], before[at + 1]]));
+        let mut packets: Vec<_> = run_of.iter().map(Segment::bytes).collect();
+        assert_eq!(packets[0][at..at + 2], usual.to_be_bytes());
+        assert_eq!(run(&packets), [2]);
+        packets[0][at..at + 2].copy_from_slice(&(!usual).to_be_bytes());
+        assert_eq!(run(&packets), [1, 1]);
+    }
+}
+
+#[test]
+fn the_reserved_fragment_bit_passes_alone() {
+    let mut packets: Vec<_> = segments(false, true, 2).iter().map(Segment::bytes).collect();
+    for packet in &mut packets {
+        packet[6] |= 0x80;
+        packet[10..12].fill(0);
+        let checksum = Sum::default().add(&packet[..20]).finish();
+        packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    }
+    assert_eq!(run(&packets), [1, 1]);
 }

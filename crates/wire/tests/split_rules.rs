@@ -224,6 +224,22 @@ fn contradictions_are_refused() {
 }
 
 #[test]
+fn the_longest_packets_split() {
+    // IPv6 counts its payload only: 40 bytes more than IPv4 can be.
+    for (v6, longest) in [(false, 65_535), (true, 65_575)] {
+        for tcp in [false, true] {
+            let mut stream = Stream { size: longest, full: 1, last: 0, ..stream(v6, tcp) };
+            stream.size -= stream.header_len();
+            let (vnet, bytes) = stream.super_packet();
+            assert_eq!(bytes.len(), longest);
+            assert!(split(vnet, &bytes) == [stream.segments()[0].bytes()]);
+            let halves = split(VnetHdr { gso_size: 40_000, ..vnet }, &bytes);
+            assert_eq!(halves.iter().map(Vec::len).sum::<usize>(), longest + stream.header_len());
+        }
+    }
+}
+
+#[test]
 fn one_byte_segments_and_no_payload() {
     let (vnet, bytes) = stream(false, false).super_packet();
     let whole = VnetHdr { gso_size: 1, ..vnet };
