@@ -96,7 +96,8 @@ pub(in crate::demo) fn throughput_notes(rows: &[Throughput], seconds: f64, round
     let plural = if rounds == 1 { "round" } else { "rounds" };
     let mut lines = vec![
         format!("One TCP stream, {seconds} s a path, {rounds} {plural}; all on this one machine, so read the ratios."),
-        "CPU is that of the whole machine: both ends, both kernels, the daemons and the load itself.".into(),
+        "The pair joins berlin and paris, the bridge web and db; the other three are ways from web to app.".into(),
+        "CPU is that of the whole machine: both ends, the daemons and the load itself.".into(),
     ];
     let per_call = |path: &str| rows.iter().find(|row| row.path == path).and_then(|row| row.packets_per_call);
     if let (Some(adit), Some(classic)) = (per_call("adit"), per_call("classic TUN")) {
@@ -135,17 +136,20 @@ pub(in crate::demo) fn journey(packet: &Packet, hops: &[Hop], style: Style) -> S
         "µs", "where", "device", "way", "bytes", "headers, outermost first"
     );
     let mut lines = vec![style.dim(&head)];
-    let mut number = 0;
+    let (mut number, mut last_place) = (0, "");
     for hop in hops {
         for crossing in &hop.crossings {
             number += 1;
             lines.push(crossing_line(number, crossing, style));
+            last_place = "";
         }
+        let place = if hop.place == last_place { "" } else { hop.place };
+        last_place = hop.place;
         let [outer, inner] = [0, 1].map(|depth| headers(hop, depth));
         lines.push(format!(
             "   {:>6.1}  {:<7}{:<10}{:<5}{:>6}  {}",
             hop.us,
-            hop.place,
+            place,
             hop.device,
             hop.direction,
             hop.size,
