@@ -393,7 +393,8 @@ impl<'a> IpPacket<'a> {
     }
 
     /// The sum over source, destination and `protocol` that starts a TCP, UDP or ICMPv6 checksum (RFC 9293 section
-    /// 3.1, RFC 8200 section 8.1). The upper-layer length is still to be added.
+    /// 3.1, RFC 8200 section 8.1). The upper-layer length is still to be added. The destination is the one in the header:
+    /// not the final one that a routing header may name.
     #[inline]
     #[must_use]
     pub fn pseudo_header(&self, protocol: u8) -> Sum {

@@ -74,6 +74,12 @@ fn a_partial_checksum_without_offload_is_completed() {
         let mut out = vec![0; bytes.len()];
         assert_eq!(whole.emit_partial(0, &mut out), bytes.len());
         assert_eq!(out, bytes);
+        // A receiver could not tell where a fragment's checksum ends.
+        if !v6 {
+            let mut fragment = bytes.clone();
+            fragment[6] |= 0x20;
+            assert!(!parse(single, &fragment).unwrap().has_partial());
+        }
     }
 }
 
