@@ -3,9 +3,9 @@
 //! [`run`] goes through the parts in order, tells each as it happens, and removes everything again, whatever happens:
 //!
 //! 1. rights: root, or root of a user namespace of its own
-//! 2. one demo at a time; what a killed one left is removed ([`place`], [`topology`])
-//! 3. hosts, daemons, containers ([`layout`], [`topology`], [`daemon`])
-//! 4. round trips ([`reach`]), throughput ([`throughput`], [`load`]), the journey of one packet ([`journey`])
+//! 2. one demo at a time; what a killed one left is removed (`place`, `topology`)
+//! 3. hosts, daemons, containers (`layout`, `topology`, `daemon`)
+//! 4. round trips (`reach`), throughput (`throughput`, `load`), the journey of one packet (`journey`)
 //! 5. removal, and a look that nothing is left
 //!
 //! Nothing is made in the caller's own network namespace, and no other program is needed.
