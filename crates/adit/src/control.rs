@@ -304,7 +304,7 @@ impl Control {
             })
             .collect();
         let snapshot = Snapshot::new(peers, &addresses);
-        self.surroundings.view.store(Arc::new(View { snapshot, links: self.links.clone(), addresses }));
+        self.surroundings.view.store(Arc::new(View { snapshot, links: self.links.clone() }));
     }
 
     fn super_packets_refused(&self) {

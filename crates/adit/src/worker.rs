@@ -20,7 +20,6 @@
 //! Both end in one verdict: the packet went on, or it was dropped for a [`Reason`], which is counted.
 
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,7 +33,7 @@ use tunnel::{PeerId, Reason, Snapshot};
 use wire::coalesce::{Coalescer, Joins};
 use wire::ecn::{self, Ecn};
 use wire::icmp::{self, Unreachable};
-use wire::ip::{IpPacket, Version};
+use wire::ip::IpPacket;
 use wire::message::{self, Message};
 use wire::segment::SuperPacket;
 use wire::vnet::VnetHdr;
@@ -58,8 +57,6 @@ pub struct View {
     pub snapshot: Snapshot,
     /// What workers know of each peer beside that, by its number.
     pub links: Vec<Arc<Link>>,
-    /// Our own addresses, which ICMP errors come from.
-    pub addresses: Vec<IpAddr>,
 }
 
 /// The state of a peer that workers write.
@@ -341,7 +338,7 @@ impl Path {
             Ok(found) => found,
             Err(reason) => {
                 if reason == Reason::NoRoute {
-                    self.tell_sender(view, &packet, Unreachable::NoRoute);
+                    self.tell_sender(&packet, Unreachable::NoRoute);
                 }
                 return Err(reason);
             }
@@ -381,7 +378,7 @@ impl Path {
         mtu: usize,
     ) -> Result<(), Reason> {
         if packet.dont_fragment() {
-            self.tell_sender(view, packet, Unreachable::TooBig { mtu: u32::try_from(mtu).unwrap_or(u32::MAX) });
+            self.tell_sender(packet, Unreachable::TooBig { mtu: u32::try_from(mtu).unwrap_or(u32::MAX) });
             self.dropped(Reason::TooBig, packets.count().saturating_sub(1));
             return Err(Reason::TooBig);
         }
@@ -409,15 +406,15 @@ impl Path {
         Ok(())
     }
 
-    /// Writes an ICMP error for `packet` into the device, from our own address.
+    /// Writes an ICMP error for `packet` into the device. It comes from the address that cannot be reached: the kernel takes
+    /// nothing from a device whose source is an address of its own (`fib_validate_source` in net/ipv4/fib_frontend.c), while
+    /// the way back to this one leads through this device, as reverse-path filters want it.
     #[cold]
-    fn tell_sender(&mut self, view: &View, packet: &IpPacket<'_>, what: Unreachable) {
-        let six = packet.version() == Version::V6;
-        let Some(source) = view.addresses.iter().find(|a| a.is_ipv6() == six) else { return };
+    fn tell_sender(&mut self, packet: &IpPacket<'_>, what: Unreachable) {
         if !self.errors.take(Instant::now()) {
             return;
         }
-        let length = icmp::error_reply(packet, *source, what, &mut self.scratch);
+        let length = icmp::error_reply(packet, packet.destination(), what, &mut self.scratch);
         if let Some(reply) = length.and_then(|l| self.scratch.get(..l)) {
             // An error that the device does not take is lost, as errors may be.
             let _ = self.queue.send(&VnetHdr::NONE, reply);
