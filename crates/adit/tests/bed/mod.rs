@@ -194,6 +194,8 @@ pub(crate) fn at(ip: IpAddr, port: u16) -> SocketAddr {
 /// A namespace with its loopback device up.
 fn namespace() -> NetNs {
     let namespace = NetNs::anonymous().unwrap();
+    // Link-local addresses can be used at once; a router cannot even look for its neighbours without.
+    namespace.run(|| sysctl::set(&["net", "ipv6", "conf", "default", "accept_dad"], "0")).unwrap().unwrap();
     Netlink::open_in(&namespace).unwrap().set_up(1, true).unwrap();
     namespace
 }

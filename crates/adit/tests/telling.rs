@@ -1,0 +1,253 @@
+//! What a tunnel tells senders: that nobody is there, and how long a packet may be. And what it leaves alone.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing test is to stop there")]
+
+mod bed;
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use bed::daemon::{Configuration, Place};
+use bed::packet::{Random, UdpPacket};
+use bed::sniffer::{Injector, Sniffer};
+use bed::traffic::{End, connection, exchange_over, exchange_udp};
+use bed::{Bed, Family, PATIENCE, at, await_address, wait_for};
+use linux::capture::Direction;
+use linux::netlink::Route;
+use linux::netns::NetNs;
+use linux::udp::{self, Flow, SendError, SendQueue};
+use wire::ecn::Ecn;
+use wire::ip::{IpPacket, protocol};
+use wire::vnet::VnetHdr;
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// Two hosts and a configuration of each, as `change` makes it.
+fn pair(outer: Family, change: impl Fn(&mut Configuration)) -> (Bed, [Place; 2]) {
+    let bed = Bed::new(2);
+    let places = [(1, 2), (2, 1)].map(|(me, peer)| {
+        let mut configuration = Configuration::new(bed.host(me), &[peer], outer);
+        change(&mut configuration);
+        Place::new(bed.host(me), &configuration)
+    });
+    (bed, places)
+}
+
+/// Sends datagrams until the socket is told an error, as ICMP brings it.
+fn refusal(socket: &UdpSocket) -> ErrorKind {
+    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    wait_for("an error", || {
+        let _ = socket.send(b"is anybody there?");
+        let error = socket.recv(&mut [0; 10]).unwrap_err().kind();
+        (error != ErrorKind::WouldBlock).then_some(error)
+    })
+}
+
+#[test]
+fn senders_learn_that_nobody_is_there() {
+    let (bed, [one, _]) = pair(Family::V4, |_| {});
+    let daemon = one.start();
+    let host = bed.host(1);
+    let container = host.container();
+    let mut netlink = host.netlink();
+    let device = netlink.existing_link("adit0").unwrap().index;
+    for (family, nowhere) in [(Family::V4, "10.99.0.0/16"), (Family::V6, "fd99::/16")] {
+        // Somebody's route leads into the tunnel, and nobody lives there.
+        let route = Route { device: Some(device), protocol: 4, ..Route::new(nowhere.parse().unwrap()) };
+        netlink.add_route(&route).unwrap();
+        let destination: IpAddr = if family == Family::V4 { "10.99.1.1" } else { "fd99::1" }.parse().unwrap();
+        for (namespace, address) in [(&host.namespace, host.inner(family)), (&container, host.behind(family, 2))] {
+            let before = daemon.drops("no_route");
+            // Kernels tell UDP sockets of port and protocol errors only; a connection that is just made hears everything.
+            let connect = || TcpStream::connect_timeout(&at(destination, 9), PATIENCE);
+            await_address(namespace, address);
+            let error = namespace.run(connect).unwrap().unwrap_err().kind();
+            assert!(matches!(error, ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable), "{error:?}");
+            assert!(daemon.drops("no_route") > before);
+        }
+    }
+}
+
+/// The MTU in the next ICMP error of the kind "too big" that comes out of the tunnel device.
+fn too_big(sniffer: &mut Sniffer) -> u32 {
+    sniffer.find("the news that a packet is too big", |captured, bytes| {
+        let packet = IpPacket::parse(bytes).ok().filter(|_| captured.direction != Direction::Outgoing)?;
+        let message = packet.payload();
+        match (packet.protocol(), message.get(..2)?) {
+            (protocol::ICMP, [3, 4]) => Some(u16::from_be_bytes(message.get(6..8)?.try_into().unwrap()).into()),
+            (protocol::ICMPV6, [2, 0]) => Some(u32::from_be_bytes(message.get(4..8)?.try_into().unwrap())),
+            _ => None,
+        }
+    })
+}
+
+/// Sends datagrams of a length that is too much, until the kernel itself refuses them.
+fn refused_length(socket: &udp::Socket, to: SocketAddr, length: usize) -> SendError {
+    wait_for("a refusal", || {
+        let mut queue = SendQueue::unbatched();
+        queue.slot(&Flow { to, from: None, ecn: Ecn::NotEct, lane: 0, tag: 0 }, length).unwrap().fill(1);
+        queue.commit(length);
+        let mut refused = None;
+        queue.flush(socket, |sent| refused = sent.failed.map(|(_, error)| error));
+        refused
+    })
+}
+
+/// Waits until the tunnel knows that the underlay is narrower.
+fn await_log(daemon: &bed::daemon::Daemon<'_>, words: &str) {
+    wait_for(words, || daemon.log().contains(words).then_some(()));
+}
+
+#[test]
+fn senders_learn_how_long_a_packet_may_be() {
+    for (outer, underlay, expected) in [(Family::V4, 1400, 1372), (Family::V6, 1400, 1352)] {
+        let (bed, [one, two]) = pair(outer, |configuration| configuration.mtu = Some(1450));
+        let (daemon, _two) = (one.start(), two.start());
+        let host = bed.host(1);
+        let container = host.container();
+        host.set_mtu("under0", underlay);
+        await_log(&daemon, &format!("takes packets of {expected} bytes"));
+        assert_eq!(daemon.status().device.mtu, 1450, "as configured");
+        let mut sniffer = Sniffer::open(&host.namespace, "adit0");
+        for family in FAMILIES {
+            let headers = if family == Family::V4 { 28 } else { 48 };
+            for (namespace, address) in [(&container, host.behind(family, 2)), (&host.namespace, host.inner(family))] {
+                // This socket never lets its datagrams be fragmented.
+                let socket = End::new(namespace, address).marked_udp(0);
+                let to = at(bed.host(2).inner(family), 9);
+                let before = daemon.drops("too_big");
+                bed::traffic::send_marked(&socket, to, Ecn::NotEct, &vec![1; 1440 - headers]);
+                assert_eq!(too_big(&mut sniffer), expected, "{family:?} in {outer:?}");
+                daemon.await_drops("too_big", before + 1);
+                // The kernel has taken the news to heart: it does not even send the next one.
+                assert_eq!(refused_length(&socket, to, 1440 - headers), SendError::TooBig);
+                // One that fits goes through: the limit is exact.
+                let receiver = End::new(&bed.host(2).namespace, bed.host(2).inner(family)).udp();
+                let to = receiver.local_addr().unwrap();
+                let longest = vec![2; expected as usize - headers];
+                bed::traffic::send_marked(&socket, to, Ecn::NotEct, &longest);
+                let mut buffer = [0; 1500];
+                let (length, _) = receiver.recv_from(&mut buffer).unwrap();
+                assert_eq!(&buffer[..length], longest);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_device_follows_the_underlay_and_a_stream_survives() {
+    for outer in FAMILIES {
+        let (bed, [one, two]) = pair(outer, |_| {});
+        let (daemon, _two) = (one.start(), two.start());
+        let overhead = if outer == Family::V4 { 28 } else { 48 };
+        let host = bed.host(1);
+        let device_mtu = || host.netlink().existing_link("adit0").unwrap().mtu;
+        assert_eq!(device_mtu(), 1500 - overhead);
+        let end = |n: usize, family| End::new(&bed.host(n).namespace, bed.host(n).inner(family));
+        let flows = FAMILIES.map(|family| connection(end(1, family), end(2, family)));
+        for mtu in [1500, 1400, 1340, 1500] {
+            // Both ends of the cable, as a device takes nothing longer than it sends.
+            bed.host(2).set_mtu("under0", mtu);
+            host.set_mtu("under0", mtu);
+            // Not waited for: the change comes in the middle of the stream.
+            for (a, b) in &flows {
+                let mut random = Random::new(u64::from(mtu));
+                exchange_over((a, b), &random.bytes(1_000_001), &random.bytes(1_000_003));
+            }
+            wait_for("the device to follow", || (device_mtu() == mtu - overhead).then_some(()));
+            assert_eq!(daemon.status().device.mtu, mtu - overhead);
+            for family in FAMILIES {
+                exchange_udp(end(1, family), end(2, family), [1, 1200, 1472, 3000]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stream_survives_a_path_narrower_than_the_device() {
+    for outer in FAMILIES {
+        let (bed, [one, two]) = pair(outer, |configuration| configuration.mtu = Some(1450));
+        let (_one, _two) = (one.start(), two.start());
+        let containers = [bed.host(1).container(), bed.host(2).container()];
+        let end = |n: usize, family| End::new(&containers[n - 1], bed.host(n).behind(family, 2));
+        let flows = FAMILIES.map(|family| connection(end(1, family), end(2, family)));
+        for mtu in [1500, 1360] {
+            for n in [1, 2] {
+                bed.host(n).set_mtu("under0", mtu);
+            }
+            for (a, b) in &flows {
+                let mut random = Random::new(u64::from(mtu));
+                exchange_over((a, b), &random.bytes(1_000_001), &random.bytes(1_000_003));
+            }
+        }
+    }
+}
+
+/// What `end` receives on port 5000.
+fn receive(socket: &UdpSocket) -> Vec<u8> {
+    let mut buffer = vec![0; 65_536];
+    let (length, _) = socket.recv_from(&mut buffer).unwrap();
+    buffer.truncate(length);
+    buffer
+}
+
+#[test]
+fn a_packet_that_may_be_fragmented_arrives_in_fragments() {
+    let (bed, [one, two]) = pair(Family::V4, |configuration| configuration.mtu = Some(1450));
+    let (daemon, _two) = (one.start(), two.start());
+    bed.host(1).set_mtu("under0", 600);
+    await_log(&daemon, "takes packets of 572 bytes");
+    let (from, to) = (bed.host(1).inner(Family::V4), bed.host(2).inner(Family::V4));
+    let receiver = End::new(&bed.host(2).namespace, to).udp_on(5000);
+    let mut injector = Injector::open(&bed.host(1).namespace, "adit0");
+    let mut random = Random::new(3);
+    for length in [1, 544, 545, 560, 1000, 1400, 1422] {
+        let payload = random.bytes(length);
+        let packet = UdpPacket { dont_fragment: false, ..UdpPacket::new((from, 4000), (to, 5000), &payload) };
+        let sniffer = Sniffer::open(&bed.host(2).namespace, "adit0");
+        let pieces = sniffer.watch(|_, bytes| Some(bytes.len()));
+        injector.send(&VnetHdr::NONE, &packet.bytes()).unwrap();
+        assert!(receive(&receiver) == payload, "{length} bytes");
+        let pieces = pieces.collect();
+        assert_eq!(pieces.len(), (20 + 8 + length - 20).div_ceil(552 / 8 * 8).max(1), "{pieces:?}");
+        assert!(pieces.iter().all(|&piece| piece <= 572), "{pieces:?}");
+    }
+}
+
+/// Sends one packet by the tunnel device of host 1; answers it as it comes out of that of host 2.
+fn through(bed: &Bed, packet: &UdpPacket) -> Vec<u8> {
+    let mut sniffer = Sniffer::open(&bed.host(2).namespace, "adit0");
+    let mark = packet.payload.clone();
+    send_from(&bed.host(1).namespace, &packet.bytes());
+    sniffer.find("the packet", |_, bytes| bed::sniffer::contains(bytes, &mark).then(|| bytes.to_vec()))
+}
+
+fn send_from(namespace: &NetNs, packet: &[u8]) {
+    Injector::open(namespace, "adit0").send(&VnetHdr::NONE, packet).unwrap();
+}
+
+#[test]
+fn the_tunnel_is_a_link_and_leaves_the_ttl_alone() {
+    let (bed, [one, two]) = pair(Family::V4, |_| {});
+    let (_one, _two) = (one.start(), two.start());
+    for family in FAMILIES {
+        let (from, to) = (bed.host(1).inner(family), bed.host(2).inner(family));
+        for ttl in [1, 2, 64, 255] {
+            let mark = format!("ttl-{ttl}-{family:?}-mark");
+            let packet = UdpPacket { ttl, ..UdpPacket::new((from, 4000), (to, 5000), mark.as_bytes()) };
+            assert_eq!(through(&bed, &packet), packet.bytes(), "not a byte of it changes");
+        }
+    }
+}
+
+#[test]
+fn a_closed_port_is_told_of_across_the_tunnel() {
+    let (bed, [one, two]) = pair(Family::V6, |_| {});
+    let (_one, _two) = (one.start(), two.start());
+    for family in FAMILIES {
+        let socket = End::new(&bed.host(1).namespace, bed.host(1).inner(family)).udp();
+        socket.connect((bed.host(2).inner(family), 9)).unwrap();
+        assert_eq!(refusal(&socket), ErrorKind::ConnectionRefused);
+    }
+}
