@@ -5,6 +5,7 @@
 mod support;
 
 use std::net::{IpAddr, UdpSocket};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use linux::netlink::{
@@ -277,9 +278,9 @@ fn routes_are_added_replaced_found_and_deleted() {
         let lookup = netlink.route_to(ip(host)).unwrap();
         assert_eq!((lookup.device, lookup.gateway, lookup.mtu), (link.index, Some(ip(gateway)), Some(1280)));
         assert_eq!((lookup.source, lookup.kind), (Some(ip(source)), RouteKind::Unicast));
-        wait_for("the address to be local", || {
-            netlink.route_to(ip(source)).ok().filter(|lookup| lookup.kind == RouteKind::Local)
-        });
+        assert!(netlink.wait_for_address(ip(source), Duration::from_secs(5)).unwrap());
+        assert_eq!(netlink.route_to(ip(source)).unwrap().kind, RouteKind::Local);
+        assert!(!netlink.wait_for_address(ip(host), Duration::ZERO).unwrap());
 
         netlink.delete_route(&Route { metric: Some(50), ..Route::new(net(destination)) }).unwrap();
         assert_eq!(netlink.delete_route(&route).unwrap_err().errno(), Some(libc::ESRCH));

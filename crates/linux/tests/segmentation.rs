@@ -11,6 +11,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use linux::netlink::{LinkChange, Netlink};
 use linux::netns::NetNs;
 use linux::poll::readable;
@@ -46,7 +47,9 @@ fn device(namespace: &NetNs, netlink: &mut Netlink, name: &str, offload: bool, a
     let change = LinkChange { mtu: Some(MTU), up: Some(true), tx_queue_len: Some(10_000), ..LinkChange::default() };
     netlink.change_link(index, &change).unwrap();
     for address in addresses {
-        netlink.add_address(index, address.parse().unwrap(), true).unwrap();
+        let net: IpNet = address.parse().unwrap();
+        netlink.add_address(index, net, true).unwrap();
+        assert!(netlink.wait_for_address(net.addr(), PATIENCE).unwrap());
     }
     device
 }

@@ -1,15 +1,21 @@
 //! Addresses of devices (`RTM_*ADDR`, linux/if_addr.h).
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
 
-use super::{Family, NLM_F_CREATE, NLM_F_EXCL, Netlink, attributes};
+use super::{Family, NLM_F_CREATE, NLM_F_EXCL, Netlink, RouteKind, attributes};
 use crate::Result;
 
 /// Size of `struct ifaddrmsg`.
 const HEADER: usize = 8;
+
+/// How often an address that is awaited is looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 const IFA_F_TENTATIVE: u32 = libc::IFA_F_TENTATIVE;
 const IFA_F_PERMANENT: u32 = libc::IFA_F_PERMANENT;
@@ -31,8 +37,8 @@ pub struct Address {
 
 impl Netlink {
     /// Gives a device an address. The kernel then adds the route to its prefix itself. `no_dad` leaves out IPv6's duplicate
-    /// address detection, during which (a second or more) the address cannot be used; also without it the kernel makes an IPv6
-    /// address local a moment after this returns.
+    /// address detection, during which (a second or more) the address cannot be used; also without it the kernel puts an IPv6
+    /// address to use a moment after this returns ([`wait_for_address`](Self::wait_for_address)).
     pub fn add_address(&mut self, index: u32, net: IpNet, no_dad: bool) -> Result<()> {
         let mut message = message_for(index, net);
         if no_dad && net.addr().is_ipv6() {
@@ -44,6 +50,23 @@ impl Netlink {
         }
         let kind = (libc::RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL);
         self.acknowledge(format_args!("add address {net} to device {index}"), kind, &message)
+    }
+
+    /// Waits until packets to an address of ours are taken in, which for IPv6 is so a moment after it was added and its device
+    /// was brought up; no if it is not so within `timeout`.
+    pub fn wait_for_address(&mut self, address: IpAddr, timeout: Duration) -> Result<bool> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            match self.route_to(address) {
+                Ok(route) if route.kind == RouteKind::Local => return Ok(true),
+                // Refusals of a route, as opposed to those of the question.
+                Err(error) if !matches!(error.kind(), ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable) => {
+                    return Err(error);
+                }
+                _ if Instant::now() >= deadline => return Ok(false),
+                _ => thread::sleep(LOOK_AGAIN),
+            }
+        }
     }
 
     /// Takes an address from a device.

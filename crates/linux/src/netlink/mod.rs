@@ -6,6 +6,19 @@
 //! lengthened must not stop a daemon, as it does where every one of them is decoded. None of that crate's types are in our
 //! interface.
 //!
+//! ```no_run
+//! # fn main() -> linux::Result<()> {
+//! # use linux::{netlink::{Netlink, Route, VethEnd}, netns::NetNs};
+//! let container = NetNs::anonymous()?;
+//! let mut host = Netlink::open()?;
+//! let inside = VethEnd { name: "eth0", netns: Some(&container), ..VethEnd::default() };
+//! host.create_veth(&VethEnd { name: "veth-c1", ..VethEnd::default() }, &inside)?;
+//! let port = host.existing_link("veth-c1")?;
+//! host.set_up(port.index, true)?;
+//! host.add_route(&Route { device: Some(port.index), ..Route::new(std::net::IpAddr::from([10, 0, 0, 7]).into()) })?;
+//! # Ok(()) }
+//! ```
+//!
 //! Errors name the operation, then the kernel's own explanation where it gives one (extended acknowledgement), then the errno.
 
 mod address;

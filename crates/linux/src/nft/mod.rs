@@ -4,6 +4,18 @@
 //! name, so that between two packets the old rules end and the new ones begin; if the kernel refuses any part, nothing has
 //! changed, and the error names the part. Tables of other names are never touched.
 //!
+//! ```no_run
+//! # fn main() -> linux::Result<()> {
+//! # use linux::nft::*;
+//! let masquerade = Rule::new("containers reach the world under our address")
+//!     .when(Match::OutputDevice("eth0".into()))
+//!     .then(Action::Masquerade { random_fully: true });
+//! let base = Base { kind: ChainKind::Nat, hook: Hook::Postrouting, priority: 100, device: None, policy: Policy::Accept };
+//! let chain = Chain { name: "source".into(), base: Some(base), rules: vec![masquerade] };
+//! Nft::open()?.apply(&Ruleset { family: Family::Inet, table: "adit".into(), sets: vec![], chains: vec![chain] })?;
+//! # Ok(()) }
+//! ```
+//!
 //! `ruleset` has the types, `expression` turns a rule into the small programs that the kernel runs (linux/netfilter/nf_tables.h;
 //! they come out as those of the `nft` program do, which therefore can show them), this file speaks with the kernel.
 
