@@ -241,10 +241,15 @@ fn keep(rootless: bool, json: bool, (screen, watch): (&Screen, &Watch)) -> Resul
         }
     };
     let commands: Vec<_> = names.iter().map(|name| format!("   {}", enter(name))).collect();
+    let [_, paris] = &HOSTS;
+    let ([app, _], title) = (&paris.containers, "Kept. To enter a container or a host, type in another terminal:");
     let text = format!(
-        "\n{}\n\n{}\n\n   Press Enter or Ctrl-C to remove everything.",
-        screen.style().bold("Kept. To enter a container or a host, type in another terminal:"),
-        commands.join("\n")
+        "\n{}\n\n{}\n\n   In web, for instance: ping {}, which is {} on {}.\n   Press Enter or Ctrl-C to remove everything.",
+        screen.style().bold(title),
+        commands.join("\n"),
+        ADIT.address(paris, app),
+        app.name,
+        paris.name
     );
     if json {
         eprintln!("{text}")
