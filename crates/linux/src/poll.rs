@@ -34,7 +34,8 @@ impl Waker {
     /// A waker that nobody has woken yet.
     pub fn new() -> Result<Self> {
         // No pointers are passed.
-        let fd = syscall!(eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)).map_err(|e| Error::new("make an eventfd", e))?;
+        let fd = syscall!(eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))
+            .map_err(|e| Error::new("make an eventfd", e))?;
         // SAFETY: the kernel has just made this descriptor for us, and nobody else owns it.
         Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
     }
@@ -67,8 +68,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Takes SIGINT and SIGTERM out of normal delivery. To be called before any other thread starts, since threads
-    /// inherit the mask; child processes inherit it too, so give them [`unblock`](Self::unblock) where it matters.
+    /// Takes SIGINT, SIGTERM and SIGHUP (a closed terminal) out of normal delivery. To be called before any other thread starts,
+    /// since threads inherit the mask; child processes inherit it too.
     pub fn termination() -> Result<Self> {
         let set = termination_set();
         // The set was initialised above; the old mask is not asked for.
@@ -84,13 +85,6 @@ impl Signals {
             .map_err(|e| Error::new("make a signalfd", e))?;
         // SAFETY: the kernel has just made this descriptor for us, and nobody else owns it.
         Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
-    }
-
-    /// Gives the calling thread normal delivery again (a child process inherits the mask of the thread that starts it).
-    pub fn unblock() {
-        let set = termination_set();
-        // The set was initialised above; the old mask is not asked for. It cannot fail with a valid first argument.
-        let _ = syscall!(pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut()));
     }
 
     /// The number of a signal that has arrived, if one has.
@@ -116,6 +110,7 @@ fn termination_set() -> libc::sigset_t {
     let _ = syscall!(sigemptyset(&raw mut set));
     let _ = syscall!(sigaddset(&raw mut set, libc::SIGINT));
     let _ = syscall!(sigaddset(&raw mut set, libc::SIGTERM));
+    let _ = syscall!(sigaddset(&raw mut set, libc::SIGHUP));
     set
 }
 
