@@ -433,4 +433,22 @@ mod tests {
             assert_eq!(echo_reply(&IpPacket::parse(&request).unwrap(), &mut out), None, "a wrong checksum");
         }
     }
+
+    #[test]
+    fn echoes_to_groups_and_in_pieces_are_not_answered() {
+        let host = IpAddr::from([10, 0, 0, 1]);
+        let icmp = IcmpHeader { kind: v4::ECHO_REQUEST, code: 0, rest: [1, 2, 3, 4] };
+        let answered = |source, destination, fragment_word: u16| {
+            let mut request = [0; 28];
+            emit_packet(&IpHeader::new(source, destination, protocol::ICMP), icmp, &[], &mut request).unwrap();
+            request[6..8].copy_from_slice(&fragment_word.to_be_bytes());
+            echo_reply(&IpPacket::parse(&request).unwrap(), &mut [0; 28]).is_some()
+        };
+        assert!(answered(host, [10, 0, 0, 2].into(), 0));
+        assert!(!answered(host, [224, 0, 0, 1].into(), 0));
+        assert!(!answered(host, [255; 4].into(), 0));
+        assert!(!answered([0; 4].into(), host, 0));
+        assert!(!answered(host, [10, 0, 0, 2].into(), 0x2000));
+        assert!(!answered(host, [10, 0, 0, 2].into(), 0x0001));
+    }
 }
