@@ -57,7 +57,15 @@ pub fn run(tunnel: Tunnel, directories: &Directories, lifetime: Lifetime) -> Res
         busy_poll: tunnel.transport.busy_poll,
     };
     let record = Record::of(&tunnel.device.name, &directories.state);
-    let was_there = apply::observe(&mut netlink, &tunnel.device.name)?.device.is_some();
+    let was_there = match apply::observe(&mut netlink, &tunnel.device.name)?.device {
+        // Carrier means that somebody holds a queue: a daemon with another runtime directory, with which ours would share the
+        // packets.
+        Some(device) if device.running => {
+            return Err(Failure::failed(format!("the device {} is in use by another daemon", device.name))
+                .with_remedy("stop that one, or choose another `name` under [device]"));
+        }
+        device => device.is_some(),
+    };
     let mut control = Control::new(tunnel, endpoints, surroundings.clone(), record)?;
 
     // From here on the host changes.
