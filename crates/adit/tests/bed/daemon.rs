@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File, Permissions};
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use adit::api::{self, Status};
@@ -96,7 +96,8 @@ impl Configuration {
 /// Where a daemon keeps its things: they survive it, so that another one may take over.
 pub(crate) struct Place {
     namespace: NetNs,
-    directory: TempDir,
+    directory: Arc<TempDir>,
+    file: String,
     device: String,
     listen: String,
 }
@@ -107,15 +108,30 @@ impl Place {
         let directory = tempfile::tempdir().unwrap();
         // Others are to reach the status socket.
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+        Self::within(host.namespace.clone(), Arc::new(directory), configuration)
+    }
+
+    /// A place of another device on the same host, that shares the directories.
+    pub(crate) fn beside(other: &Self, configuration: &Configuration) -> Self {
+        Self::within(other.namespace.clone(), Arc::clone(&other.directory), configuration)
+    }
+
+    /// The same directories and configuration on another host.
+    pub(crate) fn moved(&self, host: &Host) -> Self {
+        let (device, listen, file) = (self.device.clone(), self.listen.clone(), self.file.clone());
+        Self { namespace: host.namespace.clone(), directory: Arc::clone(&self.directory), file, device, listen }
+    }
+
+    fn within(namespace: NetNs, directory: Arc<TempDir>, configuration: &Configuration) -> Self {
         let (device, listen) = (configuration.device.clone(), configuration.listen.clone());
-        let place = Self { namespace: host.namespace.clone(), directory, device, listen };
+        let place = Self { namespace, directory, file: format!("{device}.toml"), device, listen };
         place.configure(configuration);
         place
     }
 
     /// Writes another configuration, for the next start.
     pub(crate) fn configure(&self, configuration: &Configuration) {
-        fs::write(self.path("adit.toml"), configuration.text()).unwrap();
+        fs::write(self.path(&self.file), configuration.text()).unwrap();
     }
 
     /// A path within.
@@ -137,7 +153,7 @@ impl Place {
 
     fn up(&self) -> Command {
         let mut command = self.command("up");
-        command.arg("--config").arg(self.path("adit.toml"));
+        command.arg("--config").arg(self.path(&self.file));
         command
     }
 
@@ -148,8 +164,12 @@ impl Place {
 
     /// Starts a daemon that is expected to give up at once; answers its exit code and what it said.
     pub(crate) fn fail(&self) -> (Option<i32>, String) {
-        let output = self.namespace.run(|| self.up().output()).unwrap().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        let log = self.path("refusal");
+        let file = File::create(&log).unwrap();
+        let spawn = || self.up().stdout(Stdio::null()).stderr(file).spawn();
+        let mut daemon = Daemon { place: self, child: self.namespace.run(spawn).unwrap().unwrap() };
+        let status = daemon.await_end();
+        (status.code(), fs::read_to_string(log).unwrap())
     }
 
     /// Starts a daemon and waits until it is ready.
@@ -173,9 +193,10 @@ impl Place {
         daemon
     }
 
-    /// What remains in its runtime and state directory.
-    pub(crate) fn leftovers(&self) -> Vec<PathBuf> {
-        let list = |directory: PathBuf| fs::read_dir(directory).into_iter().flatten().map(|e| e.unwrap().path());
+    /// The names of what remains in its runtime and state directory.
+    pub(crate) fn leftovers(&self) -> Vec<String> {
+        let name = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        let list = |directory: PathBuf| fs::read_dir(directory).into_iter().flatten().map(name);
         list(self.runtime()).chain(list(self.path("state"))).collect()
     }
 }
