@@ -43,9 +43,9 @@ use crate::counters::{PeerTraffic, PerWorker, WorkerCounters};
 /// Packets read from the device before the wire has its turn again.
 const DEVICE_BATCH: usize = 64;
 
-/// Bytes that may wait in trains before they are sent in the middle of a batch: about two full trains, which stay in a core's
-/// second-level cache.
-const SEND_THRESHOLD: usize = 120_000;
+/// Bytes that wait in trains before the full ones are sent in the middle of a batch: about one full train, which is still in
+/// the processor's nearest caches then.
+const SEND_THRESHOLD: usize = 60_000;
 
 /// ICMP errors a worker sends per second at most (the kernel's own limit is icmp_msgs_per_sec, 1000).
 const ERRORS_PER_SECOND: u32 = 1000;
@@ -139,6 +139,13 @@ enum Progress {
     Idle,
     Drained,
     More,
+}
+
+/// Which trains are to be sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    All,
+    Full,
 }
 
 impl Worker {
@@ -328,7 +335,7 @@ impl Path {
             counters.device_reads.add(batch as u64);
         }
         self.packet = packet;
-        self.send(view);
+        self.send(view, Which::All);
         progress
     }
 
@@ -354,7 +361,7 @@ impl Path {
             let slot = match self.trains.slot(&flow, length) {
                 Ok(slot) => slot,
                 Err(udp::Full) => {
-                    self.send(view);
+                    self.send(view, Which::All);
                     self.trains.slot(&flow, length).map_err(|_| Reason::TooBig)?
                 }
             };
@@ -362,7 +369,7 @@ impl Path {
             self.trains.commit(written);
         }
         if self.trains.waiting() >= SEND_THRESHOLD {
-            self.send(view);
+            self.send(view, Which::Full);
         }
         Ok(())
     }
@@ -389,7 +396,7 @@ impl Path {
             let split = wire::fragment::fragment_v4(&segment, mtu, &mut |header, payload| {
                 let length = header.len() + payload.len();
                 if self.trains.slot(flow, length).is_err() {
-                    self.send(view);
+                    self.send(view, Which::All);
                 }
                 if let Ok(slot) = self.trains.slot(flow, length) {
                     let (front, back) = slot.split_at_mut(header.len());
@@ -421,13 +428,14 @@ impl Path {
         }
     }
 
-    fn send(&mut self, view: &View) {
+    /// Sends what waits; in the middle of a batch only the trains that are full, since more of the same flow is likely to come.
+    fn send(&mut self, view: &View, which: Which) {
         if self.trains.is_empty() {
             return;
         }
         let Some(counters) = self.counters.get(self.number) else { return };
         let (number, report) = (self.number, &self.report);
-        self.trains.flush(&self.socket, |sent: Sent<'_>| {
+        let account = |sent: Sent<'_>| {
             counters.sends.add(1);
             counters.egress.add(sent.datagrams, sent.bytes);
             if let Some(traffic) = view.links.get(sent.flow.tag as usize).and_then(|link| link.traffic.get(number)) {
@@ -439,7 +447,11 @@ impl Path {
                     report(Event::PathTooNarrow(PeerId(sent.flow.tag)));
                 }
             }
-        });
+        };
+        match which {
+            Which::All => self.trains.flush(&self.socket, account),
+            Which::Full => self.trains.flush_closed(&self.socket, account),
+        }
     }
 
     fn dropped(&self, reason: Reason, packets: usize) {

@@ -139,8 +139,11 @@ impl SendQueue {
     #[cold]
     fn find(&mut self, flow: &Flow, length: usize) -> Result<usize, Full> {
         let newest = self.trains.iter().take(self.used).rposition(|t| t.flow == *flow);
-        if let Some(found) = newest.filter(|&i| self.trains.get(i).is_some_and(|t| t.takes(flow, length))) {
-            return Ok(found);
+        if let Some((at, train)) = newest.and_then(|at| Some((at, self.trains.get_mut(at)?))) {
+            if train.takes(flow, length) {
+                return Ok(at);
+            }
+            train.open = false;
         }
         if self.used == MAX_TRAINS {
             return Err(Full);
@@ -177,10 +180,22 @@ impl SendQueue {
     }
 
     /// Sends all that waits, in order per flow, and reports each train.
-    pub fn flush(&mut self, socket: &Socket, mut report: impl FnMut(Sent<'_>)) {
-        let used = std::mem::take(&mut self.used);
-        (self.current, self.waiting) = (0, 0);
-        let mut trains = self.trains.get(..used).unwrap_or_default();
+    pub fn flush(&mut self, socket: &Socket, report: impl FnMut(Sent<'_>)) {
+        self.flush_first(self.used, socket, report);
+    }
+
+    /// Sends the trains that take no more, and leaves the others to grow: for the middle of a batch.
+    pub fn flush_closed(&mut self, socket: &Socket, report: impl FnMut(Sent<'_>)) {
+        let Some(used) = self.trains.get_mut(..self.used) else { return };
+        // Of one flow only the newest train is open, so that no datagram overtakes another of its flow. The sort is stable.
+        used.sort_by_key(|train| train.open);
+        let closed = used.iter().take_while(|train| !train.open).count();
+        self.flush_first(closed, socket, report);
+    }
+
+    fn flush_first(&mut self, count: usize, socket: &Socket, mut report: impl FnMut(Sent<'_>)) {
+        let mut trains = self.trains.get(..count).unwrap_or_default();
+        self.waiting -= trains.iter().map(|train| train.length).sum::<usize>();
         while let Some((first, rest)) = trains.split_first() {
             let together = if socket.segmentation() && !rest.is_empty() {
                 send_messages(socket, trains.iter().map(Train::message)).unwrap_or(0)
@@ -197,6 +212,12 @@ impl SendQueue {
                 trains = rest;
             }
         }
+        // What was not sent moves to the front.
+        if let Some(used) = self.trains.get_mut(..self.used) {
+            used.rotate_left(count);
+        }
+        self.used -= count;
+        self.current = 0;
     }
 }
 
@@ -475,6 +496,39 @@ mod tests {
         queue.slot(&flow(1), 200).unwrap().fill(7);
         queue.commit(200);
         assert_eq!((queue.used, queue.trains[0].datagrams, queue.trains[0].stride), (1, 1, 200));
+    }
+
+    #[test]
+    fn a_train_that_was_passed_over_takes_no_more() {
+        // Were the first train open still, the shorter datagram would overtake the longer one.
+        let (queue, trains) = queue(&[(1, 100), (1, 200), (1, 80)]);
+        assert_eq!(trains, [(1, vec![100]), (1, vec![200, 80])]);
+        assert!(queue.trains[..queue.used].iter().all(|t| !t.open));
+    }
+
+    #[test]
+    fn only_trains_that_take_no_more_leave_in_the_middle_of_a_batch() {
+        let options = crate::udp::Options {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            share_port: false,
+            offload: true,
+            buffer: 1 << 20,
+        };
+        let (sender, receiver) = (Socket::bind(options).unwrap(), Socket::bind(options).unwrap());
+        let to = |tag| Flow { to: receiver.local_address(), ..flow(tag) };
+        let mut queue = SendQueue::default();
+        for (tag, length) in [(1, 100), (2, 50), (2, 40), (1, 100), (3, 70)] {
+            queue.slot(&to(tag), length).unwrap().fill(tag as u8);
+            queue.commit(length);
+        }
+        let mut sent = Vec::new();
+        queue.flush_closed(&sender, |s| sent.push((s.flow.tag, s.datagrams, s.bytes)));
+        assert_eq!((sent.as_slice(), queue.waiting()), ([(2, 2, 90)].as_slice(), 270));
+        queue.slot(&to(1), 100).unwrap().fill(1);
+        queue.commit(100);
+        queue.flush(&sender, |s| sent.push((s.flow.tag, s.datagrams, s.bytes)));
+        assert_eq!(sent, [(2, 2, 90), (1, 3, 300), (3, 1, 70)]);
+        assert!(queue.is_empty() && queue.waiting() == 0);
     }
 
     #[test]
