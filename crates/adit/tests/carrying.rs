@@ -4,15 +4,20 @@
 
 mod bed;
 
+use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
 
 use bed::daemon::{Configuration, Daemon, PORT, Place};
-use bed::packet::UdpPacket;
+use bed::packet::{Random, UdpPacket};
+use bed::sniffer::{Injector, Sniffer};
 use bed::traffic::{End, exchange_tcp, exchange_udp, receive_marked, send_marked};
-use bed::{Bed, Family, Host, PATIENCE, at};
+use bed::{Bed, Family, Host, PATIENCE, at, await_address};
+use etherparse::PacketBuilder;
+use linux::capture::Direction;
 use linux::ping::Pinger;
 use wire::ecn::Ecn;
+use wire::vnet::VnetHdr;
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -168,7 +173,7 @@ fn of_three_hosts_the_longest_prefix_decides() {
 fn a_ping_comes_back() {
     let (bed, a, b) = pair(Family::V4, [""; 2]);
     let (a, _b) = (a.start(), b.start());
-    let std::net::IpAddr::V4(far) = bed.host(2).inner(Family::V4) else { unreachable!("IPv4") };
+    let IpAddr::V4(far) = bed.host(2).inner(Family::V4) else { unreachable!("IPv4") };
     let mut pinger = bed.host(1).namespace.run(|| Pinger::open(far, 7)).unwrap().unwrap();
     for _ in 0..10 {
         let time = pinger.round_trip(PATIENCE).unwrap().expect("an answer");
@@ -177,6 +182,39 @@ fn a_ping_comes_back() {
     let peer = &a.status().peers[0];
     assert_eq!((peer.tx_packets, peer.rx_packets), (10, 10));
     assert_eq!((peer.tx_bytes, peer.rx_bytes), (840, 840));
+}
+
+#[test]
+fn pings_of_any_size_come_back() {
+    let (bed, a, b) = pair(Family::V4, [""; 2]);
+    let (_a, _b) = (a.start(), b.start());
+    let mut random = Random::new(4);
+    let mut injector = Injector::open(&bed.host(1).namespace, "adit0");
+    let mut sniffer = Sniffer::open(&bed.host(1).namespace, "adit0");
+    let [(IpAddr::V4(near), IpAddr::V4(far)), (IpAddr::V6(near6), IpAddr::V6(far6))] =
+        FAMILIES.map(|family| (bed.host(1).inner(family), bed.host(2).inner(family)))
+    else {
+        unreachable!("one of each family")
+    };
+    await_address(&bed.host(2).namespace, far6.into());
+    await_address(&bed.host(1).namespace, near6.into());
+    for (sequence, size) in [16, 17, 56, 1000, 1001, 1424, 1444].into_iter().enumerate() {
+        let payload = random.bytes(size);
+        let mut requests = vec![Vec::new(), Vec::new()];
+        let four = PacketBuilder::ipv4(near.octets(), far.octets(), 64).icmpv4_echo_request(7, sequence as u16);
+        four.write(&mut requests[0], &payload).unwrap();
+        let six = PacketBuilder::ipv6(near6.octets(), far6.octets(), 64).icmpv6_echo_request(7, sequence as u16);
+        // The largest only fits without the 20 bytes more.
+        let payload6 = &payload[..size.min(1424)];
+        six.write(&mut requests[1], payload6).unwrap();
+        for (request, payload) in requests.iter().zip([&payload[..], payload6]) {
+            injector.send(&VnetHdr::NONE, request).unwrap();
+            sniffer.find("an answer", |captured, bytes| {
+                let answer = captured.direction != Direction::Outgoing && bytes.ends_with(payload);
+                (answer && bytes.len() == request.len()).then_some(())
+            });
+        }
+    }
 }
 
 #[test]

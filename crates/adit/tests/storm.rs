@@ -191,14 +191,14 @@ fn train(socket: &udp::Socket, to: SocketAddr, weather: &mut Weather, count: u64
     queue.flush(socket, |_| {});
 }
 
-/// Frames into the device of host 1. Answers how many the kernel took.
+/// Frames into the device of host 1, until the kernel has taken so many (it refuses some itself). Answers how many it took.
 fn sleet(bed: &Bed, daemon: &Daemon<'_>, count: u64) -> u64 {
     let mut weather = Weather::new(count ^ 1, bed, 1);
     let mut injector = Injector::open(&bed.host(1).namespace, "adit0");
     let mut random = Random::new(5);
     let mark = UdpPacket::new(("10.77.0.1".parse().unwrap(), 9), ("224.0.0.1".parse().unwrap(), 9), &[]).bytes();
     let mut taken = 0;
-    for i in 0..count {
+    while taken < count {
         let header = match random.below(8) {
             // The kernel refuses most of these before the daemon sees them.
             0 => VnetHdr {
@@ -213,7 +213,7 @@ fn sleet(bed: &Bed, daemon: &Daemon<'_>, count: u64) -> u64 {
             _ => VnetHdr::NONE,
         };
         taken += u64::from(injector.send(&header, weather.next()).is_ok());
-        if i % 64 == 63 {
+        if random.below(64) == 0 {
             // A frame to a group is dropped under a name of its own: when it is counted, those before it were read. It may
             // get lost itself, so this does not wait for long.
             let seen = daemon.drops("multicast");

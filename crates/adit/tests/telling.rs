@@ -8,11 +8,11 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use bed::daemon::{Configuration, Place};
+use bed::daemon::{Configuration, PORT, Place};
 use bed::packet::{Random, UdpPacket};
 use bed::sniffer::{Injector, Sniffer};
 use bed::traffic::{End, connection, exchange_over, exchange_udp};
-use bed::{Bed, Family, PATIENCE, at, await_address, wait_for};
+use bed::{Bed, Family, Host, PATIENCE, at, await_address, wait_for};
 use linux::capture::Direction;
 use linux::netlink::Route;
 use linux::netns::NetNs;
@@ -184,7 +184,48 @@ fn a_stream_survives_a_path_narrower_than_the_device() {
     }
 }
 
-/// What `end` receives on port 5000.
+#[test]
+fn a_narrow_link_far_away_is_learned_of_and_streams_survive() {
+    for outer in FAMILIES {
+        // Host 3 is a router; what is behind it plays host 2.
+        let bed = Bed::new(3);
+        let (host, router) = (bed.host(1), bed.host(3));
+        let far = Host { number: 2, namespace: router.container() };
+        let mut netlink = host.netlink();
+        for (family, net) in FAMILIES.into_iter().zip(["10.43.0.0/24", "fd40:3::/64"]) {
+            let route = Route { protocol: 4, ..Route::new(net.parse().unwrap()) };
+            netlink.add_route(&Route { gateway: Some(router.underlay(family)), ..route }).unwrap();
+        }
+        let endpoint = at(router.behind(outer, 2), PORT).to_string();
+        let mut configuration = Configuration::new(host, &[2], outer);
+        configuration.peers[0].endpoint.clone_from(&endpoint);
+        let one = Place::new(host, &configuration);
+        let two = Place::new(&far, &Configuration { listen: endpoint, ..Configuration::new(&far, &[1], outer) });
+        let (daemon, _two) = (one.start(), two.start());
+        let overhead = if outer == Family::V4 { 28 } else { 48 };
+        assert_eq!(daemon.status().device.mtu, 1500 - overhead);
+
+        let near = |family| End::new(&host.namespace, host.inner(family));
+        let beyond = |family| End::new(&far.namespace, far.inner(family));
+        let flows = FAMILIES.map(|family| connection(near(family), beyond(family)));
+        let exchange = || {
+            for (a, b) in &flows {
+                let mut random = Random::new(1);
+                exchange_over((a, b), &random.bytes(500_001), &random.bytes(500_003));
+            }
+        };
+        exchange();
+        router.set_mtu("c0", 1400);
+        far.set_mtu("eth0", 1400);
+        exchange();
+        wait_for("the device to follow", || (daemon.status().device.mtu == 1400 - overhead).then_some(()));
+        for family in FAMILIES {
+            exchange_udp(near(family), beyond(family), [1, 1300, 1472, 5000]);
+        }
+    }
+}
+
+/// The next datagram that arrives.
 fn receive(socket: &UdpSocket) -> Vec<u8> {
     let mut buffer = vec![0; 65_536];
     let (length, _) = socket.recv_from(&mut buffer).unwrap();

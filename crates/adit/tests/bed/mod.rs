@@ -18,7 +18,7 @@ use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use linux::netlink::{Address, LinkChange, Netlink, Route, RouteKind, VethEnd};
+use linux::netlink::{Address, LinkChange, Netlink, Route, VethEnd};
 use linux::netns::NetNs;
 use linux::privilege::{self, Capability};
 use linux::sysctl;
@@ -203,9 +203,8 @@ fn namespace() -> NetNs {
 /// Waits until an address can be used: also without duplicate address detection the kernel makes an IPv6 address local a moment
 /// after it was added.
 pub(crate) fn await_address(namespace: &NetNs, address: IpAddr) {
-    let mut netlink = Netlink::open_in(namespace).unwrap();
-    let is_local = || netlink.route_to(address).ok().filter(|route| route.kind == RouteKind::Local);
-    wait_for(&format!("the address {address}"), is_local);
+    let found = Netlink::open_in(namespace).unwrap().wait_for_address(address, PATIENCE).unwrap();
+    assert!(found, "waited in vain for the address {address}");
 }
 
 /// Makes sure that this test program may make namespaces. An ordinary user's is started once more as root of a user namespace,
