@@ -43,6 +43,10 @@ use crate::counters::{PeerTraffic, PerWorker, WorkerCounters};
 /// Packets read from the device before the wire has its turn again.
 const DEVICE_BATCH: usize = 64;
 
+/// Bytes that one direction moves before the other one has its turn: acknowledgements that wait behind a longer batch make a stream
+/// stutter.
+const TURN_BYTES: usize = 256 << 10;
+
 /// Bytes that wait in trains before the full ones are sent in the middle of a batch: about one full train, which is still in
 /// the processor's nearest caches then.
 const SEND_THRESHOLD: usize = 60_000;
@@ -125,6 +129,8 @@ struct Path {
     classic: bool,
     ended: bool,
     received: ReceiveBatch,
+    /// Receives of the next turn: as many as bring [`TURN_BYTES`], if they are like those of the last one.
+    receive_limit: usize,
     joins: Joins,
     coalescer: Coalescer,
     packet: Box<[u8]>,
@@ -166,6 +172,7 @@ impl Worker {
                 classic,
                 ended: false,
                 received: ReceiveBatch::new(if classic { 1 } else { BATCH }),
+                receive_limit: 1,
                 joins,
                 coalescer: Coalescer::new(joins),
                 packet: vec![0; MAX_PACKET].into_boxed_slice(),
@@ -179,7 +186,7 @@ impl Worker {
     /// Moves packets until it is told to stop, or until device or socket fail for good.
     pub fn run(mut self) {
         let mut wire_ready = true;
-        while !self.path.ended {
+        while !self.path.ended && !self.stop.is_woken() {
             let view = self.view.load();
             let ingress = if wire_ready { self.path.ingress(view) } else { Progress::Idle };
             let egress = self.path.egress(view);
@@ -192,7 +199,6 @@ impl Worker {
                 continue;
             }
             match readable([self.path.socket.as_fd(), self.path.queue.as_fd(), self.stop.as_fd()], None) {
-                Ok([_, _, true]) => return,
                 Ok([wire, _, _]) => wire_ready = wire,
                 Err(e) => {
                     tracing::error!("worker-{} ends: {e}", self.path.number);
@@ -219,7 +225,8 @@ impl Path {
     // ---- ingress: wire → device ----------------------------------------------------------------------------------------
 
     fn ingress(&mut self, view: &View) -> Progress {
-        let receives = match self.received.receive(&self.socket) {
+        let limit = self.receive_limit;
+        let receives = match self.received.receive(&self.socket, limit) {
             Ok(receives) => receives,
             Err(e) => return self.receive_failed(&e),
         };
@@ -227,7 +234,9 @@ impl Path {
         counters.receives.add(receives as u64);
         let mut device =
             DeviceWriter { queue: &self.queue, counters, scratch: &mut self.scratch, refused: false, gone: false };
+        let mut total = 0;
         for datagrams in self.received.datagrams() {
+            total += datagrams.bytes.len();
             let stride = datagrams.stride.max(1);
             let count = datagrams.bytes.len().div_ceil(stride).max(1);
             let peer = match view.snapshot.speaker(datagrams.source) {
@@ -270,7 +279,8 @@ impl Path {
         if gone {
             self.device_gone();
         }
-        if self.classic || receives == BATCH { Progress::More } else { Progress::Drained }
+        self.receive_limit = (TURN_BYTES * receives / total.max(1)).clamp(1, BATCH);
+        if self.classic || receives == limit { Progress::More } else { Progress::Drained }
     }
 
     fn receive_failed(&mut self, error: &io::Error) -> Progress {
@@ -307,12 +317,14 @@ impl Path {
     fn egress(&mut self, view: &View) -> Progress {
         let mut packet = std::mem::take(&mut self.packet);
         let batch = if self.classic { 1 } else { DEVICE_BATCH };
+        let (mut taken, mut bytes) = (0, 0);
         let mut progress = Progress::More;
-        for taken in 0..batch {
+        while taken < batch && bytes < TURN_BYTES {
             match self.queue.recv(&mut packet) {
                 Ok((header, length)) => {
-                    let bytes = packet.get(..length).unwrap_or_default();
-                    if let Err(reason) = self.forward(view, header, bytes) {
+                    taken += 1;
+                    bytes += length;
+                    if let Err(reason) = self.forward(view, header, packet.get(..length).unwrap_or_default()) {
                         self.dropped(reason, 1);
                     }
                 }
@@ -322,20 +334,16 @@ impl Path {
                         self.device_gone();
                     }
                     progress = if taken == 0 { Progress::Idle } else { Progress::Drained };
-                    if let Some(counters) = self.counters.get(self.number) {
-                        counters.device_reads.add(taken as u64);
-                    }
                     break;
                 }
             }
         }
-        if progress == Progress::More
-            && let Some(counters) = self.counters.get(self.number)
-        {
-            counters.device_reads.add(batch as u64);
-        }
         self.packet = packet;
-        self.send(view, Which::All);
+        if let Some(counters) = self.counters.get(self.number) {
+            counters.device_reads.add(taken as u64);
+        }
+        // With more to come in the next turn, trains that take more wait for it.
+        self.send(view, if progress == Progress::More && !self.classic { Which::Full } else { Which::All });
         progress
     }
 

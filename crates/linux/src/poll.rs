@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::syscall::syscall;
@@ -28,6 +29,7 @@ pub fn readable<const N: usize>(fds: [BorrowedFd<'_>; N], timeout: Option<Durati
 #[derive(Debug)]
 pub struct Waker {
     fd: OwnedFd,
+    woken: AtomicBool,
 }
 
 impl Waker {
@@ -37,18 +39,26 @@ impl Waker {
         let fd = syscall!(eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))
             .map_err(|e| Error::new("make an eventfd", e))?;
         // SAFETY: the kernel has just made this descriptor for us, and nobody else owns it.
-        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { fd, woken: AtomicBool::new(false) })
     }
 
     /// Makes the descriptor readable.
     pub fn wake(&self) {
+        self.woken.store(true, Ordering::Release);
         let one = 1u64.to_ne_bytes();
         // The buffer is the eight bytes that an eventfd takes. A full counter (EAGAIN) is readable already.
         let _ = syscall!(write(self.fd.as_raw_fd(), one.as_ptr().cast(), one.len()));
     }
 
+    /// Whether it has been woken; costs no system call, for threads that have no time to wait.
+    pub fn is_woken(&self) -> bool {
+        self.woken.load(Ordering::Acquire)
+    }
+
     /// Makes the descriptor unreadable again; answers whether it had been woken.
     pub fn reset(&self) -> bool {
+        self.woken.store(false, Ordering::Release);
         let mut count = [0u8; 8];
         // The buffer is the eight bytes that an eventfd gives.
         syscall!(read(self.fd.as_raw_fd(), count.as_mut_ptr().cast(), count.len())).is_ok()
@@ -122,10 +132,12 @@ mod tests {
     fn a_waker_is_readable_until_it_is_reset() {
         let waker = Waker::new().unwrap();
         assert_eq!(readable([waker.as_fd()], Some(Duration::ZERO)).unwrap(), [false]);
+        assert!(!waker.is_woken());
         waker.wake();
         waker.wake();
+        assert!(waker.is_woken());
         assert_eq!(readable([waker.as_fd()], Some(Duration::from_secs(5))).unwrap(), [true]);
-        assert!(waker.reset());
+        assert!(waker.reset() && !waker.is_woken());
         assert!(!waker.reset());
         assert_eq!(readable([waker.as_fd()], Some(Duration::ZERO)).unwrap(), [false]);
     }

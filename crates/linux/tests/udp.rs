@@ -193,7 +193,7 @@ fn answers_leave_from_the_address_that_was_written_to() {
             flush(&mut queue(&flow(to), &[b"question".to_vec()]), &here);
             let mut batch = ReceiveBatch::new(1);
             assert!(readable([there.as_fd()], Some(PATIENCE)).unwrap()[0]);
-            batch.receive(&there).unwrap();
+            batch.receive(&there, linux::udp::BATCH).unwrap();
             let (source, local) = batch.datagrams().map(|d| (d.source, d.local)).next().unwrap();
             assert_eq!(local.unwrap().ip, to.ip());
             let back = Flow { from: local, ..flow(source) };
@@ -343,5 +343,5 @@ fn errors_of_binding_are_told_apart() {
     assert_eq!(taken.local_address().port(), PORT);
     assert_ne!(bind(&namespace, options("127.0.0.1", 0)).local_address().port(), 0);
     let mut batch = ReceiveBatch::new(4);
-    assert_eq!(batch.receive(&taken).unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_eq!(batch.receive(&taken, linux::udp::BATCH).unwrap_err().kind(), ErrorKind::WouldBlock);
 }

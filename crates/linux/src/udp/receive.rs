@@ -68,16 +68,18 @@ impl ReceiveBatch {
         }
     }
 
-    /// Receives what is there; answers the number of receives.
+    /// Receives what is there, at most `limit` times (at least once); answers the number of receives.
     ///
     /// # Errors
     /// `WouldBlock` if nothing is there.
-    pub fn receive(&mut self, socket: &Socket) -> io::Result<usize> {
+    pub fn receive(&mut self, socket: &Socket, limit: usize) -> io::Result<usize> {
         self.received.clear();
+        let limit = limit.clamp(1, self.size);
         // SAFETY: iovec and mmsghdr are plain integers and pointers, for which all zeros is a valid value.
         let (mut parts, mut messages): ([libc::iovec; BATCH], [libc::mmsghdr; BATCH]) = unsafe { std::mem::zeroed() };
         let receives = self.payload.chunks_exact_mut(RECEIVE).zip(&mut self.addresses).zip(&mut self.controls);
-        for (((payload, address), control), (part, message)) in receives.zip(parts.iter_mut().zip(&mut messages)) {
+        let prepared = receives.zip(parts.iter_mut().zip(&mut messages)).take(limit);
+        for (((payload, address), control), (part, message)) in prepared {
             *part = libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
             let header = &mut message.msg_hdr;
             header.msg_name = address.as_mut_ptr().cast();
@@ -87,16 +89,16 @@ impl ReceiveBatch {
             header.msg_control = control.0.as_mut_ptr().cast();
             header.msg_controllen = CONTROL as _;
         }
-        let count = if self.size == 1 {
+        let count = if limit == 1 {
             let Some(only) = messages.first_mut() else { return Ok(0) };
             // The message points to one payload, address and control buffer of `self`, which outlive the call.
             let length = syscall!(recvmsg(socket.fd.as_raw_fd(), &raw mut only.msg_hdr, 0))?;
             only.msg_len = length as libc::c_uint;
             1
         } else {
-            let size = self.size as libc::c_uint;
-            // `size` messages were prepared above, each of which points to buffers of its own in `self`.
-            syscall!(recvmmsg(socket.fd.as_raw_fd(), messages.as_mut_ptr(), size, 0, std::ptr::null_mut()))? as usize
+            let limit = limit as libc::c_uint;
+            // `limit` messages were prepared above, each of which points to buffers of its own in `self`.
+            syscall!(recvmmsg(socket.fd.as_raw_fd(), messages.as_mut_ptr(), limit, 0, std::ptr::null_mut()))? as usize
         };
         self.received.extend(messages.iter().take(count).map(|message| Received {
             length: (message.msg_len as usize).min(RECEIVE),
