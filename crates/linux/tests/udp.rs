@@ -99,7 +99,7 @@ fn receive(socket: &Socket, length: usize) -> Vec<Received> {
     while all.iter().map(|r: &Received| r.bytes.len()).sum::<usize>() < length {
         let [ready] = readable([socket.as_fd()], Some(PATIENCE)).unwrap();
         assert!(ready, "waited in vain for {length} bytes");
-        batch.receive(socket).unwrap();
+        batch.receive(socket, linux::udp::BATCH).unwrap();
         all.extend(batch.datagrams().map(|d| Received {
             source: d.source,
             local: d.local.unwrap().ip,

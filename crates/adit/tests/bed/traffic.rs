@@ -150,7 +150,7 @@ pub(crate) fn receive_marked(socket: &udp::Socket) -> (SocketAddr, Ecn, Vec<u8>)
     let [ready] = readable([socket.as_fd()], Some(PATIENCE)).unwrap();
     assert!(ready, "waited in vain for a datagram");
     let mut batch = ReceiveBatch::new(1);
-    batch.receive(socket).unwrap();
+    batch.receive(socket, 1).unwrap();
     let datagram = batch.datagrams().next().unwrap();
     (datagram.source, datagram.ecn, datagram.bytes.to_vec())
 }
