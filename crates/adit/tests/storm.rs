@@ -264,8 +264,8 @@ fn a_daemon_weathers_whatever_falls_on_it() {
                 frames.join().unwrap()
             })
         };
-        // Buffers become resident as they are first used; what comes after that would be growth.
-        let warm_up = (4096, 2048);
+        // Buffers become resident as they are first used, some megabytes in all; what comes after that would be growth.
+        let warm_up = ((count / 10).max(8192), (count / 30).max(2048));
         let taken = storm(warm_up.0, warm_up.1);
         let before = daemon.memory();
         let (datagrams, frames) = (count * 3 / 4, count / 4);
