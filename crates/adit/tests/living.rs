@@ -66,6 +66,34 @@ fn a_stop_by_signal_leaves_the_host_as_it_was() {
 }
 
 #[test]
+fn a_stop_comes_through_under_full_load() {
+    let (bed, [one, two]) = pair();
+    let before = bed.host(1).state();
+    let (daemon, _two) = (one.start(), two.start());
+    carries(&bed);
+    let sent = |daemon: &Daemon<'_>| daemon.status().peers[0].tx_packets;
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _end = Ending(&stop);
+        for family in FAMILIES {
+            let socket = inner(&bed, 1, family).udp();
+            let to = (bed.host(2).inner(family), 9);
+            let stop = &stop;
+            scope.spawn(move || {
+                while !stop.load(Ordering::Acquire) {
+                    let _ = socket.send_to(&[7; 1000], to);
+                }
+            });
+        }
+        // Never idle: each look finds more.
+        let start = sent(&daemon);
+        wait_for("load", || (sent(&daemon) > start + 10_000).then_some(()));
+        daemon.terminate();
+    });
+    assert_eq!(bed.host(1).state(), before);
+}
+
+#[test]
 fn adit_down_leaves_the_host_as_it_was() {
     let (bed, [one, two]) = pair();
     let before = bed.host(1).state();
