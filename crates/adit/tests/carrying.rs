@@ -200,7 +200,7 @@ fn pings_of_any_size_come_back() {
     await_address(&bed.host(1).namespace, near6.into());
     for (sequence, size) in [16, 17, 56, 1000, 1001, 1424, 1444].into_iter().enumerate() {
         let payload = random.bytes(size);
-        let mut requests = vec![Vec::new(), Vec::new()];
+        let mut requests = [Vec::new(), Vec::new()];
         let four = PacketBuilder::ipv4(near.octets(), far.octets(), 64).icmpv4_echo_request(7, sequence as u16);
         four.write(&mut requests[0], &payload).unwrap();
         let six = PacketBuilder::ipv6(near6.octets(), far6.octets(), 64).icmpv6_echo_request(7, sequence as u16);
