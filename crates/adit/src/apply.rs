@@ -62,15 +62,20 @@ pub fn observe(netlink: &mut Netlink, device: &str) -> Result<Actual> {
 pub fn apply(netlink: &mut Netlink, device: &str, steps: &[Operation]) -> Result<()> {
     for (done, step) in steps.iter().enumerate() {
         if let Err(failure) = carry_out(netlink, device, step) {
-            for undo in steps.iter().take(done).rev().filter_map(Operation::inverse) {
-                if let Err(second) = carry_out(netlink, device, &undo) {
-                    tracing::warn!("while taking changes back: {second}");
-                }
-            }
+            undo(netlink, device, steps.get(..done).unwrap_or_default());
             return Err(failure);
         }
     }
     Ok(())
+}
+
+/// Takes `steps`, all of which were carried out, back.
+pub fn undo(netlink: &mut Netlink, device: &str, steps: &[Operation]) {
+    for step in steps.iter().rev().filter_map(Operation::inverse) {
+        if let Err(failure) = carry_out(netlink, device, &step) {
+            tracing::warn!("while taking changes back: {failure}");
+        }
+    }
 }
 
 fn carry_out(netlink: &mut Netlink, device: &str, step: &Operation) -> Result<()> {
@@ -126,7 +131,7 @@ fn explain(step: &Operation, error: linux::Error) -> Failure {
 }
 
 /// Carries out as much of `steps` as can be; answers what could not.
-pub fn remove(netlink: &mut Netlink, device: &str, steps: &[Operation]) -> Vec<Failure> {
+pub fn try_all(netlink: &mut Netlink, device: &str, steps: &[Operation]) -> Vec<Failure> {
     steps.iter().filter_map(|step| carry_out(netlink, device, step).err()).collect()
 }
 
@@ -147,9 +152,14 @@ pub fn remove_leftovers(device: &str, state_dir: &Path) -> Result<Removed> {
     let record = Record::of(device, state_dir);
     let owned = record.read()?;
     let actual = observe(&mut netlink, device)?;
+    // Carrier means that somebody holds a queue.
+    if actual.device.as_ref().is_some_and(|device| device.running) {
+        return Err(Failure::failed(format!("a daemon with another runtime directory holds the device {device}"))
+            .with_remedy("name its directory with --runtime-dir"));
+    }
     let mut removed = Removed::default();
     let steps = plan::removal(&actual, &owned);
-    let mut failures = remove(&mut netlink, device, &steps);
+    let mut failures = try_all(&mut netlink, device, &steps);
     match steps.len() {
         0 => {}
         1 => removed.0.push("1 route".into()),

@@ -20,9 +20,10 @@ use crate::apply::{self, Record};
 use crate::config::Tunnel;
 use crate::data_path::{self, Running, Surroundings};
 use crate::observe::facts::{DeviceFacts, Facts};
-use crate::plan::{self, Desired};
+use crate::plan::{self, Desired, Operation};
+use crate::underlay::{self, Knowledge};
 use crate::worker::{Event, Link, View};
-use crate::{Failure, Result, underlay};
+use crate::{Failure, Result};
 
 /// How often path MTUs are looked up again without a cause: the kernel forgets a learned one after ten minutes.
 const REFRESH: Duration = Duration::from_secs(60);
@@ -30,7 +31,10 @@ const REFRESH: Duration = Duration::from_secs(60);
 /// Changes of the host come in groups; this long after the first one they are looked at.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// A device that somebody deletes is made anew, this many times within [`REFRESH`].
+/// Between two looks at the host, so that somebody who changes it all the time does not keep us busy all the time.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A device that somebody deletes is made anew at once, this many times within [`REFRESH`]; beyond, once per [`REFRESH`].
 const MAX_REVIVALS: usize = 10;
 
 /// What control is told. Each is a hint to look at something, so that the same one twice is one.
@@ -47,6 +51,8 @@ pub enum Order {
     DeviceGone,
     /// A socket failed for good.
     SocketFailed,
+    /// A worker ended by a defect.
+    WorkerFailed,
 }
 
 /// Where orders arrive, from any thread; sending never blocks and never fails.
@@ -68,6 +74,11 @@ impl Inbox {
         self.waker.wake();
     }
 
+    /// Takes one order back, if it is there.
+    fn forget(&self, order: Order) {
+        self.orders.fetch_and(!(1 << order as u8), Ordering::AcqRel);
+    }
+
     fn take(&self) -> Orders {
         self.waker.reset();
         Orders(self.orders.swap(0, Ordering::Acquire))
@@ -87,6 +98,7 @@ impl From<Event> for Order {
             Event::SuperPacketsRefused => Self::SuperPacketsRefused,
             Event::DeviceGone => Self::DeviceGone,
             Event::SocketFailed => Self::SocketFailed,
+            Event::WorkerFailed => Self::WorkerFailed,
         }
     }
 }
@@ -109,10 +121,27 @@ pub struct Control {
     record: Record,
     /// The prefixes whose blackholes are ours, those of an earlier run included.
     owned: Vec<IpNet>,
+    /// The longest packet that the way to each peer takes now.
     paths: Vec<usize>,
     facts: Arc<Facts>,
     device: Arc<ArcSwap<DeviceFacts>>,
+    running: Option<Running>,
     revivals: VecDeque<Instant>,
+    /// What went wrong last, so that it is said once.
+    complaint: Option<String>,
+}
+
+/// What [`Control::open`] did, to be taken back if what follows fails.
+pub struct Opened {
+    /// The device, for the workers.
+    pub device: Device,
+    undo: Undo,
+}
+
+struct Undo {
+    steps: Vec<Operation>,
+    device_was_there: bool,
+    owned: Vec<IpNet>,
 }
 
 impl Control {
@@ -133,7 +162,9 @@ impl Control {
             paths: Vec::new(),
             facts,
             device,
+            running: None,
             revivals: VecDeque::new(),
+            complaint: None,
         })
     }
 
@@ -145,27 +176,65 @@ impl Control {
     /// Opens the device and brings the host to the desired state.
     ///
     /// # Errors
-    /// What could not be done; changes of the host were taken back, but for the device itself.
-    pub fn open(&mut self, netlink: &mut Netlink) -> Result<Device> {
-        self.paths = underlay::path_mtus(netlink, &self.tunnel, &self.endpoints);
-        let desired = self.desired()?;
-        for prefix in &desired.prefixes {
-            if !self.owned.contains(prefix) {
-                self.owned.push(*prefix);
+    /// What could not be done; the host is as it was before.
+    pub fn open(&mut self, netlink: &mut Netlink) -> Result<Opened> {
+        let name = self.tunnel.device.name.clone();
+        let base = underlay::path_mtus(netlink, &self.tunnel, &self.endpoints, Knowledge::Configured);
+        underlay::check_mtu(&self.tunnel, &base)?;
+        self.paths = underlay::path_mtus(netlink, &self.tunnel, &self.endpoints, Knowledge::Learned);
+        let desired = self.desired(&base);
+        let before = apply::observe(netlink, &name)?;
+        let mut undo = Undo { steps: Vec::new(), device_was_there: before.device.is_some(), owned: self.owned.clone() };
+        // A blackhole that stands already and is not in our record is another daemon's: it serves us, but is not ours to remove.
+        let new = desired.prefixes.iter().filter(|p| !plan::has_blackhole(&before, p));
+        self.owned.extend(new.copied());
+        self.owned.sort_unstable();
+        self.owned.dedup();
+        let opened = self.record.write(&self.owned).and_then(|()| self.set_up(netlink, &name, &desired, &mut undo));
+        let device = match opened {
+            Ok(device) => device,
+            Err(failure) => {
+                self.take_back(netlink, &undo);
+                return Err(failure);
             }
-        }
-        self.record.write(&self.owned)?;
-        let name = &self.tunnel.device.name;
-        let queues = self.surroundings.sockets.len();
-        let device = data_path::open_device(netlink, name, queues, self.tunnel.transport.offload)?;
-        let actual = apply::observe(netlink, name)?;
-        apply::apply(netlink, name, &plan::plan(&desired, &actual, &self.owned))?;
-        underlay::check_no_loop(netlink, &self.tunnel, &self.endpoints)?;
-        self.owned.clone_from(&desired.prefixes);
+        };
+        self.owned.retain(|p| desired.prefixes.contains(p));
         self.record.write(&self.owned)?;
         self.device.store(Arc::new(DeviceFacts { mtu: desired.mtu, offloads: device.offloads.clone() }));
         self.publish();
+        Ok(Opened { device, undo })
+    }
+
+    fn set_up(&self, netlink: &mut Netlink, name: &str, desired: &Desired, undo: &mut Undo) -> Result<Device> {
+        let queues = self.surroundings.sockets.len();
+        let device = data_path::open_device(netlink, name, queues, self.tunnel.transport.offload)?;
+        let actual = apply::observe(netlink, name)?;
+        let steps = plan::plan(desired, &actual, &self.owned);
+        apply::apply(netlink, name, &steps)?;
+        undo.steps = steps;
+        underlay::check_no_loop(netlink, &self.tunnel, &self.endpoints)?;
         Ok(device)
+    }
+
+    /// Takes a start back of which a later step failed.
+    pub fn close(&mut self, netlink: &mut Netlink, opened: Opened) {
+        drop(opened.device);
+        self.take_back(netlink, &opened.undo);
+    }
+
+    fn take_back(&mut self, netlink: &mut Netlink, undo: &Undo) {
+        let name = &self.tunnel.device.name;
+        apply::undo(netlink, name, &undo.steps);
+        let mut failures = Vec::new();
+        if !undo.device_was_there {
+            failures.extend(apply::delete_device(netlink, name).err());
+        }
+        self.owned.clone_from(&undo.owned);
+        let noted = if self.owned.is_empty() { self.record.remove() } else { self.record.write(&self.owned) };
+        failures.extend(noted.err());
+        for failure in failures {
+            tracing::warn!("while taking changes back: {failure}");
+        }
     }
 
     /// Removes everything: routes, device, blackholes, and the note that they are ours.
@@ -173,7 +242,7 @@ impl Control {
         let name = &self.tunnel.device.name;
         let mut failures = Vec::new();
         match apply::observe(netlink, name) {
-            Ok(actual) => failures.extend(apply::remove(netlink, name, &plan::removal(&actual, &self.owned))),
+            Ok(actual) => failures.extend(apply::try_all(netlink, name, &plan::removal(&actual, &self.owned))),
             Err(failure) => failures.push(failure),
         }
         failures.extend(apply::delete_device(netlink, name).err());
@@ -188,20 +257,30 @@ impl Control {
     /// Runs until it is told to stop. The workers have ended when it returns.
     ///
     /// # Errors
-    /// What made it impossible to go on.
+    /// What made it impossible to go on. Device, routes and blackholes stand then as after a kill.
     pub fn run(&mut self, netlink: &mut Netlink, running: Running, signals: &Signals, inbox: &Inbox) -> Result<()> {
+        self.running = Some(running);
+        let outcome = self.serve(netlink, signals, inbox);
+        if outcome.is_ok()
+            && let Some(running) = &self.running
+        {
+            running.release_device();
+        }
+        self.running = None;
+        outcome
+    }
+
+    fn serve(&mut self, netlink: &mut Netlink, signals: &Signals, inbox: &Inbox) -> Result<()> {
         let mut monitor = Monitor::open()?;
-        let mut running = Some(running);
-        let mut refresh = Instant::now() + REFRESH;
-        let mut settle: Option<Instant> = None;
+        let mut look = Instant::now() + REFRESH;
+        let mut looked = Instant::now();
         loop {
-            let now = Instant::now();
-            let deadline = settle.map_or(refresh, |s| s.min(refresh));
-            let wait = deadline.saturating_duration_since(now);
+            let wait = look.saturating_duration_since(Instant::now());
             let [signal, changes, orders] = readable([signals.as_fd(), monitor.as_fd(), inbox.as_fd()], Some(wait))?;
             if signal && signals.take().is_some() {
                 return Ok(());
             }
+            let mut soon = changes && !monitor.drain()?.is_empty();
             if orders {
                 let orders = inbox.take();
                 if orders.has(Order::Stop) {
@@ -210,86 +289,118 @@ impl Control {
                 if orders.has(Order::SocketFailed) {
                     return Err(Failure::failed("the UDP socket failed; the cause is in the log above"));
                 }
+                if orders.has(Order::WorkerFailed) {
+                    return Err(Failure::failed(
+                        "a worker thread ended by a defect in adit; please report the log above",
+                    ));
+                }
                 if orders.has(Order::SuperPacketsRefused) {
                     self.super_packets_refused();
                 }
                 if orders.has(Order::DeviceGone) {
-                    // The old threads first: two readers of one socket would share its datagrams.
-                    drop(running.take());
-                    running = Some(self.revive(netlink)?);
+                    self.part_with_device(inbox);
                 }
-                if orders.has(Order::PathTooNarrow) {
-                    settle.get_or_insert(Instant::now() + SETTLE);
-                }
-            }
-            if changes {
-                monitor.drain()?;
-                settle.get_or_insert(Instant::now() + SETTLE);
+                soon |= orders.has(Order::PathTooNarrow) || orders.has(Order::DeviceGone);
             }
             let now = Instant::now();
-            if now >= deadline {
-                settle = None;
-                refresh = now + REFRESH;
-                self.look_again(netlink);
+            if soon {
+                look = look.min((now + SETTLE).max(looked + PAUSE));
+            }
+            if now >= look {
+                looked = now;
+                look = now + self.look_again(netlink, inbox);
             }
         }
     }
 
-    /// Makes the device anew after somebody deleted it.
-    fn revive(&mut self, netlink: &mut Netlink) -> Result<Running> {
-        let name = &self.tunnel.device.name;
-        let now = Instant::now();
-        self.revivals.retain(|at| now.saturating_duration_since(*at) < REFRESH);
-        if self.revivals.len() >= MAX_REVIVALS {
-            return Err(Failure::failed(format!("the device {name} was deleted {MAX_REVIVALS} times within a minute"))
-                .with_remedy("find out which program does it"));
+    /// Lets go of a device that is no longer where it was. The old threads end before new ones start: two readers of one socket
+    /// would share its datagrams.
+    fn part_with_device(&mut self, inbox: &Inbox) {
+        if let Some(running) = self.running.take() {
+            tracing::warn!("the device {} was deleted, renamed or moved away", self.tunnel.device.name);
+            running.release_device();
         }
-        self.revivals.push_back(now);
-        tracing::warn!("the device {name} was deleted: making it anew");
-        let device = self.open(netlink)?;
-        Running::start(device, &self.surroundings)
+        // Each of the workers said so.
+        inbox.forget(Order::DeviceGone);
     }
 
-    /// Repairs what somebody changed, and follows the underlay. What cannot be done now is tried again with the next change.
-    fn look_again(&mut self, netlink: &mut Netlink) {
-        let paths = underlay::path_mtus(netlink, &self.tunnel, &self.endpoints);
+    /// Repairs what somebody changed, and follows the underlay. Answers when to look again at the latest.
+    fn look_again(&mut self, netlink: &mut Netlink, inbox: &Inbox) -> Duration {
+        let outcome = match self.running {
+            Some(_) => self.repair(netlink, inbox),
+            None => self.revive(netlink),
+        };
+        let complaint = outcome.err().map(|failure| failure.to_string());
+        if let Some(complaint) = complaint.as_deref().filter(|c| self.complaint.as_deref() != Some(c)) {
+            tracing::warn!("{complaint}");
+        }
+        self.complaint = complaint;
+        match (&self.running, &self.complaint) {
+            // What cannot be done now may be possible later.
+            (Some(_), Some(_)) => 10 * PAUSE,
+            (None, _) if self.revivals.len() < MAX_REVIVALS => PAUSE,
+            _ => REFRESH,
+        }
+    }
+
+    /// Makes the device anew.
+    fn revive(&mut self, netlink: &mut Netlink) -> Result<()> {
+        let now = Instant::now();
+        self.revivals.retain(|at| now.saturating_duration_since(*at) < REFRESH);
+        self.revivals.push_back(now);
+        let mut opened = self.open(netlink)?;
+        match Running::start(&mut opened.device, &self.surroundings) {
+            Ok(running) => self.running = Some(running),
+            Err(failure) => {
+                self.close(netlink, opened);
+                return Err(failure);
+            }
+        }
+        tracing::warn!("made the device {} anew", self.tunnel.device.name);
+        Ok(())
+    }
+
+    fn repair(&mut self, netlink: &mut Netlink, inbox: &Inbox) -> Result<()> {
+        let paths = underlay::path_mtus(netlink, &self.tunnel, &self.endpoints, Knowledge::Learned);
         if paths != self.paths {
-            tracing::info!("the underlay takes packets of {} bytes now", paths.iter().min().unwrap_or(&0));
+            tracing::info!(
+                "the narrowest way to a peer takes packets of {} bytes now",
+                paths.iter().min().unwrap_or(&0)
+            );
             self.paths = paths;
             self.publish();
         }
-        if let Err(failure) = self.repair(netlink) {
-            tracing::warn!("{failure}");
-        }
-    }
-
-    fn repair(&mut self, netlink: &mut Netlink) -> Result<()> {
+        let base = underlay::path_mtus(netlink, &self.tunnel, &self.endpoints, Knowledge::Configured);
+        let desired = self.desired(&base);
         let name = &self.tunnel.device.name;
-        let desired = self.desired()?;
         let actual = apply::observe(netlink, name)?;
-        // A device that is gone announces itself by its worker.
         if actual.device.is_none() {
-            return Ok(());
+            self.part_with_device(inbox);
+            return self.revive(netlink);
         }
         let steps = plan::plan(&desired, &actual, &self.owned);
-        if steps.is_empty() {
-            return Ok(());
+        // Each for itself: one that cannot be mended keeps none of the others from it, least of all a blackhole.
+        let failures = apply::try_all(netlink, name, &steps);
+        if steps.len() > failures.len() {
+            tracing::info!("brought {name} back to its configuration ({} changes)", steps.len() - failures.len());
         }
-        apply::apply(netlink, name, &steps)?;
         let before = self.device.load();
         if before.mtu != desired.mtu {
             self.device.store(Arc::new(DeviceFacts { mtu: desired.mtu, ..DeviceFacts::clone(&before) }));
         }
-        tracing::info!("brought {name} back to its configuration ({} changes)", steps.len());
-        Ok(())
+        match failures.into_iter().next() {
+            Some(failure) => Err(failure),
+            None => underlay::check_no_loop(netlink, &self.tunnel, &self.endpoints),
+        }
     }
 
-    fn desired(&self) -> Result<Desired> {
-        Ok(Desired {
-            mtu: underlay::device_mtu(&self.tunnel, &self.paths)?,
+    /// `base`: the [configured](Knowledge::Configured) paths to the peers.
+    fn desired(&self, base: &[usize]) -> Desired {
+        Desired {
+            mtu: underlay::device_mtu(&self.tunnel, base),
             addresses: self.tunnel.device.addresses.clone(),
             prefixes: self.tunnel.peers.iter().flat_map(|p| p.allowed_ips.iter().copied()).collect(),
-        })
+        }
     }
 
     /// Shows workers the peers as they are now.

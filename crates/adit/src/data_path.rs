@@ -14,7 +14,7 @@ use linux::udp::{self, Socket};
 use crate::config::{Transport, Workers};
 use crate::counters::{PerWorker, WorkerCounters};
 use crate::plan::ALIAS;
-use crate::worker::{Parts, Report, View, Worker};
+use crate::worker::{Event, Parts, Report, View, Worker};
 use crate::{Failure, Result, apply};
 
 /// Asked-for size of each socket's buffers in bytes. Smaller ones lose datagrams of a fast TCP stream: with the kernel's default of
@@ -131,13 +131,27 @@ pub struct Surroundings {
 /// The running threads. They end when this is dropped.
 pub struct Running {
     threads: Vec<(JoinHandle<()>, Arc<Waker>)>,
+    /// A hold on the device that does not depend on its name.
+    device: tun::Queue,
+}
+
+/// Tells control when a worker ends by a defect instead of by order: its share of the flows would die in silence.
+struct Guard(Report);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            (self.0)(Event::WorkerFailed);
+        }
+    }
 }
 
 impl Running {
-    /// Starts one thread per queue of the device.
-    pub fn start(device: Device, surroundings: &Surroundings) -> Result<Self> {
-        let mut running = Self { threads: Vec::new() };
-        for (number, (queue, socket)) in device.queues.into_iter().zip(&surroundings.sockets).enumerate() {
+    /// Starts one thread per queue of the device, which they take.
+    pub fn start(device: &mut Device, surroundings: &Surroundings) -> Result<Self> {
+        let Some(first) = device.queues.first() else { return Err(Failure::failed("the device has no queue")) };
+        let mut running = Self { threads: Vec::new(), device: first.try_clone()? };
+        for (number, (queue, socket)) in device.queues.drain(..).zip(&surroundings.sockets).enumerate() {
             let stop = Arc::new(Waker::new()?);
             let worker = Worker::new(Parts {
                 number,
@@ -150,13 +164,25 @@ impl Running {
                 report: Arc::clone(&surroundings.report),
                 busy_poll: surroundings.busy_poll,
             });
+            let guard = Guard(Arc::clone(&surroundings.report));
             let thread = thread::Builder::new()
                 .name(format!("worker-{number}"))
-                .spawn(move || worker.run())
+                .spawn(move || {
+                    let _guard = guard;
+                    worker.run();
+                })
                 .map_err(|e| Failure::failed(format!("cannot start a worker thread: {e}")))?;
             running.threads.push((thread, stop));
         }
         Ok(running)
+    }
+
+    /// Lets the device go with the threads, whatever name it has and wherever it was moved by now.
+    pub fn release_device(&self) {
+        // It fails only for a device that is gone already.
+        if let Err(e) = self.device.set_persistent(false) {
+            tracing::debug!("{e}");
+        }
     }
 }
 

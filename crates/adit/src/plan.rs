@@ -121,6 +121,11 @@ pub fn removal(actual: &Actual, owned: &[IpNet]) -> Vec<Operation> {
     unicast.into_iter().chain(blackholes).map(Operation::DeleteRoute).collect()
 }
 
+/// Whether a blackhole of ours or of another daemon covers the prefix.
+pub fn has_blackhole(actual: &Actual, prefix: &IpNet) -> bool {
+    has(actual, &blackhole(*prefix))
+}
+
 /// Whether the kernel routes just this prefix through the device already, because it is the network of an address there. A part
 /// of such a network does not count: its blackhole is the longer prefix, which wins whatever its metric.
 fn is_connected(desired: &Desired, prefix: &IpNet) -> bool {

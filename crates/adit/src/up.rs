@@ -17,7 +17,7 @@ use linux::privilege;
 
 use crate::apply::{self, Record};
 use crate::config::Tunnel;
-use crate::control::{Control, Inbox, Order};
+use crate::control::{Control, Inbox, Opened, Order};
 use crate::counters::per_worker;
 use crate::data_path::{self, Running, Surroundings};
 use crate::observe::facts::Facts;
@@ -43,9 +43,10 @@ pub fn run(tunnel: Tunnel, directories: &Directories, lifetime: Lifetime) -> Res
     privilege::check_tun()?;
     directories.check_reachable()?;
     let _claim = api::Claim::take(&directories.runtime, &tunnel.device.name)?;
-    let endpoints = underlay::resolve(&tunnel.peers)?;
     let workers = data_path::workers(&tunnel.transport);
     let sockets = data_path::bind(&tunnel.transport, workers)?;
+    let listen = sockets.first().map_or(tunnel.transport.listen, |socket| socket.local_address());
+    let endpoints = underlay::resolve(&tunnel.peers, listen)?;
     let mut netlink = Netlink::open()?;
     let inbox = Arc::new(Inbox::new()?);
     let reports = Arc::clone(&inbox);
@@ -57,52 +58,56 @@ pub fn run(tunnel: Tunnel, directories: &Directories, lifetime: Lifetime) -> Res
         busy_poll: tunnel.transport.busy_poll,
     };
     let record = Record::of(&tunnel.device.name, &directories.state);
-    let was_there = match apply::observe(&mut netlink, &tunnel.device.name)?.device {
-        // Carrier means that somebody holds a queue: a daemon with another runtime directory, with which ours would share the
-        // packets.
-        Some(device) if device.running => {
-            return Err(Failure::failed(format!("the device {} is in use by another daemon", device.name))
-                .with_remedy("stop that one, or choose another `name` under [device]"));
-        }
-        device => device.is_some(),
-    };
+    // Carrier means that somebody holds a queue: a daemon with another runtime directory, with which ours would share the
+    // packets.
+    if let Some(device) = apply::observe(&mut netlink, &tunnel.device.name)?.device.filter(|device| device.running) {
+        return Err(Failure::failed(format!("the device {} is in use by another daemon", device.name))
+            .with_remedy("stop that one, or choose another `name` under [device]"));
+    }
     let mut control = Control::new(tunnel, endpoints, surroundings.clone(), record)?;
 
     // From here on the host changes.
-    let started = start(&mut control, &mut netlink, &surroundings, directories, &inbox);
-    let (running, server) = match started {
+    let mut opened = control.open(&mut netlink)?;
+    let (running, server) = match start(&control, &mut opened, &surroundings, directories, &inbox, lifetime) {
         Ok(started) => started,
         Err(failure) => {
-            if !was_there {
-                control.remove(&mut netlink);
-            }
+            control.close(&mut netlink, opened);
             return Err(failure);
         }
     };
-    if lifetime == Lifetime::UntilStdinCloses {
-        watch_stdin(Arc::clone(&inbox))?;
-    }
-    announce(&control.facts())?;
+    announce(&control.facts());
     let outcome = control.run(&mut netlink, running, &signals, &inbox);
     drop(server);
-    control.remove(&mut netlink);
-    outcome
+    match outcome {
+        Ok(()) => control.remove(&mut netlink),
+        Err(failure) => {
+            let device = control.facts().device_name().to_owned();
+            return Err(failure.with_remedy(format!(
+                "device, routes and blackholes stay, so that nothing leaves in the clear: `adit up` takes them over, \
+                 `adit down --device {device}` removes them"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn start(
-    control: &mut Control,
-    netlink: &mut Netlink,
+    control: &Control,
+    opened: &mut Opened,
     surroundings: &Surroundings,
     directories: &Directories,
     inbox: &Arc<Inbox>,
+    lifetime: Lifetime,
 ) -> Result<(Running, api::Server)> {
-    let device = control.open(netlink)?;
     let facts = control.facts();
     let sockets = api::Sockets::bind(&directories.runtime, facts.device_name())?;
     // Before the first thread: each takes over the rights of the one that starts it. A test bed may not let us; then we keep
     // what we have.
     if let Err(e) = privilege::drop_to_net_admin() {
         tracing::warn!("{e}; going on with more rights than needed");
+    }
+    if lifetime == Lifetime::UntilStdinCloses {
+        watch_stdin(Arc::clone(inbox))?;
     }
     let inbox = Arc::clone(inbox);
     let server = sockets.serve(move |request| match request {
@@ -112,11 +117,11 @@ fn start(
             api::Response::Done
         }
     })?;
-    Ok((Running::start(device, surroundings)?, server))
+    Ok((Running::start(&mut opened.device, surroundings)?, server))
 }
 
 /// The line that says "ready", on standard output and to the service manager.
-fn announce(facts: &Facts) -> Result<()> {
+fn announce(facts: &Facts) {
     let line = facts.ready_line();
     let mut out = io::stdout().lock();
     // A closed standard output is no reason to go down.
@@ -126,7 +131,6 @@ fn announce(facts: &Facts) -> Result<()> {
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&line)]) {
         tracing::warn!("cannot notify the service manager: {e}");
     }
-    Ok(())
 }
 
 fn watch_stdin(inbox: Arc<Inbox>) -> Result<()> {

@@ -20,6 +20,7 @@
 //! Both end in one verdict: the packet went on, or it was dropped for a [`Reason`], which is counted.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,10 +34,10 @@ use tunnel::{PeerId, Reason, Snapshot};
 use wire::coalesce::{Coalescer, Joins};
 use wire::ecn::{self, Ecn};
 use wire::icmp::{self, Unreachable};
-use wire::ip::IpPacket;
+use wire::ip::{IpPacket, protocol};
 use wire::message::{self, Message};
 use wire::segment::SuperPacket;
-use wire::vnet::VnetHdr;
+use wire::vnet::{self, VnetHdr};
 
 use crate::counters::{PeerTraffic, PerWorker, WorkerCounters};
 
@@ -83,6 +84,8 @@ pub enum Event {
     DeviceGone,
     /// The socket failed for good. The worker has ended.
     SocketFailed,
+    /// The worker ended by a defect.
+    WorkerFailed,
 }
 
 /// How events reach control: never blocks.
@@ -136,6 +139,8 @@ struct Path {
     packet: Box<[u8]>,
     scratch: Box<[u8]>,
     trains: SendQueue,
+    /// Whether the last turn left trains that may grow.
+    waits: bool,
     errors: Allowance,
 }
 
@@ -178,6 +183,7 @@ impl Worker {
                 packet: vec![0; MAX_PACKET].into_boxed_slice(),
                 scratch: vec![0; MAX_PACKET].into_boxed_slice(),
                 trains: if classic { SendQueue::unbatched() } else { SendQueue::default() },
+                waits: false,
                 errors: Allowance::new(),
             },
         }
@@ -233,7 +239,7 @@ impl Path {
         let Some(counters) = self.counters.get(self.number) else { return Progress::Idle };
         counters.receives.add(receives as u64);
         let mut device =
-            DeviceWriter { queue: &self.queue, counters, scratch: &mut self.scratch, refused: false, gone: false };
+            DeviceWriter { queue: &self.queue, counters, scratch: &mut self.scratch, joins: self.joins, gone: false };
         let mut total = 0;
         for datagrams in self.received.datagrams() {
             total += datagrams.bytes.len();
@@ -272,9 +278,9 @@ impl Path {
             }
         }
         self.coalescer.flush(&mut |header, packet| device.write(header, packet));
-        let DeviceWriter { refused, gone, .. } = device;
-        if refused {
-            self.stop_joining();
+        let DeviceWriter { joins, gone, .. } = device;
+        if joins != self.joins {
+            self.join_only(joins);
         }
         if gone {
             self.device_gone();
@@ -297,13 +303,12 @@ impl Path {
         Progress::Idle
     }
 
-    /// The kernel refused a super-packet of a kind that it had agreed to (such kernels were released): none from now on.
-    fn stop_joining(&mut self) {
-        if self.joins != Joins::default() {
-            self.joins = Joins::default();
-            self.coalescer = Coalescer::new(self.joins);
-            (self.report)(Event::SuperPacketsRefused);
-        }
+    /// The kernel refused a super-packet of a kind that it had agreed to (such kernels were released): none of that kind from
+    /// now on.
+    fn join_only(&mut self, joins: Joins) {
+        self.joins = joins;
+        self.coalescer = Coalescer::new(joins);
+        (self.report)(Event::SuperPacketsRefused);
     }
 
     fn device_gone(&mut self) {
@@ -342,8 +347,9 @@ impl Path {
         if let Some(counters) = self.counters.get(self.number) {
             counters.device_reads.add(taken as u64);
         }
-        // With more to come in the next turn, trains that take more wait for it.
-        self.send(view, if progress == Progress::More && !self.classic { Which::Full } else { Which::All });
+        // With more to come in the next turn, trains that take more wait for it, but no longer than that.
+        self.waits = progress == Progress::More && !self.classic && !self.waits;
+        self.send(view, if self.waits { Which::Full } else { Which::All });
         progress
     }
 
@@ -358,6 +364,9 @@ impl Path {
                 return Err(reason);
             }
         };
+        if is_own_datagram(&packet, peer.endpoint) {
+            return Err(Reason::Loop);
+        }
         let packets = SuperPacket::parse(header, packet).map_err(|_| Reason::Malformed)?;
         let local = view.links.get(id.0 as usize).and_then(|link| link.local.load().as_deref().copied());
         let flow = Flow { to: peer.endpoint, from: local, ecn: packet.ecn(), lane: packet.flow_hash(), tag: id.0 };
@@ -400,17 +409,23 @@ impl Path {
         let mut scratch = std::mem::take(&mut self.scratch);
         for i in 0..packets.count() {
             let length = packets.emit(i, &mut scratch);
-            let Ok(segment) = IpPacket::parse(scratch.get(..length).unwrap_or_default()) else { continue };
+            let Ok(segment) = IpPacket::parse(scratch.get(..length).unwrap_or_default()) else {
+                self.dropped(Reason::Malformed, 1);
+                continue;
+            };
             let split = wire::fragment::fragment_v4(&segment, mtu, &mut |header, payload| {
                 let length = header.len() + payload.len();
                 if self.trains.slot(flow, length).is_err() {
                     self.send(view, Which::All);
                 }
-                if let Ok(slot) = self.trains.slot(flow, length) {
-                    let (front, back) = slot.split_at_mut(header.len());
-                    front.copy_from_slice(header);
-                    back.copy_from_slice(payload);
-                    self.trains.commit(length);
+                match self.trains.slot(flow, length) {
+                    Ok(slot) => {
+                        let (front, back) = slot.split_at_mut(header.len());
+                        front.copy_from_slice(header);
+                        back.copy_from_slice(payload);
+                        self.trains.commit(length);
+                    }
+                    Err(udp::Full) => self.dropped(Reason::SendFailed, 1),
                 }
             });
             if split.is_err() {
@@ -448,6 +463,11 @@ impl Path {
             counters.egress.add(sent.datagrams, sent.bytes);
             if let Some(traffic) = view.links.get(sent.flow.tag as usize).and_then(|link| link.traffic.get(number)) {
                 traffic.egress.add(sent.datagrams, sent.bytes);
+            }
+            if sent.source_lost
+                && let Some(link) = view.links.get(sent.flow.tag as usize)
+            {
+                link.local.store(None);
             }
             if let Some((datagrams, error)) = sent.failed {
                 counters.dropped(reason(error), datagrams);
@@ -537,7 +557,8 @@ struct DeviceWriter<'a> {
     queue: &'a tun::Queue,
     counters: &'a WorkerCounters,
     scratch: &'a mut [u8],
-    refused: bool,
+    /// What the kernel has not refused yet.
+    joins: Joins,
     gone: bool,
 }
 
@@ -558,7 +579,12 @@ impl DeviceWriter<'_> {
         if error.kind() != io::ErrorKind::InvalidInput || packets.count() == 1 {
             return self.counters.dropped(Reason::DeviceRefused, packets.count());
         }
-        self.refused = true;
+        match (header.gso_type & !vnet::GSO_ECN, packet.first().map(|b| b >> 4)) {
+            (vnet::GSO_TCPV4, _) => self.joins.tcp4 = false,
+            (vnet::GSO_TCPV6, _) => self.joins.tcp6 = false,
+            (_, Some(4)) => self.joins.udp4 = false,
+            _ => self.joins.udp6 = false,
+        }
         for i in 0..packets.count() {
             let length = packets.emit(i, self.scratch);
             match self.queue.send(&VnetHdr::NONE, self.scratch.get(..length).unwrap_or_default()) {
@@ -567,6 +593,15 @@ impl DeviceWriter<'_> {
             }
         }
     }
+}
+
+/// Whether a packet of the device's looks like the datagrams in which we carry packets to this peer: the routes lead them into the
+/// tunnel itself.
+#[inline]
+fn is_own_datagram(packet: &IpPacket<'_>, endpoint: SocketAddr) -> bool {
+    packet.destination() == endpoint.ip()
+        && packet.protocol() == protocol::UDP
+        && packet.payload().get(2..4) == Some(&endpoint.port().to_be_bytes())
 }
 
 /// How many ICMP errors may still be sent in this second.

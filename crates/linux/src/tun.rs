@@ -162,12 +162,7 @@ impl Device {
 
     /// Whether the device stays when its last descriptor is closed.
     pub fn set_persistent(&self, persistent: bool) -> Result<()> {
-        match self.queues.first() {
-            Some(queue) => {
-                queue.control(libc::TUNSETPERSIST, persistent.into(), &format!("set the persistence of {}", self.name))
-            }
-            None => Ok(()),
-        }
+        self.queues.first().map_or(Ok(()), |queue| queue.set_persistent(persistent))
     }
 }
 
@@ -228,6 +223,17 @@ impl Queue {
     fn control(&self, request: libc::Ioctl, value: libc::c_ulong, operation: &str) -> Result<()> {
         // The requests used with this function take their argument by value.
         syscall!(ioctl(self.fd.as_raw_fd(), request, value)).map(drop).map_err(|e| Error::new(operation, e))
+    }
+
+    /// Whether the device of this queue stays when its last descriptor is closed. Works on whatever name the device has by now.
+    pub fn set_persistent(&self, persistent: bool) -> Result<()> {
+        self.control(libc::TUNSETPERSIST, persistent.into(), "set the persistence of the tun device")
+    }
+
+    /// Another descriptor of the same queue: both keep it attached.
+    pub fn try_clone(&self) -> Result<Self> {
+        let fd = self.fd.try_clone().map_err(|e| Error::new("duplicate the descriptor of a tun queue", e))?;
+        Ok(Self { fd, header: self.header })
     }
 
     /// Takes the next packet of the kernel's into `packet` and answers its virtio-net header and its length in bytes.

@@ -110,8 +110,8 @@ impl Snapshot {
             return Err(Reason::WrongSource);
         }
         let destination = packet.destination();
-        let nobody = destination.is_loopback() || destination.is_unspecified();
-        if nobody || matches!(self.owner(destination), Some(Target::Peer(_))) {
+        let nobody = destination.is_loopback() || destination.is_unspecified() || is_link_local(destination);
+        if nobody || is_group(destination) || matches!(self.owner(destination), Some(Target::Peer(_))) {
             return Err(Reason::NotForUs);
         }
         Ok(())
@@ -120,6 +120,13 @@ impl Snapshot {
 
 fn is_group(address: IpAddr) -> bool {
     address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(four) => four.is_link_local(),
+        IpAddr::V6(six) => six.is_unicast_link_local(),
+    }
 }
 
 /// One form per endpoint: IPv4 addresses as IPv4, without flow labels.
@@ -207,6 +214,10 @@ mod tests {
         assert_eq!(ingress(BERLIN, "10.42.8.1", "10.42.8.2"), Err(Reason::NotForUs));
         assert_eq!(ingress(BERLIN, "10.42.8.1", "127.0.0.1"), Err(Reason::NotForUs));
         assert_eq!(ingress(BERLIN, "10.42.8.1", "0.0.0.0"), Err(Reason::NotForUs));
+        for nobody in ["224.0.0.1", "255.255.255.255", "169.254.169.254"] {
+            assert_eq!(ingress(BERLIN, "10.42.8.1", nobody), Err(Reason::NotForUs));
+        }
+        assert_eq!(ingress(BERLIN, "fd00::1", "ff02::1"), Err(Reason::NotForUs));
         assert_eq!(ingress(BERLIN, "10.77.0.1", "10.77.0.9"), Ok(()));
     }
 

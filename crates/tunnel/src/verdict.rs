@@ -27,6 +27,8 @@ reasons! {
     NoRoute = "no_route",
     /// From the device: to a group or to everybody on the link; the tunnel carries packets for one receiver.
     Multicast = "multicast",
+    /// From the device: a datagram to the endpoint of the peer that owns its destination; carrying it would make another one.
+    Loop = "loop",
     /// From the device: longer than the path to its peer takes, and not to be fragmented.
     TooBig = "too_big",
     /// From the wire: no peer has this endpoint.

@@ -21,8 +21,9 @@ use crate::vnet::{self, VnetHdr};
 
 /// Flows held at a time; the oldest run leaves when a further flow comes.
 pub const SLOTS: usize = 8;
-/// The most datagrams in one UDP super-packet: `UDP_MAX_SEGMENTS` in include/linux/udp.h; a TUN device refuses more.
-pub const MAX_UDP_SEGMENTS: usize = 128;
+/// The most datagrams in one UDP super-packet: `UDP_MAX_SEGMENTS` in include/linux/udp.h, which is 128 since Linux 6.9 and was 64
+/// before; a TUN device refuses more.
+pub const MAX_UDP_SEGMENTS: usize = 64;
 /// Bytes of one run's buffer.
 const BUFFER_LEN: usize = ip::MAX_LEN;
 /// The most memory that one coalescer takes, when all its slots are in use.

@@ -214,8 +214,18 @@ impl Netlink {
     /// How a packet to `address` would go. Without a route, or where it leads into a blackhole or the like, that is an error:
     /// ENETUNREACH, EHOSTUNREACH, EINVAL (blackhole), EACCES (prohibit).
     pub fn route_to(&mut self, address: IpAddr) -> Result<RouteLookup> {
+        self.lookup(address, RouteFlags::empty())
+    }
+
+    /// As [`Netlink::route_to`], but the route as somebody configured it: without what path-MTU messages taught the kernel.
+    pub fn configured_route_to(&mut self, address: IpAddr) -> Result<RouteLookup> {
+        self.lookup(address, RouteFlags::FibMatch)
+    }
+
+    fn lookup(&mut self, address: IpAddr, flags: RouteFlags) -> Result<RouteLookup> {
         let operation = format_args!("find a route to {address}");
         let mut message = RouteMessage::default();
+        message.header.flags = flags;
         message.header.address_family = Family::of(address).into();
         message.header.destination_prefix_length = IpNet::from(address).max_prefix_len();
         message.attributes.push(RouteAttribute::Destination(address.into()));

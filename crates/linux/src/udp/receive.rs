@@ -140,9 +140,10 @@ impl Facts {
                         Ecn::from_bits(integer(data).to_ne_bytes()[if cfg!(target_endian = "big") { 3 } else { 0 }]);
                 }
                 (libc::SOL_UDP, libc::UDP_GRO) => facts.stride = usize::try_from(integer(data)).unwrap_or(0),
-                // struct in_pktinfo: device, chosen local address, destination address of the header
+                // struct in_pktinfo: device, local address to answer from, destination address of the header (which may be a
+                // broadcast address)
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                    if let Some(ip) = data.get(8..12).and_then(|b| <[u8; 4]>::try_from(b).ok()) {
+                    if let Some(ip) = data.get(4..8).and_then(|b| <[u8; 4]>::try_from(b).ok()) {
                         facts.local = Some(LocalAddress { ip: Ipv4Addr::from(ip).into(), device: device(data) });
                     }
                 }
@@ -150,7 +151,9 @@ impl Facts {
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                     if let Some(ip) = data.get(..16).and_then(|b| <[u8; 16]>::try_from(b).ok()) {
                         let ip = IpAddr::V6(Ipv6Addr::from(ip)).to_canonical();
-                        facts.local = Some(LocalAddress { ip, device: device(data.get(16..).unwrap_or_default()) });
+                        let device = device(data.get(16..).unwrap_or_default());
+                        // Nothing can be sent from a group.
+                        facts.local = (!ip.is_multicast()).then_some(LocalAddress { ip, device });
                     }
                 }
                 _ => {}
@@ -210,7 +213,7 @@ mod tests {
         let facts = Facts::read(&control);
         assert_eq!(facts.stride, 1472);
         assert_eq!(facts.ecn, Ecn::Ce);
-        assert_eq!(facts.local, Some(LocalAddress { ip: "192.0.2.9".parse().unwrap(), device: 4 }));
+        assert_eq!(facts.local, Some(LocalAddress { ip: "192.0.2.1".parse().unwrap(), device: 4 }));
     }
 
     #[test]

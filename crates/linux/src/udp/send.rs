@@ -55,6 +55,8 @@ pub struct Sent<'a> {
     pub bytes: usize,
     /// Datagrams that it did not take, and why.
     pub failed: Option<(usize, SendError)>,
+    /// Whether the source address of the flow is no longer ours: it was sent from another.
+    pub source_lost: bool,
 }
 
 /// Why datagrams were not sent.
@@ -239,14 +241,15 @@ impl Train {
     /// The result after the first `datagrams` were taken.
     fn sent(&self, datagrams: usize, error: Option<SendError>) -> Sent<'_> {
         let bytes = self.length.min(datagrams * self.stride);
-        Sent { flow: &self.flow, datagrams, bytes, failed: error.map(|e| (self.datagrams - datagrams, e)) }
+        let failed = error.map(|e| (self.datagrams - datagrams, e));
+        Sent { flow: &self.flow, datagrams, bytes, failed, source_lost: false }
     }
 
     /// Sends as one message, and finds a way around what the kernel has against that.
     fn send(&self, socket: &Socket) -> Sent<'_> {
         if self.datagrams == 1 || socket.segmentation() {
             match send_patiently(socket, self.message()) {
-                Ok(()) => return self.sent(self.datagrams, None),
+                Ok(source_lost) => return Sent { source_lost, ..self.sent(self.datagrams, None) },
                 // No checksum offload on the card of this route: trains will never work there.
                 Err(e) if self.datagrams > 1 && e.raw_os_error() == Some(libc::EIO) => {
                     socket.segmentation.store(false, Ordering::Relaxed);
@@ -266,7 +269,7 @@ impl Train {
             if taken == 0 {
                 let Some(next) = messages.clone().next() else { break };
                 match send_patiently(socket, next) {
-                    Ok(()) => sent += 1,
+                    Ok(_) => sent += 1,
                     Err(e) => return self.sent(sent, Some(e.into())),
                 }
             }
@@ -291,26 +294,26 @@ impl Message<'_> {
     }
 }
 
-/// Sends one message; waits a little where the buffer is full, and lets go of a source address that is no longer ours.
-fn send_patiently(socket: &Socket, message: Message<'_>) -> io::Result<()> {
-    let again = |e: io::Error| match e.raw_os_error() {
+/// Sends one message; waits a little where the buffer is full, and lets go of a source address that is no longer ours, which it
+/// answers.
+fn send_patiently(socket: &Socket, message: Message<'_>) -> io::Result<bool> {
+    let send =
+        |message: Message<'_>| socket.send_parts(&message.flow, &[IoSlice::new(message.payload)], message.stride);
+    let Err(error) = send(message) else { return Ok(false) };
+    match error.raw_os_error() {
         Some(libc::EAGAIN | libc::ENOBUFS) => {
             let mut wait = libc::pollfd { fd: socket.fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
             // One pollfd on this stack frame.
             let _ = syscall!(poll(&raw mut wait, 1, PATIENCE));
-            socket.send_parts(&message.flow, &[IoSlice::new(message.payload)], message.stride)
+            send(message).map(|()| false)
         }
         Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENODEV | libc::ENETUNREACH) if message.flow.from.is_some() => {
-            let free = message.without_source();
-            socket.send_parts(&free.flow, &[IoSlice::new(free.payload)], free.stride)
+            send(message.without_source()).map(|()| true)
         }
         // An error that an earlier datagram brought back (ICMP); it is told once and does not concern this one.
-        Some(libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::EINTR) => {
-            socket.send_parts(&message.flow, &[IoSlice::new(message.payload)], message.stride)
-        }
-        _ => Err(e),
-    };
-    socket.send_parts(&message.flow, &[IoSlice::new(message.payload)], message.stride).or_else(again)
+        Some(libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::EINTR) => send(message).map(|()| false),
+        _ => Err(error),
+    }
 }
 
 /// Sends up to [`MAX_TRAINS`] messages with one system call; answers how many the kernel took.

@@ -231,9 +231,9 @@ prop_compose! {
     }
 }
 
-/// Streams that fit one super-packet: at least two segments, at most 128 datagrams and 65,535 bytes.
+/// Streams that fit one super-packet: at least two segments, at most 64 datagrams and 65,535 bytes.
 pub(crate) fn stream() -> impl Strategy<Value = Stream> {
-    let shape = (1..2_000usize, 1..=127usize, any::<prop::sample::Index>(), any::<[bool; 3]>());
+    let shape = (1..2_000usize, 1..=63usize, any::<prop::sample::Index>(), any::<[bool; 3]>());
     (segment(), shape).prop_map(|(first, (size, full, last, [has_last, push, fin]))| {
         let mut stream = Stream { first, size, full, last: 0, push, fin };
         if !stream.first.tcp {
