@@ -135,21 +135,22 @@ impl Gauge {
     }
 }
 
-/// Datagrams to host 1's daemon, in turn from peer 3's endpoint and from a stranger.
+/// Datagrams to host 1's daemon, in turn from peer 3's endpoint, in trains and one by one, and from a stranger.
 fn hail(bed: &Bed, count: u64) {
     let to = at(bed.host(1).underlay(Family::V4), PORT);
     let mut weather = Weather::new(count, bed, 3);
-    let peer = sender(bed.host(3), PORT);
+    let peer = End::new(&bed.host(3).namespace, bed.host(3).underlay(Family::V4));
     let stranger = End::new(&bed.host(4).namespace, bed.host(4).underlay(Family::V4)).udp();
     let mut gauge = Gauge::new(bed.host(1));
     let mut sent = 0;
     while sent < count {
         let burst = (count - sent).min(256);
-        // A peer sends in trains where it can, so that bad ones travel between good ones.
-        if (sent / 256) % 3 == 2 {
-            pour(&stranger, to, &mut weather, burst)
-        } else {
-            train(&peer, to, &mut weather, burst)
+        match (sent / 256) % 3 {
+            // In a train bad ones travel between good ones. The sockets that send trains never fragment, so the longest
+            // datagrams leave by another one from the same port.
+            0 => train(&sender(bed.host(3), PORT), to, &mut weather, burst),
+            1 => pour(&peer.udp_on(PORT), to, &mut weather, burst),
+            _ => pour(&stranger, to, &mut weather, burst),
         }
         sent += burst;
         wait_for("the daemon to take datagrams", || (gauge.read().0 < WAITING).then_some(()));
