@@ -12,7 +12,7 @@ use bed::daemon::{Configuration, Daemon, PORT, Place};
 use bed::packet::{Random, UdpPacket};
 use bed::sniffer::{Injector, Sniffer};
 use bed::traffic::{End, exchange_tcp, exchange_udp, receive_marked, send_marked};
-use bed::{Bed, Family, Host, PATIENCE, at, await_address};
+use bed::{Bed, Family, Host, PATIENCE, at, await_address, wait_for};
 use etherparse::PacketBuilder;
 use linux::capture::Direction;
 use linux::ping::Pinger;
@@ -162,9 +162,9 @@ fn of_three_hosts_the_longest_prefix_decides() {
             bed.host(host).netlink().add_address(1, net, true).unwrap();
             let before = [sent(0), sent(1)];
             exchange_udp(inner(bed.host(1), family), End::new(&bed.host(host).namespace, net.addr()), [100, 1400]);
-            let after = [sent(0), sent(1)];
-            assert_eq!(after[host - 2], before[host - 2] + 2, "{net} is behind host {host}");
-            assert_eq!(after[3 - host], before[3 - host], "{net} is not behind the other");
+            let through = host - 2;
+            wait_for("the counter of the right peer", || (sent(through) == before[through] + 2).then_some(()));
+            assert_eq!(sent(1 - through), before[1 - through], "{net} is not behind the other");
         }
     }
 }
@@ -179,9 +179,12 @@ fn a_ping_comes_back() {
         let time = pinger.round_trip(PATIENCE).unwrap().expect("an answer");
         assert!(time < Duration::from_secs(1), "{time:?}");
     }
-    let peer = &a.status().peers[0];
-    assert_eq!((peer.tx_packets, peer.rx_packets), (10, 10));
-    assert_eq!((peer.tx_bytes, peer.rx_bytes), (840, 840));
+    // A worker counts a packet after it has handed it over.
+    wait_for("the counters", || {
+        let peer = &a.status().peers[0];
+        let counters = [peer.tx_packets, peer.rx_packets, peer.tx_bytes, peer.rx_bytes];
+        (counters == [10, 10, 840, 840]).then_some(())
+    });
 }
 
 #[test]

@@ -92,11 +92,13 @@ fn counters_match_the_traffic_packet_by_packet() {
                 let status = daemon.status();
                 let peer = &status.peers[0];
                 let sum = |of: fn(&adit::api::status::WorkerStatus) -> u64| status.workers.iter().map(of).sum::<u64>();
-                assert_eq!((sum(|w| w.rx_packets), sum(|w| w.tx_packets)), (peer.rx_packets, peer.tx_packets));
-                [peer.rx_packets, peer.tx_packets, peer.rx_bytes, peer.tx_bytes]
+                let workers = [sum(|w| w.rx_packets), sum(|w| w.tx_packets)];
+                (workers, [peer.rx_packets, peer.tx_packets, peer.rx_bytes, peer.tx_bytes])
             };
+            let expected = ([packets, packets], [packets, packets, bytes, bytes]);
             for daemon in [&a, &b] {
-                assert_eq!(counted(daemon), [packets, packets, bytes, bytes], "{line:?}");
+                // A worker counts a packet after it has handed it over.
+                wait_for(&format!("{expected:?} with {line:?}"), || (counted(daemon) == expected).then_some(()));
             }
         }
         assert_eq!((a.status().drops, b.status().drops), Default::default());

@@ -64,7 +64,7 @@ fn senders_learn_that_nobody_is_there() {
             await_address(namespace, address);
             let error = namespace.run(connect).unwrap().unwrap_err().kind();
             assert!(matches!(error, ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable), "{error:?}");
-            assert!(daemon.drops("no_route") > before);
+            wait_for("the drop to be counted", || (daemon.drops("no_route") > before).then_some(()));
         }
     }
 }
