@@ -7,10 +7,13 @@
 //! 5. on a clean stop, remove everything; on a failure at any step, what that step and those before it made
 
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use linux::netlink::Netlink;
 use linux::poll::Signals;
 use linux::privilege;
@@ -23,6 +26,9 @@ use crate::data_path::{self, Running, Surroundings};
 use crate::observe::facts::Facts;
 use crate::worker::View;
 use crate::{Directories, Failure, Result, api, underlay};
+
+/// How long an address may take to be in use.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// When a daemon ends beside SIGTERM, SIGINT and `adit down`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,6 +81,7 @@ pub fn run(tunnel: Tunnel, directories: &Directories, lifetime: Lifetime) -> Res
             return Err(failure);
         }
     };
+    await_addresses(&mut netlink, &control.facts());
     announce(&control.facts());
     let outcome = control.run(&mut netlink, running, &signals, &inbox);
     drop(server);
@@ -118,6 +125,17 @@ fn start(
         }
     })?;
     Ok((Running::start(&mut opened.device, surroundings)?, server))
+}
+
+/// The kernel puts an IPv6 address to use a moment after it was added, and drops what comes for it until then.
+fn await_addresses(netlink: &mut Netlink, facts: &Facts) {
+    for address in facts.addresses().iter().map(IpNet::addr).filter(IpAddr::is_ipv6) {
+        match netlink.wait_for_address(address, ADDRESS_PATIENCE) {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!("the kernel has not put {address} to use yet"),
+            Err(e) => tracing::warn!("cannot see whether {address} is in use: {e}"),
+        }
+    }
 }
 
 /// The line that says "ready", on standard output and to the service manager.

@@ -89,6 +89,11 @@ impl Facts {
         &self.name
     }
 
+    /// The addresses of the device, with the prefix length of their network.
+    pub fn addresses(&self) -> &[IpNet] {
+        &self.addresses
+    }
+
     /// One line for a person who waits for it to be up.
     pub fn ready_line(&self) -> String {
         let addresses: Vec<_> = self.addresses.iter().map(IpNet::to_string).collect();
