@@ -3,6 +3,7 @@
 //! What a daemon owns beyond its device (which carries our alias) is written down in its state directory before it is made, so
 //! that it can be removed after a crash: the prefixes whose blackholes are its own.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -179,9 +180,11 @@ pub fn remove_leftovers(device: &str, state_dir: &Path) -> Result<Removed> {
 }
 
 /// The file that says what a daemon owns beyond its device.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Record {
     path: PathBuf,
+    /// Whether the directory is there because of us, and is to go with the record if nothing else is in it.
+    made_directory: Cell<bool>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -192,7 +195,7 @@ struct Contents {
 impl Record {
     /// The record of the daemon of `device`.
     pub fn of(device: &str, state_dir: &Path) -> Self {
-        Self { path: state_dir.join(format!("{device}.json")) }
+        Self { path: state_dir.join(format!("{device}.json")), made_directory: Cell::new(false) }
     }
 
     /// The prefixes whose blackholes are its own; none if there is no record. One that cannot be understood is set aside, not
@@ -220,7 +223,10 @@ impl Record {
         let directory = self.path.parent().unwrap_or(Path::new("/"));
         let temporary = self.path.with_extension("json.new");
         let write = || {
-            fs::create_dir_all(directory)?;
+            if !directory.exists() {
+                fs::create_dir_all(directory)?;
+                self.made_directory.set(true);
+            }
             let mut file = File::create(&temporary)?;
             file.write_all(&text)?;
             file.sync_all()?;
@@ -235,9 +241,14 @@ impl Record {
     /// Removes the record.
     pub fn remove(&self) -> Result<()> {
         match fs::remove_file(&self.path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(self.failed("remove", &e)),
-            _ => Ok(()),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(self.failed("remove", &e)),
+            _ => {}
         }
+        if let (true, Some(directory)) = (self.made_directory.get(), self.path.parent()) {
+            // It fails for a directory that others use as well.
+            let _ = fs::remove_dir(directory);
+        }
+        Ok(())
     }
 
     fn failed(&self, verb: &str, error: &io::Error) -> Failure {

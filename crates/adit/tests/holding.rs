@@ -5,6 +5,7 @@
 
 mod bed;
 
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -141,6 +142,35 @@ fn down_leaves_a_daemon_alone_that_it_cannot_reach() {
     assert!(said.contains("--runtime-dir"), "{said}");
     assert!(daemon.is_running());
     carries(&bed);
+}
+
+/// Runs `adit up` through a shell line (`"$@"` is the command) in a mount namespace of its own, where it must fail with these words
+/// and leave nothing.
+fn fails_within(line: &str, words: &str) {
+    let bed = Bed::new(1);
+    let host = bed.host(1);
+    let (before, place) = (host.state(), Place::new(host, &Configuration::new(host, &[2], Family::V4)));
+    let up = place.command("up");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", line, "sh"]).arg(up.get_program()).args(up.get_args());
+    command.arg("--config").arg(place.path("adit0.toml"));
+    let output = host.namespace.run(move || command.output()).unwrap().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("adit: ") && said.contains(words) && said.lines().count() == 1, "{said}");
+    assert_eq!(host.state(), before);
+    assert_eq!(place.leftovers(), [""; 0]);
+    assert!(!place.path("state").exists() && !place.runtime().exists());
+}
+
+#[test]
+fn a_host_without_tun_devices_is_told_how_to_get_them() {
+    fails_within(r#"mount -t tmpfs none /dev/net && exec "$@""#, "modprobe tun");
+}
+
+#[test]
+fn a_user_without_the_right_is_told_which_one() {
+    fails_within(r#"exec setpriv --bounding-set=-net_admin --inh-caps=-net_admin "$@""#, "setcap cap_net_admin+ep");
 }
 
 #[test]
