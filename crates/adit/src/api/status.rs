@@ -15,7 +15,7 @@ pub struct Status {
     pub version: String,
     /// The daemon's process id, in its own namespace.
     pub pid: u32,
-    /// Seconds since the daemon was ready.
+    /// Seconds since the daemon began to set up.
     pub uptime_s: u64,
     /// The virtual network card.
     pub device: DeviceStatus,
