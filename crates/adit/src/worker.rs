@@ -212,6 +212,8 @@ impl Worker {
                 }
             }
         }
+        // Trains that were left to grow.
+        self.path.send(self.view.load(), Which::All);
     }
 
     /// Spends the busy-poll time looking; answers whether something came.
