@@ -110,6 +110,7 @@ fn status(device: &str, packets: u64) -> Status {
             listen: "[::]:7777".parse().unwrap(),
             workers: 1,
             offload: true,
+            segmentation: true,
             busy_poll_us: 0,
             receive_buffer: 1 << 20,
             send_buffer: 1 << 20,

@@ -55,6 +55,9 @@ pub struct TransportStatus {
     pub workers: usize,
     /// Whether super-packets are used.
     pub offload: bool,
+    /// Whether trains of datagrams leave as one message; the kernel may refuse them on a route.
+    #[serde(default)]
+    pub segmentation: bool,
     /// Microseconds that a worker looks again before it sleeps.
     pub busy_poll_us: u64,
     /// Bytes that the kernel granted each socket for datagrams not yet read.
@@ -140,6 +143,7 @@ pub(crate) mod tests {
                 listen: "[::]:7777".parse().unwrap(),
                 workers: 2,
                 offload: true,
+                segmentation: true,
                 busy_poll_us: 0,
                 receive_buffer: 8 << 20,
                 send_buffer: 4 << 20,
@@ -161,7 +165,7 @@ pub(crate) mod tests {
         assert_eq!(keys(&json["device"]), ["addresses", "mode", "mtu", "name", "offloads", "reason"]);
         assert_eq!(
             keys(&json["transport"]),
-            ["busy_poll_us", "listen", "offload", "receive_buffer", "send_buffer", "workers"],
+            ["busy_poll_us", "listen", "offload", "receive_buffer", "segmentation", "send_buffer", "workers"],
         );
         assert_eq!(
             keys(&json["peers"][0]),

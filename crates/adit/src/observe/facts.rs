@@ -8,6 +8,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use linux::tun::{Offload, Offloads};
+use linux::udp::Socket;
 use tunnel::Reason;
 
 use crate::api::status::{DeviceStatus, PeerStatus, Status, TransportStatus, WorkerStatus};
@@ -40,6 +41,7 @@ pub struct Facts {
     peers: Vec<PeerFacts>,
     device: Arc<ArcSwap<DeviceFacts>>,
     counters: Arc<PerWorker<WorkerCounters>>,
+    sockets: Vec<Arc<Socket>>,
 }
 
 struct PeerFacts {
@@ -68,6 +70,7 @@ impl Facts {
                 listen: first.map_or(tunnel.transport.listen, |s| s.local_address()),
                 workers: surroundings.sockets.len(),
                 offload: tunnel.transport.offload,
+                segmentation: tunnel.transport.offload,
                 busy_poll_us: u64::try_from(tunnel.transport.busy_poll.as_micros()).unwrap_or(u64::MAX),
                 receive_buffer: receive_buffer as u64,
                 send_buffer: send_buffer as u64,
@@ -81,6 +84,7 @@ impl Facts {
                 .collect(),
             device,
             counters: Arc::clone(&surroundings.counters),
+            sockets: surroundings.sockets.clone(),
         }
     }
 
@@ -140,7 +144,10 @@ impl Facts {
                 offloads: offload_names(device.offloads.level),
                 reason: device.offloads.reason.clone(),
             },
-            transport: self.transport.clone(),
+            transport: TransportStatus {
+                segmentation: self.sockets.iter().all(|socket| socket.segmentation()),
+                ..self.transport.clone()
+            },
             peers: self.peers.iter().map(PeerFacts::status).collect(),
             workers: workers.collect(),
             drops: Reason::ALL.iter().copied().map(drops).filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>(),

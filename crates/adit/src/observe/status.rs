@@ -106,6 +106,9 @@ fn describe_transport(transport: &TransportStatus) -> String {
     if transport.busy_poll_us > 0 {
         let _ = write!(text, ", busy-poll {} us", transport.busy_poll_us);
     }
+    if transport.offload && !transport.segmentation {
+        text.push_str(", no trains: the kernel refused one on a route without checksum offload");
+    }
     text
 }
 
