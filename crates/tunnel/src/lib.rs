@@ -8,13 +8,16 @@
 //! |---|---|
 //! | [`forwarding`] | which prefix is the longest that an address matches |
 //! | [`snapshot`] | which peer gets a packet, and may this packet have come from that peer |
+//! | [`time`] | when |
 //! | [`verdict`] | why was it dropped |
 #![forbid(unsafe_code)]
 
 pub mod forwarding;
 pub mod snapshot;
+pub mod time;
 pub mod verdict;
 
 pub use forwarding::RouteTable;
 pub use snapshot::{Peer, PeerId, Snapshot, Target};
+pub use time::Time;
 pub use verdict::Reason;

@@ -35,6 +35,18 @@ reasons! {
     UnknownEndpoint = "unknown_endpoint",
     /// From the wire: a message of a transport that this peer does not use.
     WrongTransport = "wrong_transport",
+    /// From the wire: a message of a length, version or reserved bit that does not exist, for nobody here, or that is not authentic.
+    Forged = "forged",
+    /// From the wire: for no session of ours; the sender holds one that ended.
+    UnknownSession = "unknown_session",
+    /// From the wire: its counter was opened before, or is too old to tell.
+    Replayed = "replayed",
+    /// From the wire: a handshake beyond what one source, or all of them, may ask for.
+    RateLimited = "rate_limited",
+    /// From the device: no session with the peer came about in time, or too many packets waited for one.
+    NoSession = "no_session",
+    /// From the device: the peer's new address has not proved itself yet and got as much as it may.
+    Unproven = "unproven",
     /// From the wire: the inner source address belongs to another peer, to us or to nobody.
     WrongSource = "wrong_source",
     /// From the wire: the inner destination would leave through the tunnel again, or can be nobody's.
