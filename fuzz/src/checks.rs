@@ -14,7 +14,10 @@ use wire::ethernet::{EthernetFrame, MacAddress};
 use wire::fragment::fragment_v4;
 use wire::icmp::{self, Unreachable};
 use wire::ip::{Fragment, IpPacket, Version, protocol};
-use wire::message::{Message, classify};
+use wire::message::payload::{ANSWER, HELLO};
+use wire::message::{
+    Answer, Control, CookieReply, DataHeader, Handshake, HandshakeHeader, Hello, Message, classify, handshake,
+};
 use wire::segment::SuperPacket;
 use wire::tcp::TcpSegment;
 use wire::udp::UdpDatagram;
@@ -373,7 +376,8 @@ pub fn describe(data: &[u8]) {
     assert!(layers.iter().all(|layer| !layer.name.is_empty() && !layer.summary.is_empty()));
 }
 
-/// Input: a datagram. Its kind follows from the first four bytes, and no byte is lost.
+/// Input: a datagram. Its kind follows from the first four bytes, no byte is lost, and what is read of it writes the same
+/// bytes. As a payload of a handshake or a control message it is read likewise.
 pub fn message(data: &[u8]) {
     let (bytes, expected) = match classify(data) {
         Message::Plain(bytes) => (bytes, matches!(data[0] >> 4, 4 | 6)),
@@ -384,4 +388,31 @@ pub fn message(data: &[u8]) {
         }
     };
     assert!(expected && bytes == data);
+
+    if let Ok(view) = Handshake::parse(data) {
+        let (protocol, step, sender, receiver) = (view.protocol(), view.step(), view.sender(), view.receiver());
+        let mut again = HandshakeHeader { protocol, step, sender, receiver }.emit(view.noise()).unwrap();
+        handshake::set_mac1(&mut again, view.mac1());
+        handshake::set_mac2(&mut again, view.mac2());
+        assert_eq!(again, data);
+        assert_eq!([view.mac1_covered(), view.mac1(), view.mac2()].concat(), data);
+        assert_eq!([view.mac2_covered(), view.mac2()].concat(), data);
+    }
+    if let Ok(reply) = CookieReply::parse(data) {
+        assert_eq!(reply.emit(), data);
+    }
+    if let Ok(header) = DataHeader::parse(data) {
+        assert_eq!(header.emit(), data[..16]);
+    }
+    if let Some(hello) = data.first_chunk::<HELLO>().and_then(|bytes| Hello::parse(bytes).ok()) {
+        assert_eq!(hello.emit(), data[..HELLO]);
+    }
+    if let Some(answer) = data.first_chunk::<ANSWER>().and_then(|bytes| Answer::parse(bytes).ok()) {
+        assert_eq!(answer.emit(), data[..ANSWER]);
+    }
+    if let Ok(control) = Control::parse(data) {
+        let mut again = vec![0xff; data.len()];
+        assert_eq!(control.emit(&mut again), Some(data.len()));
+        assert_eq!(again, data);
+    }
 }

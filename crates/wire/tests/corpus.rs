@@ -16,6 +16,10 @@ use wire::arp::{ArpPacket, Operation};
 use wire::ethernet::MacAddress;
 use wire::icmp::{self, IcmpHeader, Unreachable};
 use wire::ip::{IpHeader, IpPacket, protocol};
+use wire::message::{
+    Answer, Control, CookieReply, DataHeader, Flags, HandshakeHeader, Hello, Mode, Outcome, Protocol, Step, Suite,
+    Tai64n,
+};
 
 type Check = fn(&[u8]);
 
@@ -97,8 +101,36 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
     seeds.push(("ethernet_arp", "seed-tagged".to_owned(), tagged));
     seeds.push(("message", "seed-wireguard".to_owned(), vec![4, 0, 0, 0, 1, 2, 3, 4]));
     seeds.push(("message", "seed-sealed".to_owned(), vec![0xa4, 0, 0, 0, 1, 2, 3, 4]));
+    seeds.extend(messages().into_iter().map(|(name, bytes)| ("message", name, bytes)));
     seeds.extend(extensions().map(|(name, bytes)| ("ip_packet", name.to_owned(), bytes)));
     seeds
+}
+
+/// Every message of both encrypted protocols, and what the sealed one says inside.
+fn messages() -> Vec<(String, Vec<u8>)> {
+    let mut messages = Vec::new();
+    for (protocol, name) in [(Protocol::Sealed, "sealed"), (Protocol::WireGuard, "wireguard")] {
+        for (step, kind) in [(Step::Initiation, "initiation"), (Step::Response, "response")] {
+            let header = HandshakeHeader { protocol, step, sender: 0x10, receiver: 0x20 };
+            let noise = vec![7; protocol.noise_len(step)];
+            messages.push((format!("seed-{name}-{kind}"), header.emit(&noise).unwrap()));
+        }
+        let reply = CookieReply { protocol, receiver: 0x10, nonce: &[3; 24], sealed: &[4; 32] };
+        messages.push((format!("seed-{name}-cookie"), reply.emit().to_vec()));
+        let data = DataHeader { protocol, flags: Flags::NONE, receiver: 0x25, counter: 9 };
+        messages.push((format!("seed-{name}-data"), [&data.emit()[..], &[5; 16]].concat()));
+    }
+    let timestamp = Tai64n([0x40, 0, 0, 0, 0x68, 0, 0, 0, 0, 0, 0, 1]);
+    let hello = Hello { timestamp, epoch: 1, mtu: 1420, mode: Mode::Tun, aes: true };
+    messages.push(("seed-hello".to_owned(), hello.emit().to_vec()));
+    let outcome = Outcome::Accepted(Suite::Aes256Gcm);
+    messages.push(("seed-answer".to_owned(), Answer { outcome, mode: Mode::Tun, mtu: 1420 }.emit().to_vec()));
+    for (name, control) in [("probe", Control::Probe { id: 7 }), ("ack", Control::Ack { id: 7, length: 72 })] {
+        let mut plaintext = vec![0; 40];
+        let length = control.emit(&mut plaintext).unwrap();
+        messages.push((format!("seed-{name}"), plaintext[..length].to_vec()));
+    }
+    messages
 }
 
 fn stream(v6: bool, tcp: bool) -> Stream {

@@ -6,7 +6,54 @@
 //! | `0xa1`–`0xa4` | sealed | adit's own encrypted transport |
 //! | `0x4_`, `0x6_` | plain | one raw IP packet, as flannel's UDP backend sends it |
 //!
-//! The kind says nothing about validity: a plain packet is still to be parsed, the others to be authenticated.
+//! The kind says nothing about validity: a plain packet is still to be parsed, the others to be authenticated. The
+//! formats of both encrypted protocols are the same but for their first four bytes, their lengths and what the sealed
+//! transport says inside; all of their integers are little endian.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`handshake`] | initiations and responses |
+//! | [`payload`] | what a handshake says under its encryption |
+//! | [`cookie`] | cookie replies |
+//! | [`data`] | data messages, and control messages inside of them |
+
+pub mod cookie;
+pub mod data;
+pub mod handshake;
+pub mod payload;
+
+pub use cookie::CookieReply;
+pub use data::{Control, DataHeader, Flags};
+pub use handshake::{Handshake, HandshakeHeader};
+pub use payload::{Answer, Hello, Mode, Outcome, Suite, Tai64n};
+
+/// The version of the sealed transport, byte 1 of its handshake and cookie messages.
+pub const SEALED_VERSION: u8 = 1;
+/// Bytes of an authentication tag.
+pub const TAG: usize = 16;
+/// Bytes of a MAC, and of a cookie.
+pub const MAC: usize = 16;
+/// Bytes of a public key.
+pub const KEY: usize = 32;
+
+/// An encrypted protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Protocol {
+    /// adit's own.
+    Sealed,
+    /// WireGuard, bit for bit.
+    WireGuard,
+}
+
+impl Protocol {
+    /// The first four bytes of a handshake or cookie message.
+    const fn head(self, step: Step) -> [u8; 4] {
+        match self {
+            Self::Sealed => [0xa0 | step.number(), SEALED_VERSION, 0, 0],
+            Self::WireGuard => [step.number(), 0, 0, 0],
+        }
+    }
+}
 
 /// A datagram by its kind, with all of its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,6 +83,16 @@ pub enum Step {
 }
 
 impl Step {
+    /// The low four bits of a message's first byte.
+    const fn number(self) -> u8 {
+        match self {
+            Self::Initiation => 1,
+            Self::Response => 2,
+            Self::Cookie => 3,
+            Self::Data => 4,
+        }
+    }
+
     #[inline]
     fn from_low_bits(byte: u8) -> Option<Self> {
         match byte & 0x0f {
