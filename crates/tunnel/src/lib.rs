@@ -7,12 +7,17 @@
 //! | module | question |
 //! |---|---|
 //! | [`forwarding`] | which prefix is the longest that an address matches |
+//! | [`handshake`] | who speaks, and under which keys |
+//! | [`mac`] | does a sender know its receiver, and receive where it sends from |
 //! | [`snapshot`] | which peer gets a packet, and may this packet have come from that peer |
 //! | [`time`] | when |
 //! | [`verdict`] | why was it dropped |
 #![forbid(unsafe_code)]
 
 pub mod forwarding;
+pub mod handshake;
+pub mod mac;
+mod noise;
 pub mod snapshot;
 pub mod time;
 pub mod verdict;
