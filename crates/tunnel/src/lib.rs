@@ -1,28 +1,45 @@
 //! Who are the peers, and where does an address live: decisions without I/O.
 //!
-//! Nothing here opens a socket or asks the clock; this crate knows `wire` and no other. Workers read an immutable
-//! [`Snapshot`] that control publishes, and both sides of a packet's way end in one verdict: it goes on, or it is dropped
-//! for a [`Reason`].
+//! Nothing here opens a socket, asks a clock or makes randomness; this crate knows `wire` and no other. It has two halves, which share
+//! [`Remote`] and [`table`]:
+//!
+//! * **control**, a state machine: [`Node`] takes one input and the time, and says what is to be done;
+//! * **data**, plain functions for workers: [`Snapshot`] says whose a packet is, a [session](session) seals and opens it. Both ways end
+//!   in one verdict: the packet goes on, or it is dropped for a [`Reason`].
 //!
 //! | module | question |
 //! |---|---|
-//! | [`forwarding`] | which prefix is the longest that an address matches |
-//! | [`handshake`] | who speaks, and under which keys |
-//! | [`mac`] | does a sender know its receiver, and receive where it sends from |
-//! | [`snapshot`] | which peer gets a packet, and may this packet have come from that peer |
-//! | [`time`] | when |
-//! | [`verdict`] | why was it dropped |
+//! | [`node`], [`peer`], `timers`, `work` | what follows from an input; what is known of a peer; when is something due; how much may it cost |
+//! | [`handshake`], `noise`, [`mac`] | how two nodes agree on keys, and who may ask |
+//! | [`stamp`] | timestamps that only grow, also over restarts |
+//! | `probe` | is somebody at this address, and how large a packet passes |
+//! | [`session`], [`replay`], [`table`] | sealing and opening; which counters came already; which session a datagram is for |
+//! | [`remote`] | what control and workers both know of a peer |
+//! | [`forwarding`], [`snapshot`] | which prefix is the longest that an address matches; which peer gets a packet, and may this one come from it |
+//! | [`time`], [`verdict`] | when; why was it dropped |
 #![forbid(unsafe_code)]
 
 pub mod forwarding;
 pub mod handshake;
 pub mod mac;
+pub mod node;
 mod noise;
+pub mod peer;
+mod probe;
+pub mod remote;
+pub mod replay;
+pub mod session;
 pub mod snapshot;
+pub mod stamp;
+pub mod table;
 pub mod time;
+mod timers;
 pub mod verdict;
+mod work;
 
 pub use forwarding::RouteTable;
+pub use node::{Node, Notice, Now, Output};
+pub use remote::Remote;
 pub use snapshot::{Peer, PeerId, Snapshot, Target};
 pub use time::Time;
 pub use verdict::Reason;

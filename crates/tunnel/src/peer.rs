@@ -1,0 +1,256 @@
+//! What control knows of one peer: its keys, the handshake under way, and the sessions it has.
+//!
+//! Of sessions there are three at most, as in WireGuard (whitepaper, section 6.2): *current* is what we send with; *previous* still opens
+//! what was on its way when the current one came; *next* is one that the peer asked for and has not shown to have yet, so that nothing
+//! may be sent with it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wire::message::{Protocol, Tai64n};
+use zeroize::Zeroizing;
+
+use crate::handshake::Initiator;
+use crate::mac::MacKeys;
+use crate::probe::{MtuSearch, Validation};
+use crate::remote::{Path, Remote};
+use crate::session::Session;
+use crate::snapshot::PeerId;
+use crate::table::SessionTable;
+use crate::time::Time;
+
+/// What a peer is, from the configuration.
+pub struct PeerSettings {
+    /// How packets travel between us, for the life of the peer.
+    pub protocol: Protocol,
+    /// Its static public key.
+    pub public: [u8; 32],
+    /// The key that only the two of us know; zeros if there is none.
+    pub preshared: Zeroizing<[u8; 32]>,
+    /// How often something is sent, so that a NAT keeps its mapping.
+    pub keepalive: Option<Duration>,
+    /// Where it is, if that is known.
+    pub endpoint: Option<SocketAddr>,
+}
+
+/// A handshake that we began.
+pub(crate) struct Attempt {
+    pub(crate) initiator: Initiator,
+    /// The index that the session will have.
+    pub(crate) index: u32,
+    /// Of the message that was sent; a cookie names it.
+    pub(crate) mac1: [u8; 16],
+    pub(crate) datagram: Vec<u8>,
+    pub(crate) to: SocketAddr,
+    /// When the first of its messages was sent.
+    pub(crate) began: Time,
+    /// When the next one is to be sent.
+    pub(crate) due: Time,
+    /// Whether a cookie has made us send this one again.
+    pub(crate) again: bool,
+    /// Whether there is another way to the peer meanwhile, so that no further message is to be sent.
+    pub(crate) settled: bool,
+}
+
+/// Why there is no session with a peer, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// It does not answer.
+    NoAnswer,
+    /// Nobody knows where it is.
+    NoEndpoint,
+    /// The two ends are configured for different layers: one for packets (`tun`), one for frames (`tap`).
+    Mode,
+    /// The peer has another epoch of the network's secret.
+    Epoch,
+}
+
+impl Problem {
+    /// One sentence.
+    #[must_use]
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::NoAnswer => {
+                "the peer does not answer: is it up, does it have our public key, and is its UDP port open?"
+            }
+            Self::NoEndpoint => "nobody knows where the peer is: write `endpoint`, or wait until it calls",
+            Self::Mode => {
+                "the handshake was refused: one end has mode \"tun\" and the other \"tap\"; write the same on both"
+            }
+            Self::Epoch => "the handshake was refused: the two ends have different epochs of the network's secret",
+        }
+    }
+}
+
+/// Where two nodes are with each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// No session, and none asked for.
+    Idle,
+    /// Asking.
+    Calling,
+    /// There is a session.
+    Up,
+    /// Refused, by one of the two.
+    Refused,
+}
+
+pub(crate) struct Peer {
+    pub(crate) id: PeerId,
+    pub(crate) settings: PeerSettings,
+    pub(crate) remote: Arc<Remote>,
+    /// For messages to it.
+    pub(crate) macs: MacKeys,
+    pub(crate) cookie: Option<([u8; 16], Time)>,
+    /// The latest timestamp of an initiation from it, and when that came.
+    pub(crate) greatest: Tai64n,
+    pub(crate) asked: Time,
+    pub(crate) attempt: Option<Attempt>,
+    pub(crate) current: Option<Arc<Session>>,
+    pub(crate) previous: Option<Arc<Session>>,
+    pub(crate) next: Option<Arc<Session>>,
+    /// Where the initiation of the next session came from, and our answer went.
+    pub(crate) next_from: Option<SocketAddr>,
+    /// Addresses where it has proved to be: the last one.
+    pub(crate) proven: Option<SocketAddr>,
+    pub(crate) validation: Option<Validation>,
+    pub(crate) search: MtuSearch,
+    /// The inner MTU that it said it has.
+    pub(crate) peer_mtu: Option<usize>,
+    pub(crate) handshake: Option<Time>,
+    pub(crate) problem: Option<Problem>,
+    /// When its timers are looked at next.
+    pub(crate) deadline: Option<Time>,
+    /// When probes of its were answered in the last second: how many, since when.
+    pub(crate) answered: (u32, Time),
+    /// When a keepalive was sent last, or was due.
+    pub(crate) kept_alive: Time,
+    /// Added to time-outs on which both ends may be in step.
+    pub(crate) jitter: Duration,
+    /// Whether a session is wanted though nothing waits for it.
+    pub(crate) eager: bool,
+    /// The MTU that was told last.
+    pub(crate) reported_mtu: usize,
+}
+
+impl Peer {
+    pub(crate) fn new(id: PeerId, settings: PeerSettings) -> Self {
+        let macs = MacKeys::new(settings.protocol, &settings.public);
+        let remote = Arc::new(Remote::default());
+        remote.path.store(settings.endpoint.map(|endpoint| Arc::new(Path::proven(endpoint))));
+        Self {
+            id,
+            remote,
+            macs,
+            cookie: None,
+            greatest: Tai64n([0; 12]),
+            asked: Time::NEVER,
+            attempt: None,
+            current: None,
+            previous: None,
+            next: None,
+            next_from: None,
+            proven: settings.endpoint,
+            validation: None,
+            search: MtuSearch::default(),
+            peer_mtu: None,
+            handshake: None,
+            problem: None,
+            deadline: None,
+            answered: (0, Time::NEVER),
+            kept_alive: Time::NEVER,
+            jitter: Duration::ZERO,
+            eager: false,
+            reported_mtu: 0,
+            settings,
+        }
+    }
+
+    /// Whether we are asking for a session.
+    pub(crate) fn is_calling(&self) -> bool {
+        self.attempt.as_ref().is_some_and(|attempt| !attempt.settled)
+    }
+
+    /// Whether there is a session to send with.
+    pub(crate) fn is_up(&self, now: Time) -> bool {
+        self.current.as_ref().is_some_and(|session| session.is_alive(now))
+    }
+
+    /// When the first of its sessions was agreed on, that has not been erased.
+    pub(crate) fn oldest(&self) -> Option<Time> {
+        [&self.current, &self.previous, &self.next].into_iter().flatten().map(|session| session.since()).min()
+    }
+
+    /// Where its datagrams go.
+    pub(crate) fn endpoint(&self) -> Option<SocketAddr> {
+        self.remote.path.load().as_ref().map(|path| path.endpoint)
+    }
+
+    pub(crate) fn standing(&self, now: Time) -> Standing {
+        if self.is_up(now) {
+            Standing::Up
+        } else if self.is_calling() {
+            Standing::Calling
+        } else if matches!(self.problem, Some(Problem::Mode | Problem::Epoch)) {
+            Standing::Refused
+        } else {
+            Standing::Idle
+        }
+    }
+
+    /// One of its sessions, by our index.
+    pub(crate) fn session(&self, index: u32) -> Option<&Arc<Session>> {
+        let mut all = [&self.current, &self.previous, &self.next].into_iter().flatten();
+        all.find(|session| session.index() == index)
+    }
+
+    /// A session that we asked for: the peer has its keys already.
+    pub(crate) fn adopt(&mut self, session: Arc<Session>, table: &SessionTable) {
+        // A session the peer asked for at the same time may be what it sends with.
+        let previous = match self.next.take() {
+            Some(next) => {
+                release(table, self.current.take());
+                Some(next)
+            }
+            None => self.current.take(),
+        };
+        release(table, std::mem::replace(&mut self.previous, previous));
+        self.install(session);
+    }
+
+    /// The next session becomes the current one: the peer has shown that it has its keys.
+    pub(crate) fn promote(&mut self, table: &SessionTable) {
+        if let Some(session) = self.next.take() {
+            let previous = self.current.take();
+            release(table, std::mem::replace(&mut self.previous, previous));
+            self.install(session);
+        }
+    }
+
+    fn install(&mut self, session: Arc<Session>) {
+        self.handshake = Some(session.since());
+        self.remote.session.store(Some(Arc::clone(&session)));
+        self.current = Some(session);
+        self.problem = None;
+        self.eager = false;
+    }
+
+    /// Forgets the keys of sessions that neither seal nor open any more.
+    pub(crate) fn erase(&mut self, table: &SessionTable, now: Time) {
+        for slot in [&mut self.current, &mut self.previous, &mut self.next] {
+            if slot.as_ref().is_some_and(|session| !session.is_alive(now)) {
+                release(table, slot.take());
+            }
+        }
+        if self.current.is_none() {
+            self.remote.session.store(None);
+        }
+    }
+}
+
+fn release(table: &SessionTable, session: Option<Arc<Session>>) {
+    if let Some(session) = session {
+        table.release(session.index());
+    }
+}
