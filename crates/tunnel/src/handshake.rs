@@ -229,7 +229,7 @@ impl Recipe {
         if self.protocol == Protocol::Sealed && !is_due(suite, self.hello.aes) {
             return Err(Failure::Suite);
         }
-        let (from_us, from_them) = data_keys(self.protocol, suite, state, [self.sender, receiver_index])?;
+        let [from_us, from_them] = data_keys(self.protocol, suite, state, [self.sender, receiver_index])?;
         let keys = Keys { send: from_us, receive: from_them, suite };
         Ok(Finished::Established { keys, receiver_index, answer })
     }
@@ -350,7 +350,7 @@ impl Incoming {
         let message = write(&mut self.state, header, payload)?;
         let Some(suite) = suite else { return Ok((None, message)) };
         let indices = [self.receiver, sender];
-        let (from_them, from_us) = data_keys(self.protocol, suite, &mut self.state, indices)?;
+        let [from_them, from_us] = data_keys(self.protocol, suite, &mut self.state, indices)?;
         Ok((Some(Keys { send: from_us, receive: from_them, suite }), message))
     }
 }
@@ -375,7 +375,7 @@ fn data_keys(
     suite: Suite,
     state: &mut HandshakeState,
     indices: [u32; 2],
-) -> Result<(Zeroizing<[u8; 32]>, Zeroizing<[u8; 32]>), Failure> {
+) -> Result<[Zeroizing<[u8; 32]>; 2], Failure> {
     let (initiator, responder) = state.dangerously_get_raw_split();
     let mut keys = [Zeroizing::new(initiator), Zeroizing::new(responder)];
     if protocol == Protocol::Sealed {
@@ -389,8 +389,7 @@ fn data_keys(
             derived.fill(&mut key[..]).map_err(|_| Failure::Library)?;
         }
     }
-    let [initiator, responder] = keys;
-    Ok((initiator, responder))
+    Ok(keys)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | [`node`], [`peer`], `timers`, `work` | what follows from an input; what is known of a peer; when is something due; how much may it cost |
 //! | [`handshake`], `noise`, [`mac`] | how two nodes agree on keys, and who may ask |
+//! | [`admission`], [`limiter`] | may a message be looked at, or is a cookie asked for first |
 //! | [`stamp`] | timestamps that only grow, also over restarts |
 //! | `probe` | is somebody at this address, and how large a packet passes |
 //! | [`session`], [`replay`], [`table`] | sealing and opening; which counters came already; which session a datagram is for |
@@ -19,8 +20,10 @@
 //! | [`time`], [`verdict`] | when; why was it dropped |
 #![forbid(unsafe_code)]
 
+pub mod admission;
 pub mod forwarding;
 pub mod handshake;
+pub mod limiter;
 pub mod mac;
 pub mod node;
 mod noise;

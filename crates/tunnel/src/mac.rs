@@ -34,7 +34,7 @@ impl MacKeys {
     /// The first MAC over what it covers.
     #[must_use]
     pub fn mac1(&self, covered: &[u8]) -> [u8; MAC] {
-        mac(&self.mac1, covered)
+        mac(&self.mac1, &[covered])
     }
 
     /// Whether the first MAC of `message` is right.
@@ -85,7 +85,7 @@ impl MacKeys {
 /// The second MAC over what it covers.
 #[must_use]
 pub fn mac2(cookie: &[u8; MAC], covered: &[u8]) -> [u8; MAC] {
-    mac(cookie, covered)
+    mac(cookie, &[covered])
 }
 
 /// Whether the second MAC of `message` was made with `cookie`.
@@ -94,11 +94,16 @@ pub fn verify_mac2(cookie: &[u8; MAC], message: &Handshake<'_>) -> bool {
     mac2(cookie, message.mac2_covered()).ct_eq(message.mac2()).into()
 }
 
+/// The cookie of a source, whose description is `parts`.
+pub(crate) fn cookie_of(secret: &[u8; 32], parts: &[&[u8]]) -> [u8; MAC] {
+    mac(secret, parts)
+}
+
 /// Keyed BLAKE2s of 16 bytes.
-fn mac<const KEY: usize>(key: &[u8; KEY], covered: &[u8]) -> [u8; MAC] {
+fn mac<const KEY: usize>(key: &[u8; KEY], parts: &[&[u8]]) -> [u8; MAC] {
     const { assert!(KEY <= 32, "BLAKE2s takes keys of up to 32 bytes") };
     let Ok(mut mac) = Blake2sMac::<U16>::new_from_slice(key) else { return [0; MAC] };
-    mac.update(covered);
+    parts.iter().for_each(|part| mac.update(part));
     mac.finalize_fixed().into()
 }
 

@@ -1,4 +1,5 @@
 //! Handshakes of both protocols between two identities, genuine and forged.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what a test prepares must succeed")]
 
 use proptest::prelude::*;
 use tunnel::handshake::{Failure, Finished, Identity, Incoming, Initiator, Keys, Suite, initiate, read_initiation};

@@ -1,0 +1,164 @@
+//! Who may make a node compute: the check of every message that is not data, before control hears of it.
+//!
+//! It keeps no state for those it turns away beyond bounded counters. Nothing is answered before the first MAC shows that
+//! the sender knows whom it speaks to. Then the cheapest proof decides:
+//!
+//! 1. A second MAC, made with a cookie of ours, shows that the sender receives at its address. It has a rate of its own
+//!    ([`PER_SOURCE`]), and no flood from elsewhere touches it.
+//! 2. The endpoint of a peer passes: control has a reserved budget for those.
+//! 3. Others share [`UNPROVEN`]. Who is over its own rate, or comes when that is used up, gets a cookie. One abusive address
+//!    therefore never takes more of the common rate than its own.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use wire::message::cookie::{LEN, NONCE};
+use wire::message::{CookieReply, Handshake, MAC, Message, Protocol, Step, classify};
+use zeroize::Zeroizing;
+
+use crate::limiter::{Bucket, Limiter, Rate};
+use crate::mac::{MacKeys, cookie_of, derive, verify_mac2};
+use crate::time::Time;
+use crate::verdict::Reason;
+
+/// Initiations of one source, as in WireGuard.
+pub const PER_SOURCE: Rate = Rate::new(20, 5);
+/// Initiations of all sources that proved nothing, together.
+pub const UNPROVEN: Rate = Rate::new(100, 100);
+/// How long cookies are made with one secret, in nanoseconds. They are accepted for one period more.
+const EPOCH: u64 = 120_000_000_000;
+
+// No answer is longer than its question, so that nobody is flooded through us.
+const _: () = {
+    assert!(matches!(Protocol::Sealed.message_len(Step::Initiation), Some(length) if LEN <= length));
+    assert!(matches!(Protocol::WireGuard.message_len(Step::Initiation), Some(length) if LEN <= length));
+};
+
+/// What becomes of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes to control.
+    Pass,
+    /// It does not; this goes back to where it came from.
+    Cookie([u8; LEN]),
+    /// It does not, and nothing goes back.
+    Drop(Reason),
+}
+
+/// The check, shared by all workers.
+pub struct Admission {
+    ours: Vec<(Protocol, MacKeys)>,
+    secret: Zeroizing<[u8; 32]>,
+    proven: Mutex<Limiter>,
+    unproven: Mutex<(Limiter, Bucket)>,
+}
+
+impl Admission {
+    /// The check for messages to the owner of these public keys. `secret` is random, and stays the same while cookies are to
+    /// be accepted.
+    #[must_use]
+    pub fn new(publics: &[(Protocol, [u8; 32])], secret: Zeroizing<[u8; 32]>) -> Self {
+        let ours = publics.iter().map(|(protocol, public)| (*protocol, MacKeys::new(*protocol, public))).collect();
+        let proven = Mutex::new(Limiter::new(PER_SOURCE));
+        let unproven = Mutex::new((Limiter::new(PER_SOURCE), Bucket::default()));
+        Self { ours, secret, proven, unproven }
+    }
+
+    /// Judges a datagram of either encrypted protocol that is not data. `known` says whether `from` is the endpoint of a
+    /// peer; `nonce` gives random bytes that were not used before.
+    pub fn admit(
+        &self,
+        datagram: &[u8],
+        from: SocketAddr,
+        known: bool,
+        now: Time,
+        nonce: impl FnOnce() -> [u8; NONCE],
+    ) -> Verdict {
+        let forged = Verdict::Drop(Reason::Forged);
+        match classify(datagram) {
+            // There is no MAC to check: control knows whether it asked for one, and under which.
+            Message::Sealed(Step::Cookie, _) | Message::WireGuard(Step::Cookie, _) => {
+                match CookieReply::parse(datagram) {
+                    Ok(reply) if self.ours.iter().any(|(protocol, _)| *protocol == reply.protocol) => Verdict::Pass,
+                    _ => forged,
+                }
+            }
+            Message::Sealed(Step::Initiation | Step::Response, _)
+            | Message::WireGuard(Step::Initiation | Step::Response, _) => {
+                let Ok(message) = Handshake::parse(datagram) else { return forged };
+                match self.receiver(&message) {
+                    None => forged,
+                    Some(_) if message.step() == Step::Response => Verdict::Pass,
+                    Some(keys) => self.initiation(&message, keys, from, known, now, nonce),
+                }
+            }
+            _ => forged,
+        }
+    }
+
+    /// The keys of the one of us that a message is for.
+    fn receiver(&self, message: &Handshake<'_>) -> Option<&MacKeys> {
+        let ours = self.ours.iter().filter(|(protocol, _)| *protocol == message.protocol());
+        ours.map(|(_, keys)| keys).find(|keys| keys.verify_mac1(message))
+    }
+
+    fn initiation(
+        &self,
+        message: &Handshake<'_>,
+        keys: &MacKeys,
+        from: SocketAddr,
+        known: bool,
+        now: Time,
+        nonce: impl FnOnce() -> [u8; NONCE],
+    ) -> Verdict {
+        if self.is_proven(message, from, now) {
+            let within = lock(&self.proven).take(from.ip(), now);
+            return if within { Verdict::Pass } else { Verdict::Drop(Reason::RateLimited) };
+        }
+        if known || self.takes_unproven(from.ip(), now) {
+            return Verdict::Pass;
+        }
+        let nonce = nonce();
+        let cookie = self.cookie(message.protocol(), from, epoch(now));
+        let sealed = keys.seal_cookie(&nonce, message.mac1(), &cookie);
+        let (protocol, receiver) = (message.protocol(), message.sender());
+        Verdict::Cookie(CookieReply { protocol, receiver, nonce: &nonce, sealed: &sealed }.emit())
+    }
+
+    fn is_proven(&self, message: &Handshake<'_>, from: SocketAddr, now: Time) -> bool {
+        // Without a cookie the field is zero, as in nearly all messages: no need to compute two.
+        let epoch = epoch(now);
+        *message.mac2() != [0; MAC]
+            && [Some(epoch), epoch.checked_sub(1)]
+                .into_iter()
+                .flatten()
+                .any(|epoch| verify_mac2(&self.cookie(message.protocol(), from, epoch), message))
+    }
+
+    fn takes_unproven(&self, source: IpAddr, now: Time) -> bool {
+        let (sources, all) = &mut *lock(&self.unproven);
+        sources.take(source, now) && all.take(UNPROVEN, now)
+    }
+
+    fn cookie(&self, protocol: Protocol, from: SocketAddr, epoch: u64) -> [u8; MAC] {
+        let key = Zeroizing::new(derive(&self.secret, &[&epoch.to_le_bytes()]));
+        let protocol = match protocol {
+            Protocol::Sealed => 1,
+            Protocol::WireGuard => 2,
+        };
+        let address = match from.ip() {
+            IpAddr::V4(address) => address.to_ipv6_mapped(),
+            IpAddr::V6(address) => address,
+        };
+        cookie_of(&key, &[&[protocol], &address.octets(), &from.port().to_le_bytes()])
+    }
+}
+
+fn epoch(now: Time) -> u64 {
+    now.as_nanos() / EPOCH
+}
+
+/// The counters are whole after every step that could fail, which none can.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
