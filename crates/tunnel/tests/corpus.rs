@@ -56,6 +56,8 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
         let mut seed = |kind: &str, bytes: Vec<u8>| seeds.push(("handshake", format!("seed-{name}-{kind}"), bytes));
         seed("initiation", vec![bit]);
         seed("initiation-raw", [&[bit | choice::RAW][..], &initiation].concat());
+        let other = choice::WIREGUARD - bit;
+        seed("initiation-crossed", [&[other | choice::RAW][..], &initiation].concat());
         seed("initiation-index", [bit, 0, 0, 0, 0, 1].to_vec());
         seed("initiation-ephemeral", [&[bit][..], &[0; 8], &[1]].concat());
         seed("response", vec![bit | choice::RESPONSE]);
