@@ -18,7 +18,7 @@ use wire::message::payload::{ANSWER, HELLO};
 use wire::message::{
     Answer, Control, CookieReply, DataHeader, Handshake, HandshakeHeader, Hello, Message, classify, handshake,
 };
-use wire::segment::SuperPacket;
+use wire::segment::{InPlace, SuperPacket};
 use wire::tcp::TcpSegment;
 use wire::udp::UdpDatagram;
 use wire::vnet::{self, VnetHdr};
@@ -97,7 +97,7 @@ fn fragments(packet: &IpPacket<'_>, mtu: usize) {
 }
 
 /// Input: a virtio header and a packet. Every segment is a valid packet with right checksums, and together they are the
-/// payload.
+/// payload. Made in place they are the same.
 pub fn super_packet(data: &[u8]) {
     let Some((header, bytes)) = data.split_first_chunk::<{ VnetHdr::LEN }>() else { return };
     let vnet = VnetHdr::parse(header);
@@ -108,6 +108,9 @@ pub fn super_packet(data: &[u8]) {
     assert!(whole.count() >= 1 && (is_split || whole.count() == 1));
     assert_eq!(whole.len_of(0), whole.segment_len());
 
+    let (mut buffer, mut buffer_partial) = (bytes.to_vec(), bytes.to_vec());
+    let mut in_place = InPlace::parse(vnet, &mut buffer).unwrap();
+    let mut in_place_partial = whole.layout().in_place(&mut buffer_partial);
     let mut payload = Vec::new();
     let (mut out, mut partial) = (vec![0xee; whole.segment_len() + 1], vec![0xee; whole.segment_len() + 1]);
     for index in 0..whole.count() {
@@ -115,6 +118,10 @@ pub fn super_packet(data: &[u8]) {
         assert_eq!((length, out[length]), (whole.len_of(index), 0xee));
         assert!(length > 0 && length <= whole.segment_len());
         assert_eq!(whole.emit_partial(index, &mut partial), length);
+        if let (Some(complete), Some(left)) = (&mut in_place, &mut in_place_partial) {
+            assert_eq!(complete.next_complete().unwrap(), &out[..length]);
+            assert_eq!(left.next_partial().unwrap(), &partial[..length]);
+        }
         assert_eq!(whole.emit(index, &mut vec![0; length - 1]), 0);
         let segment = IpPacket::parse(&out[..length]).unwrap();
         assert_eq!(segment.bytes().len(), length);

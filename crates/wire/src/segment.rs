@@ -1,4 +1,4 @@
-//! A super-packet becomes its segments, each byte of payload copied and summed in one pass.
+//! A super-packet becomes its segments, each byte of payload copied and summed in one pass, or left in its place.
 //!
 //! The kernel hands a TUN device up to 64 KiB of TCP or UDP under one set of headers and leaves it to the reader to
 //! split them (TSO, USO). The segments are the same bytes the kernel's own segmentation would make: `tcp_gso_segment` in
@@ -7,6 +7,9 @@
 //! 1. [`SuperPacket::parse`] finds the headers by its own parse (lengths in the virtio header are hints that a kernel
 //!    may get wrong), and sums once what all segments share.
 //! 2. [`SuperPacket::emit`] writes one segment: copies the headers, changes the fields that differ, copies the payload.
+//!    [`InPlace`] does the same without copying the payload, for a reader that copies it anyway.
+
+use std::ops::Range;
 
 use crate::Malformed;
 use crate::checksum::Sum;
@@ -22,6 +25,14 @@ pub struct SuperPacket<'a> {
     headers: &'a [u8],
     /// What is divided among the segments.
     payload: &'a [u8],
+    layout: Layout,
+}
+
+/// How a validated packet is divided: all that [`SuperPacket`] knows about it but for the bytes themselves.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    header_len: usize,
+    payload_len: usize,
     kind: Kind,
     /// Payload bytes in each segment but the last.
     step: usize,
@@ -98,7 +109,7 @@ impl<'a> SuperPacket<'a> {
         }
         let (headers, payload) = packet.bytes().split_at(packet.header_len() + upper_len);
         let count = payload.len().div_ceil(step).max(1);
-        Ok(Self { headers, payload, kind: Kind::Split { ip: Ip::new(&packet), upper }, step, count })
+        Ok(Self::new(headers, payload, Kind::Split { ip: Ip::new(&packet), upper }, step, count))
     }
 
     /// A packet that is not to be split.
@@ -120,35 +131,48 @@ impl<'a> SuperPacket<'a> {
             (0, Kind::Whole)
         };
         let (headers, payload) = packet.bytes().split_at(split_at);
-        Ok(Self { headers, payload, kind, step: payload.len(), count: 1 })
+        Ok(Self::new(headers, payload, kind, payload.len(), 1))
     }
 
-    /// How many segments there are; at least 1.
+    #[inline]
+    fn new(headers: &'a [u8], payload: &'a [u8], kind: Kind, step: usize, count: usize) -> Self {
+        let layout = Layout { header_len: headers.len(), payload_len: payload.len(), kind, step, count };
+        Self { headers, payload, layout }
+    }
+
+    /// Its layout, which borrows nothing.
+    #[inline]
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// As [`Layout::count`].
     #[inline]
     #[must_use]
     pub fn count(&self) -> usize {
-        self.count
+        self.layout.count()
     }
 
-    /// Bytes of segment `index`, headers included; 0 if there is no such segment.
+    /// As [`Layout::len_of`].
     #[inline]
     #[must_use]
     pub fn len_of(&self, index: usize) -> usize {
-        self.piece(index).map_or(0, |piece| self.headers.len() + piece.len())
+        self.layout.len_of(index)
     }
 
-    /// Bytes of the longest segment, which is the first.
+    /// As [`Layout::segment_len`].
     #[inline]
     #[must_use]
     pub fn segment_len(&self) -> usize {
-        self.headers.len() + self.payload.len().min(self.step)
+        self.layout.segment_len()
     }
 
-    /// Whether [`SuperPacket::emit_partial`] leaves a partial checksum.
+    /// As [`Layout::has_partial`].
     #[inline]
     #[must_use]
     pub fn has_partial(&self) -> bool {
-        matches!(self.kind, Kind::Split { .. } | Kind::Checksum { upper: true, .. })
+        self.layout.has_partial()
     }
 
     /// Writes segment `index` to the front of `out`, all checksums complete, and returns its length; 0, with nothing
@@ -166,48 +190,171 @@ impl<'a> SuperPacket<'a> {
         self.write::<false>(index, out).unwrap_or(0)
     }
 
-    /// The payload of segment `index`.
-    #[inline]
-    fn piece(&self, index: usize) -> Option<&'a [u8]> {
-        if index >= self.count {
-            return None;
-        }
-        // Below payload.len() for every index but a lone 0, so it cannot overflow.
-        let start = index * self.step;
-        self.payload.get(start..self.payload.len().min(start + self.step))
-    }
-
     #[inline]
     fn write<const COMPLETE: bool>(&self, index: usize, out: &mut [u8]) -> Option<usize> {
-        let piece = self.piece(index)?;
+        let piece = self.payload.get(self.layout.piece(index)?)?;
         let length = self.headers.len() + piece.len();
         let (headers, body) = out.get_mut(..length)?.split_at_mut(self.headers.len());
         headers.copy_from_slice(self.headers);
+        if self.layout.needs_sum::<COMPLETE>() {
+            let sum = Sum::default().copy(body, piece);
+            self.layout.finish::<COMPLETE>(index, sum, headers, body)?;
+        } else {
+            body.copy_from_slice(piece);
+            self.layout.finish::<COMPLETE>(index, Sum::default(), headers, body)?;
+        }
+        Some(length)
+    }
+}
+
+impl Layout {
+    /// How many segments there are; at least 1.
+    #[inline]
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Bytes of segment `index`, headers included; 0 if there is no such segment.
+    #[inline]
+    #[must_use]
+    pub fn len_of(&self, index: usize) -> usize {
+        self.piece(index).map_or(0, |piece| self.header_len + piece.len())
+    }
+
+    /// Bytes of the longest segment, which is the first.
+    #[inline]
+    #[must_use]
+    pub fn segment_len(&self) -> usize {
+        self.header_len + self.payload_len.min(self.step)
+    }
+
+    /// Whether [`SuperPacket::emit_partial`] and [`InPlace::next_partial`] leave a partial checksum.
+    #[inline]
+    #[must_use]
+    pub fn has_partial(&self) -> bool {
+        matches!(self.kind, Kind::Split { .. } | Kind::Checksum { upper: true, .. })
+    }
+
+    /// Splits the packet inside the buffer that holds it: the one this layout was made from, unchanged since. `None` if
+    /// there is more than one segment and the headers are longer than [`InPlace::MAX_HEADERS`], or if the buffer is too
+    /// short.
+    #[inline]
+    #[must_use]
+    pub fn in_place(self, buffer: &mut [u8]) -> Option<InPlace<'_>> {
+        let buffer = buffer.get_mut(..self.header_len + self.payload_len)?;
+        let mut headers = [0; InPlace::MAX_HEADERS];
+        if self.count > 1 {
+            headers.get_mut(..self.header_len)?.copy_from_slice(buffer.get(..self.header_len)?);
+        }
+        Some(InPlace { layout: self, buffer, headers, next: 0 })
+    }
+
+    /// Where the payload of segment `index` lies in that of the packet.
+    #[inline]
+    fn piece(&self, index: usize) -> Option<Range<usize>> {
+        if index >= self.count {
+            return None;
+        }
+        // Below payload_len for every index but a lone 0, so it cannot overflow.
+        let start = index * self.step;
+        Some(start..self.payload_len.min(start + self.step))
+    }
+
+    /// Whether [`Layout::finish`] needs the sum of the payload.
+    #[inline]
+    fn needs_sum<const COMPLETE: bool>(&self) -> bool {
+        match self.kind {
+            Kind::Whole => false,
+            Kind::Checksum { upper, .. } => COMPLETE || !upper,
+            Kind::Split { .. } => COMPLETE,
+        }
+    }
+
+    /// Writes what segment `index` differs in to a copy of the headers, and to the payload `body`, whose sum is `sum`.
+    #[inline]
+    fn finish<const COMPLETE: bool>(&self, index: usize, sum: Sum, headers: &mut [u8], body: &mut [u8]) -> Option<()> {
         match &self.kind {
-            Kind::Whole => body.copy_from_slice(piece),
-            Kind::Checksum { upper: true, .. } if !COMPLETE => body.copy_from_slice(piece),
+            Kind::Whole => {}
             Kind::Checksum { at, .. } => {
-                // As skb_checksum_help() does: 0 would mean "no checksum" to UDP, and both are right for the others.
-                let checksum = udp::finish(Sum::default().copy(body, piece));
-                body.get_mut(*at..)?.first_chunk_mut::<2>()?.copy_from_slice(&checksum.to_be_bytes());
+                if self.needs_sum::<COMPLETE>() {
+                    // As skb_checksum_help() does: 0 would mean "no checksum" to UDP, and both are right for the others.
+                    let checksum = udp::finish(sum);
+                    body.get_mut(*at..)?.first_chunk_mut::<2>()?.copy_from_slice(&checksum.to_be_bytes());
+                }
             }
             Kind::Split { ip, upper } => {
-                let payload = if COMPLETE {
-                    Sum::default().copy(body, piece)
-                } else {
-                    body.copy_from_slice(piece);
-                    Sum::default()
-                };
+                let length = headers.len() + body.len();
                 let (ip_header, upper_header) = headers.split_at_mut_checked(ip.len)?;
                 ip.patch(index, length, ip_header)?;
                 let upper_len = length - ip.len;
                 let pseudo = ip.pseudo.add_u16(upper_len as u16);
                 let (is_first, is_last) = (index == 0, index + 1 == self.count);
                 let place = Place { offset: index * self.step, upper_len, is_first, is_last };
-                upper.patch::<COMPLETE>(&place, pseudo, payload, upper_header)?;
+                upper.patch::<COMPLETE>(&place, pseudo, sum, upper_header)?;
             }
         }
-        Some(length)
+        Some(())
+    }
+}
+
+/// The segments of a packet, one after the other, each made inside the buffer that the packet lies in: its headers are
+/// written right before its payload, over the end of the payload before, which went out with the segment before. For a
+/// reader that copies each segment anyway, as encryption does on the way to a train: it saves a copy of the payload.
+///
+/// The segments are the same bytes as [`SuperPacket::emit`] and [`SuperPacket::emit_partial`] write. What the buffer holds
+/// in the end is of no use.
+#[derive(Debug)]
+pub struct InPlace<'b> {
+    layout: Layout,
+    buffer: &'b mut [u8],
+    /// Those of the packet, which the second segment may overwrite.
+    headers: [u8; InPlace::MAX_HEADERS],
+    next: usize,
+}
+
+impl<'b> InPlace<'b> {
+    /// Bytes of the longest headers of a packet to be split that are kept: IPv6 and TCP at their longest take 100, which
+    /// leaves room for extension headers.
+    pub const MAX_HEADERS: usize = 256;
+
+    /// Validates the packet in `buffer` as [`SuperPacket::parse`] does, and splits it. `None` as for [`Layout::in_place`].
+    ///
+    /// # Errors
+    /// As [`IpPacket::parse`] and [`SuperPacket::parse`].
+    #[inline]
+    pub fn parse(vnet: VnetHdr, buffer: &'b mut [u8]) -> Result<Option<Self>, Malformed> {
+        let layout = SuperPacket::parse(vnet, IpPacket::parse(buffer)?)?.layout();
+        Ok(layout.in_place(buffer))
+    }
+
+    /// The next segment, all checksums complete.
+    #[inline]
+    pub fn next_complete(&mut self) -> Option<&mut [u8]> {
+        self.advance::<true>()
+    }
+
+    /// The next segment, its checksums as [`SuperPacket::emit_partial`] leaves them.
+    #[inline]
+    pub fn next_partial(&mut self) -> Option<&mut [u8]> {
+        self.advance::<false>()
+    }
+
+    #[inline]
+    fn advance<const COMPLETE: bool>(&mut self) -> Option<&mut [u8]> {
+        let index = self.next;
+        let piece = self.layout.piece(index)?;
+        let header_len = self.layout.header_len;
+        // The payload lies behind the first segment's headers, so this starts `header_len` bytes before the piece.
+        let segment = self.buffer.get_mut(piece.start..header_len + piece.end)?;
+        let (headers, body) = segment.split_at_mut_checked(header_len)?;
+        if index > 0 {
+            headers.copy_from_slice(self.headers.get(..header_len)?);
+        }
+        let sum = if self.layout.needs_sum::<COMPLETE>() { Sum::default().add(body) } else { Sum::default() };
+        self.layout.finish::<COMPLETE>(index, sum, headers, body)?;
+        self.next += 1;
+        Some(segment)
     }
 }
 

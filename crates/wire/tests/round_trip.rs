@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use support::{Segment, Stream, split, stream};
 use wire::coalesce::{Coalescer, Joins, MAX_UDP_SEGMENTS};
 use wire::ip::IpPacket;
+use wire::segment::{InPlace, SuperPacket};
 use wire::vnet::VnetHdr;
 
 type Written = Vec<(VnetHdr, Vec<u8>)>;
@@ -155,6 +156,33 @@ proptest! {
         stream.first.window_reduced = stream.first.tcp && reduced;
         let (vnet, bytes) = stream.super_packet();
         prop_assert!(split(vnet, &bytes) == bytes_of(&stream.segments()));
+    }
+
+    #[test]
+    fn segments_made_in_place_are_those_made_by_copy(
+        stream in stream(),
+        size in prop_oneof![1..100u16, any::<u16>()],
+        (flags, gso, start, offset) in (0..4u8, 0..3u8, 0..200u16, prop::sample::select(vec![0u16, 1, 6, 16])),
+        alone in any::<bool>(),
+    ) {
+        let (vnet, bytes) = stream.super_packet();
+        let vnet = match gso {
+            0 => VnetHdr { gso_size: size.max(1), ..vnet },
+            1 => VnetHdr { flags, gso_type: 0, ..vnet },
+            _ => VnetHdr { flags, gso_type: 0, csum_start: start, csum_offset: offset, ..vnet },
+        };
+        let Ok(whole) = SuperPacket::parse(vnet, IpPacket::parse(&bytes).unwrap()) else { return Ok(()) };
+        let mut out = vec![0; whole.segment_len()];
+        let mut buffer = bytes.clone();
+        let mut split = InPlace::parse(vnet, &mut buffer).unwrap().unwrap();
+        for index in 0..whole.count() {
+            // Either kind at any time.
+            let partial = alone || index % 3 == 0;
+            let length = if partial { whole.emit_partial(index, &mut out) } else { whole.emit(index, &mut out) };
+            let segment = if partial { split.next_partial() } else { split.next_complete() };
+            prop_assert!(*segment.unwrap() == out[..length]);
+        }
+        prop_assert!(split.next_partial().is_none());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use support::{Segment, Stream, plain, split};
 use wire::Malformed;
 use wire::checksum::Sum;
 use wire::ip::{IpHeader, IpPacket, protocol};
-use wire::segment::SuperPacket;
+use wire::segment::{InPlace, SuperPacket};
 use wire::tcp::{TcpSegment, flags};
 use wire::vnet::{self, VnetHdr};
 
@@ -252,4 +252,64 @@ fn one_byte_segments_and_no_payload() {
     assert_eq!(split(whole, &bytes).len(), 307);
     let (vnet, bytes) = Stream { full: 0, last: 0, ..stream(false, true) }.super_packet();
     assert_eq!(split(vnet, &bytes).len(), 1);
+}
+
+/// Splits in place and by copy, with checksums complete and partial, and compares.
+fn same_in_place(vnet: VnetHdr, bytes: &[u8]) -> usize {
+    let whole = parse(vnet, bytes).unwrap();
+    let mut out = vec![0; whole.segment_len()];
+    for complete in [false, true] {
+        let mut buffer = [bytes, &[0xee; 9]].concat();
+        let mut split = InPlace::parse(vnet, &mut buffer).unwrap().unwrap();
+        for index in 0..whole.count() {
+            let length = if complete { whole.emit(index, &mut out) } else { whole.emit_partial(index, &mut out) };
+            let segment = if complete { split.next_complete() } else { split.next_partial() };
+            assert!(*segment.unwrap() == out[..length], "{index} {complete}");
+        }
+        assert!(split.next_complete().is_none() && split.next_partial().is_none());
+        assert!(buffer.ends_with(&[0xee; 9]));
+    }
+    whole.count()
+}
+
+#[test]
+fn segments_are_the_same_made_in_place() {
+    for (v6, tcp) in [(false, true), (true, true), (false, false), (true, false)] {
+        let (vnet, bytes) = stream(v6, tcp).super_packet();
+        assert_eq!(same_in_place(vnet, &bytes), 4);
+        // Segments shorter than their headers.
+        assert_eq!(same_in_place(VnetHdr { gso_size: 1, ..vnet }, &bytes), 307);
+        assert_eq!(same_in_place(VnetHdr { gso_size: u16::MAX, ..vnet }, &bytes), 1);
+        assert_eq!(same_in_place(VnetHdr { gso_type: vnet::GSO_NONE, ..vnet }, &bytes), 1);
+        assert_eq!(same_in_place(VnetHdr::NONE, &bytes), 1);
+        let at = if v6 { 40 } else { 20 };
+        for (start, offset) in [(at, 0), (at + 3, 2), (at + 200, 7)] {
+            let odd = VnetHdr { flags: vnet::NEEDS_CSUM, csum_start: start, csum_offset: offset, ..VnetHdr::NONE };
+            assert_eq!(same_in_place(odd, &bytes), 1);
+        }
+    }
+}
+
+#[test]
+fn headers_too_long_to_be_kept_are_not_split_in_place() {
+    let (vnet, bytes) = stream(true, true).super_packet();
+    let with = |units: u8| {
+        let mut extra = vec![0; (usize::from(units) + 1) * 8];
+        (extra[0], extra[1]) = (protocol::TCP, units);
+        let mut longer = [&bytes[..40], &extra, &bytes[40..]].concat();
+        let length = (longer.len() - 40) as u16;
+        longer[4..6].copy_from_slice(&length.to_be_bytes());
+        longer[6] = protocol::DESTINATION_OPTIONS;
+        (VnetHdr { csum_start: 40 + extra.len() as u16, ..vnet }, longer)
+    };
+    // 40 + 32 of IPv6 and TCP with timestamps leave 184 bytes.
+    let (vnet, mut bytes) = with(22);
+    assert_eq!(same_in_place(vnet, &bytes), 4);
+    let layout = parse(vnet, &bytes).unwrap().layout();
+    let end = bytes.len() - 1;
+    assert!(layout.in_place(&mut bytes[..end]).is_none());
+    let (vnet, mut bytes) = with(23);
+    assert!(InPlace::parse(vnet, &mut bytes).unwrap().is_none());
+    assert_eq!(same_in_place(VnetHdr { gso_size: 400, ..vnet }, &bytes), 1);
+    assert_eq!(InPlace::parse(vnet, &mut bytes[..30]).unwrap_err(), Malformed::Truncated);
 }
