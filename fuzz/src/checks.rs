@@ -20,7 +20,7 @@ use wire::message::{
 };
 use wire::segment::{InPlace, SuperPacket};
 use wire::tcp::TcpSegment;
-use wire::udp::UdpDatagram;
+use wire::udp::{self, UdpDatagram};
 use wire::vnet::{self, VnetHdr};
 
 /// Input: one IP packet. Headers, ECN, fragments and TCP options agree with each other.
@@ -158,7 +158,13 @@ fn upper_checksum_ok(packet: &IpPacket<'_>) -> bool {
 /// length. Joining and splitting again gives the same packets in the same order within each flow.
 pub fn coalesce(data: &[u8]) {
     let Some((&joins, mut rest)) = data.split_first() else { return };
-    let joins = Joins { tcp4: joins & 1 == 0, tcp6: joins & 2 == 0, udp4: joins & 4 == 0, udp6: joins & 8 == 0 };
+    let joins = Joins {
+        tcp4: joins & 1 == 0,
+        tcp6: joins & 2 == 0,
+        udp4: joins & 4 == 0,
+        udp6: joins & 8 == 0,
+        partial: joins & 16 == 0,
+    };
     let mut coalescer = Coalescer::new(joins);
     let (mut pushed, mut written) = (Vec::<Vec<u8>>::new(), Vec::<Vec<u8>>::new());
     let mut out = |vnet: &VnetHdr, bytes: &[u8]| split_written(joins, *vnet, bytes, &mut written);
@@ -167,7 +173,14 @@ pub fn coalesce(data: &[u8]) {
         let (bytes, after) = after.split_at(length);
         rest = after;
         let bytes = prepare(*step, bytes, pushed.last());
-        if let Ok(packet) = IpPacket::parse(&bytes) {
+        if step & step::PARTIAL != 0 {
+            let (bytes, complete) = partial(&bytes);
+            if let Ok(packet) = IpPacket::parse(&bytes)
+                && coalescer.push_partial(&packet, step & step::CONTINUES != 0, &mut out).is_ok()
+            {
+                pushed.push(complete[..packet.bytes().len()].to_vec());
+            }
+        } else if let Ok(packet) = IpPacket::parse(&bytes) {
             coalescer.push(&packet, &mut out);
             pushed.push(packet.bytes().to_vec());
         }
@@ -199,6 +212,32 @@ pub mod step {
     pub const FLUSH: u8 = 4;
     /// With [`NEXT`]: set PSH.
     pub const PUSH: u8 = 8;
+    /// The packet comes without a transport checksum.
+    pub const PARTIAL: u8 = 16;
+    /// With [`PARTIAL`]: its sender says that it continues the one before.
+    pub const CONTINUES: u8 = 32;
+}
+
+/// The packet with something else for a TCP or UDP checksum, and with the right one.
+fn partial(bytes: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let mut complete = bytes.to_vec();
+    fix(&mut complete);
+    let mut partial = complete.clone();
+    if let Ok(packet) = IpPacket::parse(bytes)
+        && let Some(field) = checksum_at(&packet).and_then(|at| partial.get_mut(at..at + 2))
+    {
+        field.copy_from_slice(b"??");
+    }
+    (partial, complete)
+}
+
+/// Where the TCP or UDP checksum lies in a packet that is long enough for one.
+fn checksum_at(packet: &IpPacket<'_>) -> Option<usize> {
+    match packet.protocol() {
+        protocol::TCP if packet.payload().len() >= 20 => Some(packet.header_len() + 16),
+        protocol::UDP if packet.payload().len() >= 8 => Some(packet.header_len() + 6),
+        _ => None,
+    }
 }
 
 fn prepare(step: u8, bytes: &[u8], previous: Option<&Vec<u8>>) -> Vec<u8> {
@@ -245,11 +284,8 @@ fn continuation(previous: &[u8], payload: &[u8], push: bool) -> Vec<u8> {
 fn fix(bytes: &mut [u8]) {
     let Ok(packet) = IpPacket::parse(bytes) else { return };
     let (ip_len, version, length) = (packet.header_len(), packet.version(), packet.bytes().len());
-    let at = match packet.protocol() {
-        protocol::TCP if packet.payload().len() >= 20 => Some(ip_len + 16),
-        protocol::UDP if packet.payload().len() >= 8 => Some(ip_len + 6),
-        _ => None,
-    };
+    let at = checksum_at(&packet);
+    let is_udp = packet.protocol() == protocol::UDP;
     let pseudo = packet.pseudo_header(packet.protocol()).add_u16(packet.payload().len() as u16);
     if version == Version::V4 {
         bytes[10..12].fill(0);
@@ -258,7 +294,8 @@ fn fix(bytes: &mut [u8]) {
     }
     if let Some(at) = at {
         bytes[at..at + 2].fill(0);
-        let checksum = pseudo.add(&bytes[ip_len..length]).finish();
+        let sum = pseudo.add(&bytes[ip_len..length]);
+        let checksum = if is_udp { udp::finish(sum) } else { sum.finish() };
         bytes[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
     }
 }
@@ -276,7 +313,21 @@ fn split_written(joins: Joins, vnet: VnetHdr, bytes: &[u8], written: &mut Vec<Ve
         (_, Version::V4) => joins.udp4,
         (_, Version::V6) => joins.udp6,
     };
-    assert!(accepted && whole.count() > 1 && vnet.needs_csum() && packet.header_checksum_ok());
+    assert!(vnet.needs_csum() && packet.header_checksum_ok());
+    if vnet.gso_type == vnet::GSO_NONE {
+        assert!(joins.partial && whole.has_partial());
+        let mut single = vec![0; bytes.len()];
+        whole.emit(0, &mut single);
+        // Whoever completes a single one writes 0 as UDP must.
+        if packet.protocol() == protocol::TCP
+            && let Some(field) = checksum_at(&packet).and_then(|at| single.get_mut(at..at + 2))
+            && field == [0xff, 0xff]
+        {
+            field.fill(0);
+        }
+        return written.push(single);
+    }
+    assert!(accepted && whole.count() > 1);
     assert!(packet.protocol() == protocol::TCP || whole.count() <= MAX_UDP_SEGMENTS);
     assert_eq!(usize::from(vnet.hdr_len), packet.header_len() + upper_header_len(&packet).unwrap());
     let mut out = vec![0; whole.segment_len()];

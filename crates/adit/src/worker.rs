@@ -627,7 +627,7 @@ impl Allowance {
 
 fn joins(offload: Offload) -> Joins {
     let (tcp, udp) = (offload >= Offload::Tcp, offload >= Offload::Udp);
-    Joins { tcp4: tcp, tcp6: tcp, udp4: udp, udp6: udp }
+    Joins { tcp4: tcp, tcp6: tcp, udp4: udp, udp6: udp, partial: offload >= Offload::Checksum }
 }
 
 fn reason(error: SendError) -> Reason {

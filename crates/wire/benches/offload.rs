@@ -1,4 +1,4 @@
-//! Splitting and joining, in bytes of super-packet per second: TCP over IPv4 at an MTU of 1472, and UDP of 64 bytes.
+//! Splitting and joining, in bytes of super-packet per second: TCP over IPv4 at an MTU of 1472, and UDP of 1472 and 64 bytes.
 #![allow(clippy::unwrap_used, reason = "what a test prepares must succeed")]
 
 use std::hint::black_box;
@@ -111,6 +111,18 @@ fn offload(c: &mut Criterion) {
                 };
                 for segment in &segments {
                     coalescer.push(&IpPacket::parse(black_box(segment)).unwrap(), &mut out);
+                }
+                coalescer.flush(&mut out);
+            });
+        });
+        group.bench_function(format!("join_partial/{name}"), |b| {
+            b.iter(|| {
+                let mut out = |vnet: &VnetHdr, bytes: &[u8]| {
+                    black_box((vnet, bytes));
+                };
+                for segment in &segments {
+                    let packet = IpPacket::parse(black_box(segment)).unwrap();
+                    coalescer.push_partial(&packet, true, &mut out).unwrap();
                 }
                 coalescer.flush(&mut out);
             });

@@ -12,24 +12,27 @@
 //!    [`Coalescer::flush`], which ends every batch: nothing is held across a wait.
 //!
 //! Within a flow the order never changes. A packet whose checksum is wrong leaves alone, as it came.
+//!
+//! [`Coalescer::push_partial`] takes packets that came authenticated and without a transport checksum, and summing is left
+//! to whoever reads them from the device last. They are joined only where the sender says so, and only with each other.
 
+use crate::Malformed;
 use crate::checksum::Sum;
-use crate::ip::{self, Fragment, IpPacket, V4_DONT_FRAGMENT, V4_HEADER_LEN, Version, protocol};
-use crate::tcp::{self, TcpSegment, flags};
-use crate::udp::{self, UdpDatagram};
+use crate::ip::{self, Fragment, IpPacket, Version, protocol};
+pub use crate::run::MAX_UDP_SEGMENTS;
+use crate::run::{Flow, Ids, Key, Upper};
+use crate::tcp::{self, flags};
+use crate::udp;
 use crate::vnet::{self, VnetHdr};
 
 /// Flows held at a time; the oldest run leaves when a further flow comes.
 pub const SLOTS: usize = 8;
-/// The most datagrams in one UDP super-packet: `UDP_MAX_SEGMENTS` in include/linux/udp.h, which is 128 since Linux 6.9 and was 64
-/// before; a TUN device refuses more.
-pub const MAX_UDP_SEGMENTS: usize = 64;
 /// Bytes of one run's buffer.
 const BUFFER_LEN: usize = ip::MAX_LEN;
 /// The most memory that one coalescer takes, when all its slots are in use.
 pub const MEMORY_MAX: usize = SLOTS * BUFFER_LEN;
 
-/// Which joined packets the device accepts.
+/// Which packets the device accepts that are not complete packets as they are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Joins {
     /// TCP over IPv4 (`TUN_F_TSO4`).
@@ -40,11 +43,13 @@ pub struct Joins {
     pub udp4: bool,
     /// UDP over IPv6 (`TUN_F_USO6`).
     pub udp6: bool,
+    /// Single packets whose checksum is partial: any device with a virtio header does.
+    pub partial: bool,
 }
 
 impl Joins {
     /// Everything.
-    pub const ALL: Self = Self { tcp4: true, tcp6: true, udp4: true, udp6: true };
+    pub const ALL: Self = Self { tcp4: true, tcp6: true, udp4: true, udp6: true, partial: true };
 
     #[inline]
     fn accepts(self, version: Version, protocol: u8) -> bool {
@@ -65,6 +70,8 @@ pub struct Coalescer {
     /// Oldest first.
     held: Vec<Run>,
     spare: Vec<Box<[u8]>>,
+    /// The run that holds the packet pushed last, if that is a partial one.
+    latest: Option<usize>,
 }
 
 /// Packets of one flow, joined so far.
@@ -73,7 +80,10 @@ struct Run {
     /// The first packet as it came, then the payload of the others.
     buffer: Box<[u8]>,
     len: usize,
+    key: Key,
     flow: Flow,
+    /// Its packets came by [`Coalescer::push_partial`].
+    partial: bool,
     ip_len: usize,
     header_len: usize,
     /// Payload bytes of each packet.
@@ -84,29 +94,10 @@ struct Run {
     ids: Ids,
 }
 
-/// How the IPv4 id runs on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Ids {
-    /// Each is the previous one plus 1, as segmentation will number them; also while there is but one packet.
-    Consecutive,
-    /// All are 0, with DF set: an id that means nothing (RFC 6864, section 4.1), as Linux sends from unconnected UDP
-    /// sockets. Segmentation will number them.
-    Fixed,
-}
-
-/// Addresses, ports and protocol, for comparison.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Flow {
-    ports: [u8; 4],
-    protocol: u8,
-    version: Version,
-    addresses: [u64; 4],
-}
-
 /// What a packet is to the coalescer.
 enum Class<'a> {
     /// May start or continue a run.
-    Joinable(Candidate<'a>),
+    Joinable(Key, Upper<'a>),
     /// Belongs to a flow that may be held, but is joined with nothing.
     Single(Flow),
     /// A piece of something between two addresses: its flow is unknown.
@@ -115,28 +106,20 @@ enum Class<'a> {
     Stranger,
 }
 
-/// A packet that has the shape of a segment.
-struct Candidate<'a> {
-    flow: Flow,
-    upper_header: &'a [u8],
-    payload: &'a [u8],
-    /// FIN and PSH; either closes a run.
-    closing: u8,
-}
-
 impl Coalescer {
     /// One that joins what the device accepts.
     #[must_use]
     pub fn new(joins: Joins) -> Self {
-        Self { joins, held: Vec::with_capacity(SLOTS), spare: Vec::with_capacity(SLOTS) }
+        Self { joins, held: Vec::with_capacity(SLOTS), spare: Vec::with_capacity(SLOTS), latest: None }
     }
 
     /// Takes one packet. `out` is called for every packet or super-packet that is ready, in the order in which they
     /// are to be written; this packet may be the last of them, or wait for [`Coalescer::flush`].
     #[inline]
     pub fn push(&mut self, packet: &IpPacket<'_>, out: &mut impl FnMut(&VnetHdr, &[u8])) {
+        self.latest = None;
         match self.classify(packet) {
-            Class::Joinable(candidate) => self.join(packet, &candidate, out),
+            Class::Joinable(key, upper) => self.join(packet, key, &upper, out),
             Class::Single(flow) => {
                 self.release(|run| run.flow == flow, out);
                 out(&VnetHdr::NONE, packet.bytes());
@@ -149,11 +132,68 @@ impl Coalescer {
         }
     }
 
+    /// As [`Coalescer::push`], for a TCP or UDP packet that was authenticated on its way, and whose checksum field means
+    /// nothing: it leaves with the sum of the pseudo-header there, for whoever needs a checksum to complete; or complete, if
+    /// the device takes no partial one.
+    ///
+    /// It is joined with the packet pushed last if its sender says that it `continues` that one, and it does.
+    ///
+    /// # Errors
+    /// The packet was not taken, and is to be dropped: [`Malformed::OffloadType`] for a fragment and for what is neither
+    /// TCP nor UDP, [`Malformed::HeaderChecksum`] of IPv4, [`Malformed::TotalLength`] for a datagram that does not fill its
+    /// packet and for a packet of more than [`ip::MAX_LEN`] bytes; and whatever is wrong with the upper-layer header.
+    #[inline]
+    pub fn push_partial(
+        &mut self,
+        packet: &IpPacket<'_>,
+        continues: bool,
+        out: &mut impl FnMut(&VnetHdr, &[u8]),
+    ) -> Result<(), Malformed> {
+        let latest = self.latest.take();
+        let upper = Upper::parse(packet)?;
+        if packet.bytes().len() > ip::MAX_LEN {
+            return Err(Malformed::TotalLength);
+        }
+        if !packet.header_checksum_ok() {
+            return Err(Malformed::HeaderChecksum);
+        }
+        let joinable = upper.joinable && self.joins.accepts(packet.version(), packet.protocol());
+        let key = if joinable { Key::new(packet) } else { None };
+        if continues
+            && let Some(key) = key
+            && let Some(at) = latest
+            && let Some(run) = self.held.get_mut(at)
+            && run.key == key
+            && let Some(ids) = run.continues_with(packet, &upper)
+            && run.append(&upper, ids)
+        {
+            if run.is_closed(&upper) {
+                self.send(at, out);
+            } else {
+                self.latest = latest;
+            }
+            return Ok(());
+        }
+        let flow = Flow::new(packet, *packet.payload().first_chunk().ok_or(Malformed::Truncated)?);
+        self.release(|run| run.flow == flow, out);
+        match key {
+            Some(key) if upper.closing == 0 => {
+                let buffer = self.buffer(out);
+                let run = Run::start_partial(buffer, packet, key, flow, &upper);
+                self.held.push(run);
+                self.latest = Some(self.held.len() - 1);
+            }
+            _ => self.pass_partial(packet, &upper, out),
+        }
+        Ok(())
+    }
+
     /// Sends out all that is held, oldest first.
     #[inline]
     pub fn flush(&mut self, out: &mut impl FnMut(&VnetHdr, &[u8])) {
+        self.latest = None;
         for mut run in self.held.drain(..) {
-            run.emit(out);
+            run.emit(self.joins, out);
             self.spare.push(run.buffer);
         }
     }
@@ -175,28 +215,34 @@ impl Coalescer {
         let Some(ports) = packet.payload().first_chunk::<4>() else {
             return Class::Piece(Flow::new(packet, [0; 4]));
         };
-        let flow = Flow::new(packet, *ports);
-        if !self.joins.accepts(packet.version(), packet.protocol()) {
-            return Class::Single(flow);
+        if self.joins.accepts(packet.version(), packet.protocol())
+            && packet.bytes().len() <= ip::MAX_LEN
+            && let Some(key) = Key::new(packet)
+            && let Ok(upper) = Upper::parse(packet)
+            && upper.joinable
+            && upper.checksum() != unusual_checksum(packet.protocol())
+        {
+            return Class::Joinable(key, upper);
         }
-        match candidate(packet, flow) {
-            Some(candidate) => Class::Joinable(candidate),
-            None => Class::Single(flow),
-        }
+        Class::Single(Flow::new(packet, *ports))
     }
 
     #[inline]
-    fn join(&mut self, packet: &IpPacket<'_>, new: &Candidate<'_>, out: &mut impl FnMut(&VnetHdr, &[u8])) {
+    fn join(&mut self, packet: &IpPacket<'_>, key: Key, new: &Upper<'_>, out: &mut impl FnMut(&VnetHdr, &[u8])) {
         // The newest run is the likeliest.
-        let Some(at) = self.held.iter().rposition(|run| run.flow == new.flow) else {
-            return self.start(packet, new, out);
+        let Some(at) = self.held.iter().rposition(|run| run.key == key) else {
+            let Some(ports) = packet.payload().first_chunk() else { return };
+            let flow = Flow::new(packet, *ports);
+            self.release(|run| run.flow == flow, out);
+            return self.start(packet, key, flow, new, out);
         };
         let run = &mut self.held[at];
-        if !run.continues_with(packet, new) {
+        let Some(ids) = run.continues_with(packet, new).filter(|_| !run.partial) else {
+            let flow = run.flow;
             self.send(at, out);
-            return self.start(packet, new, out);
-        }
-        if !run.append(packet, new) {
+            return self.start(packet, key, flow, new, out);
+        };
+        if !run.append_verified(packet, new, ids) {
             self.send(at, out);
             return out(&VnetHdr::NONE, packet.bytes());
         }
@@ -207,21 +253,54 @@ impl Coalescer {
 
     /// Starts a run with a packet whose flow holds none.
     #[inline]
-    fn start(&mut self, packet: &IpPacket<'_>, new: &Candidate<'_>, out: &mut impl FnMut(&VnetHdr, &[u8])) {
+    fn start(
+        &mut self,
+        packet: &IpPacket<'_>,
+        key: Key,
+        flow: Flow,
+        new: &Upper<'_>,
+        out: &mut impl FnMut(&VnetHdr, &[u8]),
+    ) {
         if new.closing != 0 {
             return out(&VnetHdr::NONE, packet.bytes());
         }
-        if self.held.len() == SLOTS {
-            self.send(0, out);
-        }
-        let buffer = self.spare.pop().unwrap_or_else(|| vec![0; BUFFER_LEN].into_boxed_slice());
-        match Run::start(buffer, packet, new) {
+        let buffer = self.buffer(out);
+        match Run::start(buffer, packet, key, flow, new) {
             Ok(run) => self.held.push(run),
             Err(buffer) => {
                 self.spare.push(buffer);
                 out(&VnetHdr::NONE, packet.bytes());
             }
         }
+    }
+
+    /// Sends a partial packet out alone: uncopied if its checksum field already holds what it should, as that of an honest
+    /// sender does.
+    #[inline]
+    fn pass_partial(&mut self, packet: &IpPacket<'_>, upper: &Upper<'_>, out: &mut impl FnMut(&VnetHdr, &[u8])) {
+        let bytes = packet.bytes();
+        // Lossless: a packet of at most MAX_LEN bytes.
+        let pseudo = packet.pseudo_header(packet.protocol()).add_u16(packet.payload().len() as u16);
+        if self.joins.partial && upper.checksum() == pseudo.fold() {
+            return out(&partial_header(packet.header_len(), upper.header.len(), upper.checksum_at), bytes);
+        }
+        let mut buffer = self.spare.pop().unwrap_or_else(new_buffer);
+        if let Some(copy) = buffer.get_mut(..bytes.len()) {
+            copy.copy_from_slice(bytes);
+            let (ip_len, upper_len) = (packet.header_len(), upper.header.len());
+            let vnet = finish_single(self.joins, copy, ip_len, upper_len, packet.protocol(), pseudo);
+            out(&vnet, copy);
+        }
+        self.spare.push(buffer);
+    }
+
+    /// A buffer for a further run; the oldest one leaves if there are too many.
+    #[inline]
+    fn buffer(&mut self, out: &mut impl FnMut(&VnetHdr, &[u8])) -> Box<[u8]> {
+        if self.held.len() == SLOTS {
+            self.send(0, out);
+        }
+        self.spare.pop().unwrap_or_else(new_buffer)
     }
 
     /// Sends out the runs that `matches` names.
@@ -235,45 +314,61 @@ impl Coalescer {
     #[inline]
     fn send(&mut self, at: usize, out: &mut impl FnMut(&VnetHdr, &[u8])) {
         let mut run = self.held.remove(at);
-        run.emit(out);
+        run.emit(self.joins, out);
         self.spare.push(run.buffer);
     }
 }
 
-impl Flow {
-    #[inline]
-    fn new(packet: &IpPacket<'_>, ports: [u8; 4]) -> Self {
-        Self { ports, protocol: packet.protocol(), version: packet.version(), addresses: packet.address_words() }
+#[cold]
+fn new_buffer() -> Box<[u8]> {
+    vec![0; BUFFER_LEN].into_boxed_slice()
+}
+
+/// The checksum with which a packet is not joined: a UDP sender computed none, and a TCP checksum of 0 can also be written as
+/// 0xffff, as nobody but UDP does; joining would lose the difference.
+#[inline]
+fn unusual_checksum(protocol: u8) -> u16 {
+    if protocol == protocol::TCP { 0xffff } else { 0 }
+}
+
+/// The virtio header of a single packet whose checksum is partial.
+#[inline]
+fn partial_header(ip_len: usize, upper_len: usize, checksum_at: usize) -> VnetHdr {
+    VnetHdr {
+        flags: vnet::NEEDS_CSUM,
+        hdr_len: (ip_len + upper_len) as u16,
+        csum_start: ip_len as u16,
+        csum_offset: checksum_at as u16,
+        ..VnetHdr::NONE
     }
 }
 
-/// The packet as a segment, if it has the shape of one: no IPv4 options or IPv6 extensions, data in it, nothing but ACK,
-/// ECE, PSH and FIN among its flags, a UDP checksum.
+/// Writes the checksum field of a single partial packet, partial or complete as the device wants it. `pseudo` is the sum of
+/// the pseudo-header with its length.
 #[inline]
-fn candidate<'a>(packet: &IpPacket<'a>, flow: Flow) -> Option<Candidate<'a>> {
-    let plain = match packet.version() {
-        Version::V4 => packet.header_len() == V4_HEADER_LEN && packet.v4_fragment_word() & !V4_DONT_FRAGMENT == 0,
-        Version::V6 => packet.header_len() == ip::V6_HEADER_LEN,
+fn finish_single(
+    joins: Joins,
+    packet: &mut [u8],
+    ip_len: usize,
+    upper_len: usize,
+    protocol: u8,
+    pseudo: Sum,
+) -> VnetHdr {
+    let checksum_at = if protocol == protocol::TCP { tcp::CHECKSUM_AT } else { udp::CHECKSUM_AT };
+    let Some(upper) = packet.get_mut(ip_len..) else { return VnetHdr::NONE };
+    let put = |upper: &mut [u8], value: u16| {
+        if let Some(field) = upper.get_mut(checksum_at..checksum_at + 2) {
+            field.copy_from_slice(&value.to_be_bytes());
+        }
     };
-    // A checksum of 0 can also be written as 0xffff, as nobody but UDP does; joining would lose the difference.
-    if !plain || packet.bytes().len() > ip::MAX_LEN || packet.v4_header_checksum() == 0xffff {
-        return None;
+    if joins.partial {
+        put(upper, pseudo.fold());
+        return partial_header(ip_len, upper_len, checksum_at);
     }
-    let (upper_header, payload, closing) = if packet.protocol() == protocol::TCP {
-        let segment = TcpSegment::parse(packet.payload()).ok()?;
-        let flags = segment.flags();
-        if flags & !(flags::ECE | flags::PSH | flags::FIN) != flags::ACK || segment.checksum() == 0xffff {
-            return None;
-        }
-        (segment.header(), segment.payload(), flags & (flags::PSH | flags::FIN))
-    } else {
-        let datagram = UdpDatagram::parse(packet.payload()).ok()?;
-        if datagram.checksum() == 0 || udp::HEADER_LEN + datagram.payload().len() != packet.payload().len() {
-            return None;
-        }
-        (&datagram.fixed()[..], datagram.payload(), 0)
-    };
-    (!payload.is_empty()).then_some(Candidate { flow, upper_header, payload, closing })
+    put(upper, 0);
+    let sum = pseudo.add(upper);
+    put(upper, if protocol == protocol::TCP { sum.finish() } else { udp::finish(sum) });
+    VnetHdr::NONE
 }
 
 /// The sum of a packet without its payload: valid if the payload's is added and the checksum is right.
@@ -286,57 +381,65 @@ fn header_sum(packet: &IpPacket<'_>, upper_header: &[u8]) -> Sum {
 impl Run {
     /// Copies the first packet to `buffer`; gives the buffer back if a checksum is wrong.
     #[inline]
-    fn start(mut buffer: Box<[u8]>, packet: &IpPacket<'_>, new: &Candidate<'_>) -> Result<Self, Box<[u8]>> {
+    fn start(
+        mut buffer: Box<[u8]>,
+        packet: &IpPacket<'_>,
+        key: Key,
+        flow: Flow,
+        new: &Upper<'_>,
+    ) -> Result<Self, Box<[u8]>> {
         let bytes = packet.bytes();
         let header_len = bytes.len() - new.payload.len();
         let (headers, body) = buffer.split_at_mut(header_len);
         headers.copy_from_slice(&bytes[..header_len]);
-        let sum = header_sum(packet, new.upper_header).copy(body, new.payload);
+        let sum = header_sum(packet, new.header).copy(body, new.payload);
         if !sum.is_valid() || !packet.header_checksum_ok() {
             return Err(buffer);
         }
-        Ok(Self {
+        Ok(Self::new(buffer, packet, key, flow, new))
+    }
+
+    /// Copies the first partial packet, of at most [`BUFFER_LEN`] bytes, to `buffer`.
+    #[inline]
+    fn start_partial(mut buffer: Box<[u8]>, packet: &IpPacket<'_>, key: Key, flow: Flow, new: &Upper<'_>) -> Self {
+        let bytes = packet.bytes();
+        buffer[..bytes.len()].copy_from_slice(bytes);
+        Self { partial: true, ..Self::new(buffer, packet, key, flow, new) }
+    }
+
+    #[inline]
+    fn new(buffer: Box<[u8]>, packet: &IpPacket<'_>, key: Key, flow: Flow, new: &Upper<'_>) -> Self {
+        Self {
             buffer,
-            len: bytes.len(),
-            flow: new.flow,
+            len: packet.bytes().len(),
+            key,
+            flow,
+            partial: false,
             ip_len: packet.header_len(),
-            header_len,
+            header_len: packet.header_len() + new.header.len(),
             step: new.payload.len(),
             count: 1,
             last_flags: 0,
             ids: Ids::Consecutive,
-        })
-    }
-
-    /// Whether the packet is what segmentation would make next.
-    #[inline]
-    fn continues_with(&self, packet: &IpPacket<'_>, new: &Candidate<'_>) -> bool {
-        let (ip, upper) = self.buffer[..self.header_len].split_at(self.ip_len);
-        let new_ip = packet.headers();
-        let fits = new.payload.len() <= self.step && self.len + new.payload.len() <= BUFFER_LEN;
-        let same_ip = match self.flow.version {
-            // TOS; DF; TTL.
-            Version::V4 => ip[1] == new_ip[1] && ip[6..9] == new_ip[6..9] && self.id_follows(packet),
-            // Traffic class and flow label; hop limit.
-            Version::V6 => ip[..4] == new_ip[..4] && ip[7] == new_ip[7],
-        };
-        let same_upper = match self.flow.protocol {
-            protocol::TCP => self.tcp_follows(upper, new.upper_header),
-            _ => true,
-        };
-        fits && same_ip && same_upper
-    }
-
-    #[inline]
-    fn id_follows(&self, packet: &IpPacket<'_>) -> bool {
-        let first = u16::from_be_bytes([self.buffer[4], self.buffer[5]]);
-        let id = packet.v4_id();
-        let consecutive = id == first.wrapping_add(self.count as u16);
-        let fixed = first == 0 && id == 0 && packet.dont_fragment();
-        match self.ids {
-            Ids::Consecutive => consecutive || fixed && self.count == 1,
-            Ids::Fixed => fixed,
         }
+    }
+
+    /// Whether a packet of the same key is what segmentation would make next, and how the ids then run on.
+    #[inline]
+    fn continues_with(&self, packet: &IpPacket<'_>, new: &Upper<'_>) -> Option<Ids> {
+        if new.payload.len() > self.step || self.len + new.payload.len() > BUFFER_LEN {
+            return None;
+        }
+        if self.flow.protocol == protocol::TCP
+            && !self.tcp_follows(&self.buffer[self.ip_len..self.header_len], new.header)
+        {
+            return None;
+        }
+        let first_id = match self.flow.version {
+            Version::V4 => u16::from_be_bytes([self.buffer[4], self.buffer[5]]),
+            Version::V6 => 0,
+        };
+        self.ids.with(first_id, self.count, packet)
     }
 
     /// Sequence next; acknowledgement, header length and reserved bits, flags but for PSH and FIN, window, urgent
@@ -360,36 +463,60 @@ impl Run {
     /// Appends the payload of a packet that continues the run. If a checksum is wrong the run is as before, and the
     /// answer `false`.
     #[inline]
-    fn append(&mut self, packet: &IpPacket<'_>, new: &Candidate<'_>) -> bool {
+    fn append_verified(&mut self, packet: &IpPacket<'_>, new: &Upper<'_>, ids: Ids) -> bool {
         let Some(body) = self.buffer.get_mut(self.len..self.len + new.payload.len()) else { return false };
-        let sum = header_sum(packet, new.upper_header).copy(body, new.payload);
+        let sum = header_sum(packet, new.header).copy(body, new.payload);
         if !sum.is_valid() || !packet.header_checksum_ok() {
             return false;
         }
-        if self.count == 1 && packet.version() == Version::V4 && packet.v4_id() == 0 {
-            let first_is_zero = self.buffer[4..6] == [0, 0];
-            self.ids = if first_is_zero { Ids::Fixed } else { Ids::Consecutive };
-        }
+        self.appended(new, ids);
+        true
+    }
+
+    /// Appends the payload of a packet that continues the run and needs no verifying.
+    #[inline]
+    fn append(&mut self, new: &Upper<'_>, ids: Ids) -> bool {
+        let Some(body) = self.buffer.get_mut(self.len..self.len + new.payload.len()) else { return false };
+        body.copy_from_slice(new.payload);
+        self.appended(new, ids);
+        true
+    }
+
+    #[inline]
+    fn appended(&mut self, new: &Upper<'_>, ids: Ids) {
+        self.ids = ids;
         self.len += new.payload.len();
         self.count += 1;
         self.last_flags = new.closing;
-        true
     }
 
     /// Whether nothing can follow the packet just appended.
     #[inline]
-    fn is_closed(&self, last: &Candidate<'_>) -> bool {
+    fn is_closed(&self, last: &Upper<'_>) -> bool {
         last.closing != 0
             || last.payload.len() < self.step
             || self.len == BUFFER_LEN
             || self.flow.protocol == protocol::UDP && self.count == MAX_UDP_SEGMENTS
     }
 
-    /// Sends the run out: a lone packet as it came, a joined one with headers for all of it.
+    /// Sends the run out: a lone packet as it came, or finished if it is partial; a joined one with headers for all of it.
     #[inline]
-    fn emit(&mut self, out: &mut impl FnMut(&VnetHdr, &[u8])) {
-        let vnet = if self.count == 1 { VnetHdr::NONE } else { self.finish() };
+    fn emit(&mut self, joins: Joins, out: &mut impl FnMut(&VnetHdr, &[u8])) {
+        let vnet = match (self.count, self.partial) {
+            (1, false) => VnetHdr::NONE,
+            (1, true) => self.finish_lone(joins),
+            _ => self.finish(),
+        };
         out(&vnet, &self.buffer[..self.len]);
+    }
+
+    #[inline]
+    fn finish_lone(&mut self, joins: Joins) -> VnetHdr {
+        let packet = &mut self.buffer[..self.len];
+        let addresses = if self.flow.version == Version::V4 { &packet[12..20] } else { &packet[8..40] };
+        let upper_len = self.len - self.ip_len;
+        let pseudo = Sum::default().add(addresses).add_u16(u16::from(self.flow.protocol)).add_u16(upper_len as u16);
+        finish_single(joins, packet, self.ip_len, self.header_len - self.ip_len, self.flow.protocol, pseudo)
     }
 
     /// Rewrites the headers of the first packet for the whole run.

@@ -24,6 +24,7 @@ pub mod fragment;
 pub mod icmp;
 pub mod ip;
 pub mod message;
+pub mod run;
 pub mod segment;
 pub mod tcp;
 pub mod udp;
@@ -48,6 +49,8 @@ pub enum Malformed {
     SegmentSize,
     /// The checksum offsets of a virtio header point outside the packet, into the IP header or at another field.
     ChecksumOffsets,
+    /// The checksum of an IPv4 header is wrong.
+    HeaderChecksum,
     /// A field holds a value this protocol does not define.
     Value,
 }
@@ -63,6 +66,7 @@ impl fmt::Display for Malformed {
             Self::OffloadType => "offload type does not fit the packet",
             Self::SegmentSize => "offload without a segment size",
             Self::ChecksumOffsets => "checksum offsets do not fit the packet",
+            Self::HeaderChecksum => "wrong IPv4 header checksum",
             Self::Value => "undefined value in a header field",
         })
     }

@@ -44,7 +44,7 @@ enum Kind {
     /// One packet, copied as it is.
     Whole,
     /// One packet whose checksum is to be completed; `at` is the field's place in the payload. `upper` says that it is
-    /// the TCP or UDP checksum our own parse knows.
+    /// the TCP or UDP checksum our own parse knows, and that the field holds the sum of the pseudo-header it knows.
     Checksum { at: usize, upper: bool },
     /// TCP or UDP to be split.
     Split { ip: Ip, upper: Upper },
@@ -125,7 +125,8 @@ impl<'a> SuperPacket<'a> {
                 && matches!(
                     (packet.protocol(), at),
                     (protocol::TCP, tcp::CHECKSUM_AT) | (protocol::UDP, udp::CHECKSUM_AT)
-                );
+                )
+                && holds_pseudo_header(&packet, at);
             (start, Kind::Checksum { at, upper })
         } else {
             (0, Kind::Whole)
@@ -356,6 +357,14 @@ impl<'b> InPlace<'b> {
         self.next += 1;
         Some(segment)
     }
+}
+
+/// Whether the field at `at` of a packet's payload holds the sum of the pseudo-header, which is what a receiver will take it for.
+/// It does not if a routing header names another destination for it (RFC 8200, section 8.1).
+#[inline]
+fn holds_pseudo_header(packet: &IpPacket<'_>, at: usize) -> bool {
+    let pseudo = packet.pseudo_header(packet.protocol()).add_u16(packet.payload().len() as u16).fold();
+    packet.payload().get(at..at + 2) == Some(&pseudo.to_be_bytes())
 }
 
 /// Where a segment lies in its super-packet.

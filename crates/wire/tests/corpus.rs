@@ -70,7 +70,9 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
         let packet = stream.segments()[0].bytes();
         let (vnet, whole) = stream.super_packet();
         seeds.push(("super_packet", name.clone(), [&vnet.emit()[..], &whole].concat()));
-        seeds.push(("coalesce", name.clone(), batch(&stream)));
+        seeds.push(("coalesce", name.clone(), batch(&stream, 0)));
+        let partial = batch(&stream, checks::step::PARTIAL | checks::step::CONTINUES);
+        seeds.push(("coalesce", format!("{name}-partial"), partial));
         seeds.push(("icmp_error", name.clone(), [&[2, 0, 0, 5, 0][..], &packet].concat()));
         seeds.push(("describe", name.clone(), [&[1][..], &tunnel(8285, &packet)].concat()));
         seeds.push(("message", name.clone(), packet.clone()));
@@ -138,7 +140,7 @@ fn stream(v6: bool, tcp: bool) -> Stream {
 }
 
 /// The stream as a batch: the first packet whole, the others as its continuation.
-fn batch(stream: &Stream) -> Vec<u8> {
+fn batch(stream: &Stream, steps: u8) -> Vec<u8> {
     let mut bytes = vec![0];
     for (index, segment) in stream.segments().iter().enumerate() {
         let (step, content) = match index {
@@ -146,7 +148,7 @@ fn batch(stream: &Stream) -> Vec<u8> {
             _ if segment.push => (checks::step::NEXT | checks::step::PUSH, segment.payload.clone()),
             _ => (checks::step::NEXT, segment.payload.clone()),
         };
-        bytes.push(step);
+        bytes.push(step | steps);
         bytes.extend((content.len() as u16).to_be_bytes());
         bytes.extend(content);
     }

@@ -6,9 +6,10 @@ mod support;
 use std::collections::HashMap;
 
 use proptest::prelude::*;
-use support::{Segment, Stream, split, stream};
+use support::{Segment, Stream, split, stream, with_one_zero, without_checksum};
 use wire::coalesce::{Coalescer, Joins, MAX_UDP_SEGMENTS};
 use wire::ip::IpPacket;
+use wire::run::Continuity;
 use wire::segment::{InPlace, SuperPacket};
 use wire::vnet::VnetHdr;
 
@@ -25,6 +26,33 @@ fn join(joins: Joins, packets: &[Vec<u8>]) -> Written {
     coalescer.flush(&mut out);
     assert!(coalescer.is_empty());
     written
+}
+
+/// How a packet is pushed: `None` for a complete one, else whether it is said to continue the one before, and what its checksum field
+/// holds.
+type Pushed = Option<(bool, u16)>;
+
+/// As [`join`], for packets of both kinds.
+fn join_mixed(joins: Joins, packets: &[Vec<u8>], how: impl Fn(usize) -> Pushed) -> Written {
+    let mut written = Written::new();
+    let mut out = |vnet: &VnetHdr, bytes: &[u8]| written.push((*vnet, bytes.to_vec()));
+    let mut coalescer = Coalescer::new(joins);
+    for (index, packet) in packets.iter().enumerate() {
+        match how(index) {
+            None => coalescer.push(&IpPacket::parse(packet).unwrap(), &mut out),
+            Some((continues, garbage)) => {
+                let packet = without_checksum(packet, garbage);
+                coalescer.push_partial(&IpPacket::parse(&packet).unwrap(), continues, &mut out).unwrap();
+            }
+        }
+    }
+    coalescer.flush(&mut out);
+    assert!(coalescer.is_empty());
+    written
+}
+
+fn one_zero(packets: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    packets.iter().cloned().map(with_one_zero).collect()
 }
 
 fn split_all(written: &Written) -> Vec<Vec<u8>> {
@@ -197,7 +225,7 @@ proptest! {
         }
         let packets = bytes_of(&segments);
         let [tcp4, tcp6, udp4, udp6] = joins;
-        let written = join(Joins { tcp4, tcp6, udp4, udp6 }, &packets);
+        let written = join(Joins { tcp4, tcp6, udp4, udp6, partial: true }, &packets);
         prop_assert!(split_all(&written) == packets);
     }
 
@@ -248,5 +276,80 @@ proptest! {
         let most = if long.first.tcp { by_bytes } else { by_bytes.min(MAX_UDP_SEGMENTS) };
         prop_assert_eq!(written.len(), long.full.div_ceil(most));
         prop_assert!(split_all(&written) == packets);
+    }
+    #[test]
+    fn a_partial_stream_becomes_the_same_super_packet(stream in stream(), garbage in any::<u16>()) {
+        let packets = bytes_of(&stream.segments());
+        let written = join_mixed(Joins::ALL, &packets, |index| Some((index > 0, garbage)));
+        prop_assert_eq!(written.len(), 1);
+        let (vnet, bytes) = stream.super_packet();
+        prop_assert_eq!(written[0].0, vnet);
+        prop_assert!(written[0].1 == bytes);
+    }
+
+    #[test]
+    fn a_partial_stream_keeps_its_bytes_and_order(
+        stream in stream(),
+        twists in prop::collection::vec(twist(), 1..40),
+        pushed in prop::collection::vec(prop::option::weighted(0.9, (prop::bool::weighted(0.9), any::<u16>())), 1..40),
+        joins in any::<[bool; 5]>(),
+    ) {
+        let mut segments = stream.segments();
+        for (segment, twist) in segments.iter_mut().zip(twists.iter().cycle()) {
+            apply(*twist, segment);
+        }
+        let packets = bytes_of(&segments);
+        let [tcp4, tcp6, udp4, udp6, partial] = joins;
+        let joins = Joins { tcp4, tcp6, udp4, udp6, partial };
+        let written = join_mixed(joins, &packets, |index| pushed[index % pushed.len()]);
+        prop_assert!(one_zero(&split_all(&written)) == one_zero(&packets));
+        for (vnet, _) in &written {
+            prop_assert!(partial || !vnet.needs_csum() || vnet.gso_type != 0);
+        }
+    }
+
+    #[test]
+    fn interleaved_partial_flows_keep_their_order(
+        streams in prop::collection::vec((stream(), prop::collection::vec(twist(), 1..40)), 1..14),
+        picks in prop::collection::vec(any::<prop::sample::Index>(), 1..200),
+        pushed in prop::collection::vec(prop::option::weighted(0.7, any::<(bool, u16)>()), 1..40),
+    ) {
+        let streams: Vec<_> = streams
+            .into_iter()
+            .map(|(stream, twists)| {
+                let mut segments = Stream { full: stream.full.min(20), ..stream }.segments();
+                segments.iter_mut().zip(twists.into_iter().cycle()).for_each(|(segment, twist)| apply(twist, segment));
+                segments
+            })
+            .collect();
+        let packets = bytes_of(&interleave(&streams, &picks));
+        let again = one_zero(&split_all(&join_mixed(Joins::ALL, &packets, |index| pushed[index % pushed.len()])));
+        prop_assert_eq!(again.len(), packets.len());
+        prop_assert!(by_flow(&again) == by_flow(&one_zero(&packets)));
+    }
+
+    #[test]
+    fn what_a_sender_says_to_continue_is_joined_and_nothing_else_could_be(
+        stream in stream(),
+        twists in prop::collection::vec(twist(), 1..40),
+        more in 1..3usize,
+        meaningless in any::<bool>(),
+    ) {
+        let mut first = stream.first;
+        first.tcp = false;
+        let mut segments = Stream { first, full: stream.full * more, push: false, fin: false, ..stream }.segments();
+        for (segment, twist) in segments.iter_mut().zip(twists.iter().cycle()) {
+            if meaningless {
+                (segment.id, segment.dont_fragment) = (0, true);
+            }
+            apply(*twist, segment);
+        }
+        let packets = bytes_of(&segments);
+        let mut continuity = Continuity::default();
+        let told: Vec<_> = packets.iter().map(|packet| continuity.continues(&IpPacket::parse(packet).unwrap())).collect();
+        let told_to = join_mixed(Joins::ALL, &packets, |index| Some((told[index], 0)));
+        prop_assert_eq!(told_to.len(), told.iter().filter(|told| !**told).count());
+        let always = join_mixed(Joins::ALL, &packets, |_| Some((true, 0)));
+        prop_assert!(told_to == always);
     }
 }

@@ -74,6 +74,10 @@ fn a_partial_checksum_without_offload_is_completed() {
         let mut out = vec![0; bytes.len()];
         assert_eq!(whole.emit_partial(0, &mut out), bytes.len());
         assert_eq!(out, bytes);
+        // A receiver would write another sum.
+        let mut other = bytes.clone();
+        other[usize::from(vnet.csum_start + vnet.csum_offset)] ^= 1;
+        assert!(!parse(single, &other).unwrap().has_partial());
         // A receiver could not tell where a fragment's checksum ends.
         if !v6 {
             let mut fragment = bytes.clone();

@@ -259,3 +259,22 @@ pub(crate) fn split(vnet: VnetHdr, bytes: &[u8]) -> Vec<Vec<u8>> {
         })
         .collect()
 }
+
+/// A packet as it arrives with a partial checksum: what is in the field means nothing.
+pub(crate) fn without_checksum(bytes: &[u8], garbage: u16) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let packet = IpPacket::parse(&bytes).unwrap();
+    let at = packet.header_len() + if packet.protocol() == 6 { 16 } else { 6 };
+    bytes[at..at + 2].copy_from_slice(&garbage.to_be_bytes());
+    bytes
+}
+
+/// A packet with a checksum of 0 in one of the two ways to write it: who completes a single one cannot know which was meant.
+pub(crate) fn with_one_zero(mut bytes: Vec<u8>) -> Vec<u8> {
+    let packet = IpPacket::parse(&bytes).unwrap();
+    let at = packet.header_len() + if packet.protocol() == 6 { 16 } else { 6 };
+    if bytes[at..at + 2] == [0xff, 0xff] {
+        bytes[at..at + 2].fill(0);
+    }
+    bytes
+}
