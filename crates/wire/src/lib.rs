@@ -24,6 +24,7 @@ pub mod fragment;
 pub mod icmp;
 pub mod ip;
 pub mod message;
+pub mod mss;
 pub mod run;
 pub mod segment;
 pub mod tcp;

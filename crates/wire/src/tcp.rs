@@ -176,6 +176,13 @@ pub struct Options<'a> {
     rest: &'a [u8],
 }
 
+impl<'a> Options<'a> {
+    /// The bytes behind the option that came last.
+    pub(crate) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+}
+
 impl<'a> Iterator for Options<'a> {
     type Item = TcpOption<'a>;
 
