@@ -279,24 +279,59 @@ fn a_queue_is_full_in_time() {
     assert!(flows >= 8);
 }
 
-#[test]
-fn both_directions_of_a_flow_meet_on_one_socket_of_a_group() {
-    const GROUP: usize = 4;
-    let pair = pair();
-    let shared = Options { share_port: true, ..options("::", PORT) };
-    let group: Vec<_> = (0..GROUP).map(|_| bind(&pair.right, shared)).collect();
-    steer(&group[0], GROUP).unwrap();
-    let sender = bind(&pair.left, options("::", 0));
-    // The socket that a packet lands on.
-    let landed = |packet: &[u8], outer: usize| {
+const GROUP: usize = 4;
+
+/// A group of steered sockets on the right, and a sender on the left.
+struct Steered {
+    _pair: Pair,
+    group: Vec<Socket>,
+    sender: Socket,
+}
+
+impl Steered {
+    fn new() -> Self {
+        let pair = pair();
+        let shared = Options { share_port: true, ..options("::", PORT) };
+        let group: Vec<_> = (0..GROUP).map(|_| bind(&pair.right, shared)).collect();
+        steer(&group[0], GROUP).unwrap();
+        let sender = bind(&pair.left, options("::", 0));
+        Self { _pair: pair, group, sender }
+    }
+
+    /// The socket that a datagram lands on.
+    fn landed(&self, packet: &[u8], outer: usize) -> usize {
         let to = SocketAddr::new(RIGHT[outer].parse().unwrap(), PORT);
-        flush(&mut queue(&flow(to), &[packet.to_vec()]), &sender);
-        let ready = readable::<GROUP>(std::array::from_fn(|i| group[i].as_fd()), Some(PATIENCE)).unwrap();
+        flush(&mut queue(&flow(to), &[packet.to_vec()]), &self.sender);
+        let ready = readable::<GROUP>(std::array::from_fn(|i| self.group[i].as_fd()), Some(PATIENCE)).unwrap();
         let at = ready.iter().position(|&ready| ready).expect("it lands somewhere");
         assert_eq!(ready.iter().filter(|&&ready| ready).count(), 1);
-        assert_eq!(receive(&group[at], packet.len())[0].bytes, packet);
+        assert_eq!(receive(&self.group[at], packet.len())[0].bytes, packet);
         at
-    };
+    }
+}
+
+#[test]
+fn a_lane_lands_on_its_socket() {
+    let steered = Steered::new();
+    for outer in [0, 1] {
+        for first in [0xa4, 0x04] {
+            for lane in 0..16u32 {
+                let index = 0xdead_bee0 | lane;
+                let datagram = [&[first, 0, 0, 0][..], &index.to_le_bytes(), &pattern(40)].concat();
+                assert_eq!(steered.landed(&datagram, outer), lane as usize % GROUP, "{first:#x} {lane}");
+            }
+        }
+        for first in [0xa1, 0xa2, 0xa3, 0x01, 0x02, 0x03] {
+            let handshake = [&[first, 0, 0, 0, 0xff][..], &pattern(143)].concat();
+            assert_eq!(steered.landed(&handshake, outer), 0, "{first:#x}");
+        }
+    }
+}
+
+#[test]
+fn both_directions_of_a_flow_meet_on_one_socket_of_a_group() {
+    let steered = Steered::new();
+    let landed = |packet: &[u8], outer| steered.landed(packet, outer);
     let mut used = [0; GROUP];
     for n in 0..64u16 {
         for (a, b) in [("10.1.0.1", "10.2.0.1"), ("[fd01::1]", "[fd02::1]")] {

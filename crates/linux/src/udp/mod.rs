@@ -4,7 +4,8 @@
 //! * [`ReceiveBatch`]: up to [`BATCH`] receives in one `recvmmsg`, each of them up to 64 KiB of joined datagrams (UDP_GRO).
 //! * [`SendQueue`]: reserve a slot, write a datagram into it, commit; equal-sized datagrams to one destination become a
 //!   *train* that leaves as one message (UDP_SEGMENT), and several trains leave in one `sendmmsg`.
-//! * [`steer`]: a classic BPF program that keeps each inner flow on one socket of a group that shares a port.
+//! * [`steer`]: a classic BPF program that keeps each inner flow, or lane of encrypted data, on one socket of a group that
+//!   shares a port.
 //!
 //! Constants and structures: include/uapi/linux/udp.h, in.h, in6.h; udp(7), ip(7), ipv6(7).
 
@@ -156,7 +157,8 @@ impl AsFd for Socket {
 }
 
 /// Makes the sockets that share the port of `group` choose by inner flow: both directions of a flow carry the same ports, so
-/// they land on the same socket, and with it on the same worker and device queue. `group` is the number of sockets, bound in
+/// they land on the same socket, and with it on the same worker and device queue. Encrypted data goes to the socket of its
+/// lane (the low 4 bits of the receiver index) modulo `group`, and handshakes to the first. `group` is the number of sockets, bound in
 /// the order of their workers; call it with any one of them, after all are bound.
 ///
 /// The program looks at the start of the payload (SO_ATTACH_REUSEPORT_CBPF, include/uapi/linux/filter.h).

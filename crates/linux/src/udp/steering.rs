@@ -1,6 +1,8 @@
 //! The program that chooses a socket of a group by what a datagram carries.
 //!
-//! The classic BPF machine sees the UDP payload from offset 0. For an inner TCP or UDP packet it spreads source port XOR
+//! The classic BPF machine sees the UDP payload from offset 0. Encrypted data (first byte 0xa4 of `sealed`, 0x04 of
+//! `wireguard`) goes by its lane: the low 4 bits of the receiver index, which stands at offset 4 in little endian. Handshakes
+//! go to socket 0. For an inner TCP or UDP packet that travels plain the program spreads source port XOR
 //! destination port over the sockets: the same in both directions of a flow. Fragments, other protocols and what cannot be
 //! read go to socket 0 (a load beyond the end of the payload ends the program with 0). A sender keeps datagrams of different
 //! `wire::ip::IpPacket::flow_hash` in different trains, because a train is steered by its first datagram.
@@ -43,9 +45,17 @@ const fn equal(k: u32, jt: u8, jf: u8) -> Instruction {
     Instruction { code: EQUAL, jt, jf, k }
 }
 
-pub(super) const fn program(sockets: u32) -> [Instruction; 29] {
+pub(super) const fn program(sockets: u32) -> [Instruction; 35] {
     [
         op(LOAD_BYTE, 0),
+        // sealed or WireGuard's data: the lane
+        equal(0xa4, 1, 0),
+        equal(0x04, 0, 4), // to "plain"
+        op(LOAD_BYTE, 4),
+        op(AND, 0x0f),
+        op(MODULO, sockets),
+        op(RETURN_A, 0),
+        // plain
         op(SHIFT_RIGHT, 4),
         equal(4, 1, 0),
         equal(6, 11, 24), // to "IPv6", or to the end
@@ -122,6 +132,9 @@ mod tests {
     }
 
     fn expected(payload: &[u8], sockets: u32) -> u32 {
+        if let [0xa4 | 0x04, _, _, _, lane, ..] = payload {
+            return u32::from(lane & 15) % sockets;
+        }
         let hash = wire::ip::IpPacket::parse(payload).map_or(0, |p| p.flow_hash());
         (hash.wrapping_mul(SPREAD) >> 16) % sockets
     }
@@ -158,10 +171,34 @@ mod tests {
         }
     }
 
+    #[test]
+    fn encrypted_data_goes_by_its_lane_and_handshakes_go_to_socket_0() {
+        for sockets in [1, 3, 4, 16, 64] {
+            let program = program(sockets);
+            for first in 0..=255 {
+                for lane in 0..=255u8 {
+                    let datagram = [first, 0, 0, 0, lane, 7, 7, 7, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0];
+                    let data = matches!(first, 0xa4 | 0x04);
+                    let socket = if data { u32::from(lane & 15) % sockets } else { 0 };
+                    // As a packet this has no ports.
+                    assert_eq!(run(&program, &datagram), socket, "{first:#x} {lane}");
+                }
+            }
+            assert_eq!(run(&program, &[0xa4, 0, 0, 0]), 0);
+        }
+    }
+
     proptest! {
         #[test]
         fn the_program_always_answers_a_socket(payload in prop::collection::vec(any::<u8>(), 0..100), sockets in 1u32..65) {
             prop_assert!(run(&program(sockets), &payload) < sockets);
+        }
+
+        #[test]
+        fn lanes_are_read_from_little_endian_indices(first in prop::sample::select(vec![0xa4u8, 0x04]), index: u32, sockets in 1u32..65) {
+            let datagram = [&[first, 0, 0, 0][..], &index.to_le_bytes(), &[0; 24]].concat();
+            prop_assert_eq!(run(&program(sockets), &datagram), index % 16 % sockets);
+            prop_assert_eq!(expected(&datagram, sockets), index % 16 % sockets);
         }
 
         #[test]
