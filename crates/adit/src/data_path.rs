@@ -39,8 +39,13 @@ pub fn workers(transport: &Transport) -> usize {
 /// # Errors
 /// With a remedy: the port is taken, the address is not ours, the port needs a right that we do not have.
 pub fn bind(transport: &Transport, workers: usize) -> Result<Vec<Arc<Socket>>> {
-    let options =
-        |listen| udp::Options { listen, share_port: workers > 1, offload: transport.offload, buffer: SOCKET_BUFFER };
+    let options = |listen| udp::Options {
+        listen,
+        share_port: workers > 1,
+        offload: transport.offload,
+        dont_fragment: true,
+        buffer: SOCKET_BUFFER,
+    };
     // Sockets that share a port would share it with another daemon's too: one that does not share finds out whether it is free.
     let probe = |listen| Socket::bind(udp::Options { share_port: false, ..options(listen) });
     let listen = match probe(transport.listen) {

@@ -223,7 +223,7 @@ fn a_bad_datagram_costs_none_of_its_neighbours() {
     let Live { scene: _, one, _two, flow: _flow, inside, peer } = live;
     drop(peer);
     let listen = at(host.underlay(Family::V6), PORT);
-    let options = udp::Options { listen, share_port: false, offload: true, buffer: 1 << 20 };
+    let options = udp::Options { listen, share_port: false, offload: true, dont_fragment: true, buffer: 1 << 20 };
     let train = host.namespace.run(|| udp::Socket::bind(options)).unwrap().unwrap();
     let to = at(scene.bed.host(1).underlay(Family::V6), PORT);
     for family in [Family::V4, Family::V6] {

@@ -159,7 +159,7 @@ fn hail(bed: &Bed, count: u64) {
 
 fn sender(host: &Host, port: u16) -> udp::Socket {
     let listen = at(host.underlay(Family::V4), port);
-    let options = udp::Options { listen, share_port: false, offload: true, buffer: 8 << 20 };
+    let options = udp::Options { listen, share_port: false, offload: true, dont_fragment: true, buffer: 8 << 20 };
     host.namespace.run(|| udp::Socket::bind(options)).unwrap().unwrap()
 }
 

@@ -57,7 +57,7 @@ fn pair() -> Pair {
 
 fn options(ip: &str, port: u16) -> Options {
     let listen = SocketAddr::new(ip.parse().unwrap(), port);
-    Options { listen, share_port: false, offload: true, buffer: 1 << 20 }
+    Options { listen, share_port: false, offload: true, dont_fragment: true, buffer: 1 << 20 }
 }
 
 fn bind(namespace: &NetNs, options: Options) -> Socket {
@@ -143,8 +143,8 @@ fn a_train_arrives_as_one_with_its_stride() {
 fn without_offload_each_datagram_comes_alone() {
     let pair = pair();
     let (from, to) = (
-        bind(&pair.left, Options { offload: false, ..options(LEFT[0], 0) }),
-        bind(&pair.right, Options { offload: false, ..options(RIGHT[0], PORT) }),
+        bind(&pair.left, Options { offload: false, dont_fragment: true, ..options(LEFT[0], 0) }),
+        bind(&pair.right, Options { offload: false, dont_fragment: true, ..options(RIGHT[0], PORT) }),
     );
     assert!(!from.segmentation());
     let datagrams: Vec<_> = (0..12).map(|i| pattern(500 + i % 3)).collect();
@@ -250,6 +250,29 @@ fn what_is_longer_than_the_path_is_refused_as_that() {
     let to = SocketAddr::new(RIGHT[0].parse().unwrap(), PORT);
     queue(&flow(to), &[pattern(1373)]).flush(&from, |sent| reports.push(sent.failed));
     assert_eq!(reports, [Some((1, SendError::TooBig))]);
+}
+
+#[test]
+fn what_may_be_fragmented_arrives_whole() {
+    let mut pair = pair();
+    let index = pair.left_netlink.existing_link("left").unwrap().index;
+    pair.left_netlink.change_link(index, &LinkChange { mtu: Some(1400), ..LinkChange::default() }).unwrap();
+    for (i, any) in [(0, "0.0.0.0"), (1, "::"), (0, "::")] {
+        let free = Options { dont_fragment: false, ..options(any, 0) };
+        let (from, to) = (bind(&pair.left, free), bind(&pair.right, options(any, PORT)));
+        let to_address = SocketAddr::new(RIGHT[i].parse().unwrap(), PORT);
+        for (length, count) in [(1452, 1), (9000, 1), (1452, 5), (1300, 5)] {
+            let datagrams: Vec<_> = (0..count).map(|n| pattern(length - n % 2)).collect();
+            flush(&mut queue(&flow(to_address), &datagrams), &from);
+            let received = receive(&to, datagrams.concat().len());
+            let arrived: Vec<_> = received.iter().flat_map(|r| r.bytes.chunks(r.stride).map(<[u8]>::to_vec)).collect();
+            assert_eq!(arrived, datagrams, "{any} {length} {count}");
+            let train = vec![pattern(length); count];
+            flush(&mut queue(&flow(to_address), &train), &from);
+            let received = receive(&to, length * count);
+            assert_eq!(received.iter().flat_map(|r| r.bytes.clone()).collect::<Vec<_>>(), train.concat());
+        }
+    }
 }
 
 #[test]

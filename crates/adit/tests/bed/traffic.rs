@@ -41,7 +41,7 @@ impl<'a> End<'a> {
     /// A UDP socket there that says and is told ECN.
     pub(crate) fn marked_udp(&self, port: u16) -> udp::Socket {
         let listen = SocketAddr::new(self.address, port);
-        let options = udp::Options { listen, share_port: false, offload: false, buffer: 1 << 20 };
+        let options = udp::Options { listen, share_port: false, offload: false, dont_fragment: true, buffer: 1 << 20 };
         await_address(self.namespace, self.address);
         self.namespace.run(|| udp::Socket::bind(options)).unwrap().unwrap()
     }

@@ -36,6 +36,9 @@ pub struct Options {
     pub share_port: bool,
     /// UDP_SEGMENT and UDP_GRO; without, every datagram is a system call of its own.
     pub offload: bool,
+    /// Datagrams over the path MTU are refused (EMSGSIZE). Without, the network may fragment them on the way, as WireGuard
+    /// lets it.
+    pub dont_fragment: bool,
     /// Asked-for size of the receive and of the send buffer in bytes, as far as the kernel permits.
     pub buffer: usize,
 }
@@ -50,6 +53,7 @@ pub struct Socket {
     /// Whether trains may leave as one message. Cleared for good when the kernel says EIO: the card of the route cannot
     /// compute checksums (udp_send_skb in net/ipv4/udp.c).
     segmentation: AtomicBool,
+    dont_fragment: bool,
 }
 
 impl Socket {
@@ -65,20 +69,27 @@ impl Socket {
         let fd = syscall!(socket(family, flags, 0)).map_err(|e| Error::new("open a UDP socket", e))?;
         // SAFETY: the kernel has just made this descriptor for us, and nobody else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let mut socket = Self { fd, local: options.listen, six, segmentation: AtomicBool::new(options.offload) };
+        let segmentation = AtomicBool::new(options.offload);
+        let dont_fragment = options.dont_fragment;
+        let mut socket = Self { fd, local: options.listen, six, segmentation, dont_fragment };
 
         let must = |socket: &Self, level, name, value: libc::c_int, what: &str| {
             socket.set(level, name, value).map_err(|e| Error::new(format!("set {what} on a UDP socket"), e))
         };
-        // Answers leave from the address that was written to; ECN bits are carried over (RFC 6040); the path MTU is
-        // kept and a datagram over it is refused with EMSGSIZE instead of being fragmented.
+        // DO keeps the path MTU and refuses a datagram over it with EMSGSIZE; DONT leaves DF clear and fragments it.
+        let (discover, discover_six) = if dont_fragment {
+            (libc::IP_PMTUDISC_DO, libc::IPV6_PMTUDISC_DO)
+        } else {
+            (libc::IP_PMTUDISC_DONT, libc::IPV6_PMTUDISC_DONT)
+        };
+        // Answers leave from the address that was written to; ECN bits are carried over (RFC 6040).
         must(&socket, libc::IPPROTO_IP, libc::IP_RECVTOS, 1, "IP_RECVTOS")?;
-        must(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO, "IP_MTU_DISCOVER")?;
+        must(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, discover, "IP_MTU_DISCOVER")?;
         if six {
             must(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0, "IPV6_V6ONLY")?;
             must(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1, "IPV6_RECVPKTINFO")?;
             must(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1, "IPV6_RECVTCLASS")?;
-            must(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO, "IPV6_MTU_DISCOVER")?;
+            must(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, discover_six, "IPV6_MTU_DISCOVER")?;
         } else {
             must(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1, "IP_PKTINFO")?;
         }

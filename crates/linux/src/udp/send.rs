@@ -256,6 +256,8 @@ impl Train {
                 }
                 // A train that this kernel finds too long, or whatever else it may have against it.
                 Err(e) if self.datagrams > 1 && e.raw_os_error() == Some(libc::EINVAL) => {}
+                // Segments are not fragmented on top (udp_send_skb in net/ipv4/udp.c), datagrams are.
+                Err(e) if self.datagrams > 1 && !socket.dont_fragment && e.raw_os_error() == Some(libc::EMSGSIZE) => {}
                 Err(e) => return self.sent(0, Some(e.into())),
             }
         }
@@ -346,7 +348,7 @@ impl Socket {
     /// be shorter), which needs [`Socket::segmentation`].
     ///
     /// # Errors
-    /// EMSGSIZE: longer than the path takes; EIO: no trains on this route; EINVAL: too many datagrams in the train (more than
+    /// EMSGSIZE: longer than the path takes, also in a train where single datagrams would be fragmented; EIO: no trains on this route; EINVAL: too many datagrams in the train (more than
     /// 64 before Linux 6.9) or too many parts (1,024).
     pub fn send_parts(&self, flow: &Flow, parts: &[IoSlice<'_>], stride: usize) -> io::Result<()> {
         let mut envelope = Envelope::EMPTY;
@@ -515,6 +517,7 @@ mod tests {
             listen: "127.0.0.1:0".parse().unwrap(),
             share_port: false,
             offload: true,
+            dont_fragment: true,
             buffer: 1 << 20,
         };
         let (sender, receiver) = (Socket::bind(options).unwrap(), Socket::bind(options).unwrap());
