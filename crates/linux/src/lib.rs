@@ -12,12 +12,16 @@
 //! | [`ping`] | round trips by ICMP echo |
 //! | [`nft`] | nf_tables rule sets, replaced in one transaction |
 //! | [`capture`] | AF_PACKET capture with kernel timestamps |
+//! | [`clock`] | the time since start, and of day |
+//! | [`cpu`] | what the processor can do |
 //! | [`privilege`] | user-namespace re-entry, capabilities, and what a process gives up |
 //! | [`poll`] | readiness of file descriptors, wake-ups between threads |
 
 mod syscall;
 
 pub mod capture;
+pub mod clock;
+pub mod cpu;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
