@@ -94,6 +94,24 @@ fn what_was_given_up_cannot_be_had_again() {
 }
 
 #[test]
+fn a_process_that_forbids_dumps_can_be_neither_dumped_nor_looked_into() {
+    if !inside() {
+        return succeeds(&mut again("a_process_that_forbids_dumps_can_be_neither_dumped_nor_looked_into"));
+    }
+    let core_files = || {
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+        line.split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    // SAFETY: the call takes numbers only.
+    let dumpable = || unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) };
+    assert_eq!(dumpable(), 1);
+    privilege::forbid_dumps().unwrap();
+    assert_eq!((dumpable(), core_files()), (0, vec!["0".to_owned(); 2]));
+    privilege::forbid_dumps().unwrap();
+}
+
+#[test]
 fn giving_up_is_refused_once_there_are_threads() {
     let error = privilege::keep_capabilities(&[Capability::NetAdmin]).unwrap_err();
     assert_eq!(error.errno(), Some(libc::EBUSY));
