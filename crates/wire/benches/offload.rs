@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use wire::coalesce::{Coalescer, Joins};
 use wire::ip::{IpHeader, IpPacket, protocol};
+use wire::run::Continuity;
 use wire::segment::{InPlace, SuperPacket};
 use wire::tcp::{TcpHeader, flags};
 use wire::udp::UdpHeader;
@@ -103,6 +104,13 @@ fn offload(c: &mut Criterion) {
                 });
             });
         }
+        group.bench_function(format!("continuity/{name}"), |b| {
+            b.iter(|| {
+                let mut continuity = Continuity::default();
+                let told = |segment| continuity.continues(&IpPacket::parse(black_box(segment)).unwrap());
+                black_box(segments.iter().map(Vec::as_slice).map(told).filter(|told| *told).count())
+            });
+        });
         let mut coalescer = Coalescer::new(Joins::ALL);
         group.bench_function(format!("join/{name}"), |b| {
             b.iter(|| {

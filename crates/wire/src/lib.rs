@@ -6,7 +6,8 @@
 //! 1. [`ip::IpPacket::parse`] validates what a device or a peer delivered;
 //! 2. [`segment::SuperPacket`] splits what the kernel left unsplit, each byte copied and summed in one pass;
 //! 3. [`message::classify`] tells what kind of datagram arrived at the far end;
-//! 4. [`coalesce::Coalescer`] joins segments again, verifying every checksum in the pass that copies.
+//! 4. [`coalesce::Coalescer`] joins segments again, verifying every checksum in the pass that copies, unless the packet came
+//!    authenticated without one.
 //!
 //! Files of one header have the same parts in the same order: what the header is, constants, the view with `parse` and
 //! its accessors, the owned header with `emit`, tests.
