@@ -1,4 +1,4 @@
-//! X25519 keys as text: 32 bytes in base64, the same text that `wg genkey` and `wg pubkey` print.
+//! X25519 keys and preshared keys as text: 32 bytes in base64, the same text that `wg genkey`, `wg pubkey` and `wg genpsk` print.
 
 use std::{
     fmt, fs,
@@ -6,13 +6,14 @@ use std::{
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
 };
 
-use aws_lc_rs::{agreement, rand};
+use aws_lc_rs::{agreement, constant_time, rand};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
 
-/// The length of either key, in bytes (RFC 7748, section 5).
+/// The length of every key, in bytes (RFC 7748, section 5; a preshared key has as many).
 pub const LENGTH: usize = 32;
 
 /// Characters of a key in base64, padding included.
@@ -29,6 +30,12 @@ pub enum KeyFileError {
     /// There is none. It is not made silently: a new key would cut off every peer.
     #[error("the key file {} does not exist: make one with `umask 077 && adit keygen > {}`", .0.display(), .0.display())]
     Missing(PathBuf),
+    /// There is no preshared key, which both ends must have.
+    #[error(
+        "the preshared key file {} does not exist: make one with `umask 077 && head -c 32 /dev/urandom | base64 > {}`, and copy \
+         it to the peer", .0.display(), .0.display()
+    )]
+    MissingPreshared(PathBuf),
     /// The kernel said no.
     #[error("the key file {} cannot be read: {}", .0.display(), .1)]
     Unreadable(PathBuf, io::Error),
@@ -44,6 +51,12 @@ pub enum KeyFileError {
     /// Not 44 characters of base64.
     #[error("the key file {} does not hold a private key: it must be the one line that `adit keygen` prints", .0.display())]
     Content(PathBuf),
+    /// Not 44 characters of base64, or all zeros, which is how protocols say "none".
+    #[error(
+        "the key file {} does not hold a preshared key: it must be one line of base64 with 32 random bytes, as `wg genpsk` \
+         prints it", .0.display()
+    )]
+    PresharedContent(PathBuf),
 }
 
 /// A private key. It is erased when dropped and cannot be copied, compared, or printed by accident.
@@ -83,26 +96,8 @@ impl PrivateKey {
     ///
     /// # Errors
     /// What the stream said, or [`io::ErrorKind::InvalidData`] with [`NotAKey`].
-    pub fn read(mut stream: impl Read) -> io::Result<Self> {
-        // A fixed buffer: a growing one would leave pieces of the key behind.
-        let mut text = Zeroizing::new([0; 2 * TEXT_LENGTH]);
-        let mut length = 0;
-        while let Some(room) = text.get_mut(length..).filter(|room| !room.is_empty()) {
-            match stream.read(room) {
-                Ok(0) => break,
-                Ok(read) => length += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let not_a_key = |_| io::Error::new(io::ErrorKind::InvalidData, NotAKey);
-        if length == text.len() {
-            return Err(not_a_key(NotAKey));
-        }
-        let text = text.get(..length).unwrap_or_default().trim_ascii();
-        let mut bytes = Zeroizing::new([0; LENGTH]);
-        decode(text, &mut bytes).map_err(not_a_key)?;
-        Self::from_bytes(bytes).map_err(not_a_key)
+    pub fn read(stream: impl Read) -> io::Result<Self> {
+        Self::from_bytes(read_line(stream)?).map_err(invalid)
     }
 
     /// Reads a key file. It may be reached by a symbolic link (as secret stores place them), but the file itself must
@@ -111,23 +106,8 @@ impl PrivateKey {
     /// # Errors
     /// See [`KeyFileError`].
     pub fn read_file(path: &Path) -> Result<Self, KeyFileError> {
-        let unreadable = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound => KeyFileError::Missing(path.into()),
-            io::ErrorKind::InvalidData => KeyFileError::Content(path.into()),
-            _ => KeyFileError::Unreadable(path.into(), error),
-        };
-        // Without O_NONBLOCK, opening a pipe would wait for a writer. All checks ask the open file: a path may change.
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(path)
-            .map_err(unreadable)?;
-        let metadata = file.metadata().map_err(unreadable)?;
-        if !metadata.is_file() {
-            return Err(KeyFileError::NotAFile(path.into()));
-        }
-        check_rights(path, metadata.mode(), metadata.uid(), own_user().map_err(unreadable)?)?;
-        Self::read(file).map_err(unreadable)
+        let bytes = read_secret(path, KeyFileError::Missing, KeyFileError::Content)?;
+        Self::from_bytes(bytes).map_err(|_| KeyFileError::Content(path.into()))
     }
 
     /// Writes the key as its line of text.
@@ -147,9 +127,57 @@ impl PrivateKey {
         &self.bytes
     }
 
+    /// Whether a preshared key has the same bytes.
+    pub fn is_also(&self, key: &PresharedKey) -> bool {
+        constant_time::verify_slices_are_equal(self.as_bytes(), key.as_bytes()).is_ok()
+    }
+
     /// The public half.
     pub fn public_key(&self) -> PublicKey {
         self.public
+    }
+}
+
+/// A secret that two peers share beside their keys. It cannot be printed by accident; clones share one copy in memory, which is
+/// erased when the last of them is dropped.
+#[derive(Clone)]
+pub struct PresharedKey(Arc<Zeroizing<[u8; LENGTH]>>);
+
+impl PresharedKey {
+    /// The secret of these bytes.
+    ///
+    /// # Errors
+    /// All zeros is none: handshakes are computed with it where there is no preshared key.
+    pub fn from_bytes(bytes: Zeroizing<[u8; LENGTH]>) -> Result<Self, NotAKey> {
+        if bytes.iter().all(|byte| *byte == 0) { Err(NotAKey) } else { Ok(Self(Arc::new(bytes))) }
+    }
+
+    /// Reads a file with one line of base64, of which the rules are those of [`PrivateKey::read_file`].
+    ///
+    /// # Errors
+    /// See [`KeyFileError`].
+    pub fn read_file(path: &Path) -> Result<Self, KeyFileError> {
+        let bytes = read_secret(path, KeyFileError::MissingPreshared, KeyFileError::PresharedContent)?;
+        Self::from_bytes(bytes).map_err(|_| KeyFileError::PresharedContent(path.into()))
+    }
+
+    /// The secret's bytes, for a handshake.
+    pub fn as_bytes(&self) -> &[u8; LENGTH] {
+        &self.0
+    }
+}
+
+impl PartialEq for PresharedKey {
+    fn eq(&self, other: &Self) -> bool {
+        constant_time::verify_slices_are_equal(self.as_bytes(), other.as_bytes()).is_ok()
+    }
+}
+
+impl Eq for PresharedKey {}
+
+impl fmt::Debug for PresharedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PresharedKey(..)")
     }
 }
 
@@ -175,8 +203,7 @@ impl FromStr for PublicKey {
     fn from_str(text: &str) -> Result<Self, NotAKey> {
         let mut bytes = [0; LENGTH];
         decode(text.as_bytes(), &mut bytes)?;
-        // No private key has this public half, and an agreement with it has no secret.
-        if bytes == [0; LENGTH] { Err(NotAKey) } else { Ok(Self(bytes)) }
+        if has_secret(&bytes) { Ok(Self(bytes)) } else { Err(NotAKey) }
     }
 }
 
@@ -190,6 +217,72 @@ impl fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// Whether an agreement with this public key has a secret. It has none with the few points of low order (RFC 7748, section 6.1),
+/// whatever the private key, and no private key has one of them as its public half.
+fn has_secret(public: &[u8; LENGTH]) -> bool {
+    // Any private key shows it.
+    let any = agreement::PrivateKey::from_private_key(&agreement::X25519, &[1; LENGTH]);
+    let public = agreement::UnparsedPublicKey::new(&agreement::X25519, public);
+    any.is_ok_and(|any| {
+        agreement::agree(&any, public, NotAKey, |secret| {
+            if secret.iter().all(|byte| *byte == 0) { Err(NotAKey) } else { Ok(()) }
+        })
+        .is_ok()
+    })
+}
+
+/// The error of a stream that holds no key.
+fn invalid(fault: NotAKey) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, fault)
+}
+
+/// Reads one line of base64 with the bytes of a key, white space around it allowed.
+fn read_line(mut stream: impl Read) -> io::Result<Zeroizing<[u8; LENGTH]>> {
+    // A fixed buffer: a growing one would leave pieces of the key behind.
+    let mut text = Zeroizing::new([0; 2 * TEXT_LENGTH]);
+    let mut length = 0;
+    while let Some(room) = text.get_mut(length..).filter(|room| !room.is_empty()) {
+        match stream.read(room) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if length == text.len() {
+        return Err(invalid(NotAKey));
+    }
+    let text = text.get(..length).unwrap_or_default().trim_ascii();
+    let mut bytes = Zeroizing::new([0; LENGTH]);
+    decode(text, &mut bytes).map_err(invalid)?;
+    Ok(bytes)
+}
+
+/// Reads the secret of a file that nobody else can read. `missing` and `content` say what it should have been.
+fn read_secret(
+    path: &Path,
+    missing: fn(PathBuf) -> KeyFileError,
+    content: fn(PathBuf) -> KeyFileError,
+) -> Result<Zeroizing<[u8; LENGTH]>, KeyFileError> {
+    let unreadable = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => missing(path.into()),
+        io::ErrorKind::InvalidData => content(path.into()),
+        _ => KeyFileError::Unreadable(path.into(), error),
+    };
+    // Without O_NONBLOCK, opening a pipe would wait for a writer. All checks ask the open file: a path may change.
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(KeyFileError::NotAFile(path.into()));
+    }
+    check_rights(path, metadata.mode(), metadata.uid(), own_user().map_err(unreadable)?)?;
+    read_line(file).map_err(unreadable)
 }
 
 /// Whether nobody but `own` and root could read a file of this mode and owner, or put another in its place.
@@ -311,6 +404,50 @@ mod tests {
     }
 
     #[test]
+    fn preshared_keys_are_kept_like_private_ones() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        let mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let fault = |path: &Path| PresharedKey::read_file(path).unwrap_err().to_string();
+        let sentence = fault(&path);
+        assert!(sentence.contains("does not exist") && sentence.contains("umask 077"), "{sentence}");
+        // Neither is clamped: any 32 bytes but zeros are a preshared key.
+        fs::write(&path, format!("{}\n", STANDARD.encode([0xff; LENGTH]))).unwrap();
+        mode(0o640);
+        assert!(fault(&path).contains("chmod 600"));
+        mode(0o600);
+        let key = PresharedKey::read_file(&path).unwrap();
+        assert_eq!(key.as_bytes(), &[0xff; LENGTH]);
+        assert_eq!(format!("{key:?}"), "PresharedKey(..)");
+        assert_eq!(key, key.clone());
+        assert_ne!(key, PresharedKey::from_bytes(Zeroizing::new([1; LENGTH])).unwrap());
+        for bad in [STANDARD.encode([0; LENGTH]), String::new(), "secret".into(), STANDARD.encode([1; 31])] {
+            fs::write(&path, &bad).unwrap();
+            let sentence = fault(&path);
+            assert!(sentence.contains("does not hold a preshared key"), "{sentence}");
+            assert!(bad.is_empty() || !sentence.contains(&bad), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn public_keys_without_a_secret_are_none() {
+        // Points of order 1, 2, 4 and 8, and some that encode them again (RFC 7748, section 6.1).
+        let mut order_2 = [0xff; LENGTH];
+        (order_2[0], order_2[31]) = (0xec, 0x7f);
+        let mut one_again = order_2;
+        one_again[0] = 0xee;
+        let mut one = [0; LENGTH];
+        one[0] = 1;
+        let order_8 = [
+            0xe0, 0xeb, 0x7a, 0x7c, 0x3b, 0x41, 0xb8, 0xae, 0x16, 0x56, 0xe3, 0xfa, 0xf1, 0x9f, 0xc4, 0x6a, 0xda, 0x09,
+            0x8d, 0xeb, 0x9c, 0x32, 0xb1, 0xfd, 0x86, 0x62, 0x05, 0x16, 0x5f, 0x49, 0xb8, 0x00,
+        ];
+        for point in [[0; LENGTH], one, order_2, one_again, order_8] {
+            assert_eq!(STANDARD.encode(point).parse::<PublicKey>(), Err(NotAKey), "{point:?}");
+        }
+    }
+
+    #[test]
     fn key_files_belong_to_us_or_root() {
         let path = Path::new("key");
         assert!(check_rights(path, 0o100_600, 1000, 1000).is_ok());
@@ -340,7 +477,7 @@ mod tests {
 
         #[test]
         fn public_keys_survive_their_text(bytes: [u8; LENGTH]) {
-            prop_assume!(bytes != [0; LENGTH]);
+            prop_assume!(has_secret(&bytes));
             let key = PublicKey::from_bytes(bytes);
             prop_assert_eq!(key.to_string().parse::<PublicKey>(), Ok(key));
         }
