@@ -115,7 +115,7 @@ impl Orders {
 /// What the thread owns.
 pub struct Control {
     tunnel: Tunnel,
-    endpoints: Vec<SocketAddr>,
+    endpoints: Vec<Option<SocketAddr>>,
     links: Vec<Arc<Link>>,
     surroundings: Surroundings,
     record: Record,
@@ -146,7 +146,19 @@ struct Undo {
 
 impl Control {
     /// Control of a tunnel that is not up yet.
-    pub fn new(tunnel: Tunnel, endpoints: Vec<SocketAddr>, surroundings: Surroundings, record: Record) -> Result<Self> {
+    pub fn new(
+        tunnel: Tunnel,
+        endpoints: Vec<Option<SocketAddr>>,
+        surroundings: Surroundings,
+        record: Record,
+    ) -> Result<Self> {
+        // Workers know plain peers only so far, and nothing falls back to that.
+        if let Some(peer) = tunnel.peers.iter().find(|peer| peer.transport.is_secure()) {
+            return Err(Failure::failed(format!(
+                "peer {} is {}, which no worker carries yet",
+                peer.name, peer.transport
+            )));
+        }
         let owned = record.read()?;
         let workers = surroundings.sockets.len();
         let links: Vec<_> = tunnel.peers.iter().map(|_| Arc::new(Link::new(workers))).collect();
@@ -408,10 +420,8 @@ impl Control {
         let addresses: Vec<_> = self.tunnel.device.addresses.iter().map(IpNet::addr).collect();
         let peers = self.tunnel.peers.iter().zip(&self.endpoints).zip(&self.paths);
         let peers = peers
-            .map(|((peer, endpoint), mtu)| tunnel::Peer {
-                endpoint: *endpoint,
-                mtu: *mtu,
-                allowed_ips: peer.allowed_ips.clone(),
+            .filter_map(|((peer, endpoint), mtu)| {
+                Some(tunnel::Peer { endpoint: (*endpoint)?, mtu: *mtu, allowed_ips: peer.allowed_ips.clone() })
             })
             .collect();
         let snapshot = Snapshot::new(peers, &addresses);

@@ -1,6 +1,6 @@
 //! The network that carries the datagrams: where peers are, and how large a packet the way to each takes.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use linux::netlink::Netlink;
 use linux::udp::SendQueue;
@@ -20,38 +20,54 @@ const ETHERNET: usize = 1500;
 const IPV4_FLOOR: usize = 552;
 const IPV6_FLOOR: usize = 1280;
 
+/// What an encrypted transport adds: 16 bytes of header before the packet and a tag of 16 after it, in both.
+const SEALING: usize = 16 + 16;
+
+/// Bytes that a transport adds to a packet within a datagram.
+pub fn sealing(transport: TransportKind) -> usize {
+    if transport.is_secure() { SEALING } else { 0 }
+}
+
 /// Bytes that a transport adds to a packet on the way to `endpoint`, outer IP header included.
 pub fn overhead(transport: TransportKind, endpoint: IpAddr) -> usize {
     let headers = if endpoint.is_ipv4() { IPV4_UDP } else { IPV6_UDP };
-    match transport {
-        TransportKind::Plain => headers,
-    }
+    headers + sealing(transport)
 }
 
 /// The endpoint of each peer, names resolved, in the order of the configuration: the first address that a socket on `listen` can
-/// send to.
+/// send to, or `None` for a peer that is to call us.
 ///
 /// # Errors
-/// A name that does not resolve to such an address, or to that of another peer.
-pub fn resolve(peers: &[Peer], listen: SocketAddr) -> Result<Vec<SocketAddr>> {
-    let mut endpoints: Vec<SocketAddr> = Vec::with_capacity(peers.len());
+/// A name that does not resolve to such an address; a plain peer at that of another one.
+pub fn resolve(peers: &[Peer], listen: SocketAddr) -> Result<Vec<Option<SocketAddr>>> {
+    let mut endpoints: Vec<Option<SocketAddr>> = Vec::with_capacity(peers.len());
     for peer in peers {
         let endpoint = resolve_one(peer, listen)?;
-        if let Some(other) = endpoints.iter().zip(peers).find(|(e, _)| **e == endpoint).map(|(_, other)| &other.name) {
-            return Err(Failure::failed(format!(
-                "the peers {other} and {} have the same endpoint {endpoint}: their datagrams could not be told apart",
-                peer.name
-            )));
+        if let Some(address) = endpoint
+            && let Some((_, other)) = endpoints.iter().zip(peers).find(|(known, _)| **known == endpoint)
+        {
+            let same = format!("the peers {} and {} have the same endpoint {address}", other.name, peer.name);
+            if !peer.transport.is_secure() && !other.transport.is_secure() {
+                return Err(Failure::failed(format!("{same}: their datagrams could not be told apart")));
+            }
+            // Two names may come to the same address for a while, and an encrypted peer is known by its key.
+            tracing::warn!("{same}, though one socket is one peer as a rule");
         }
         endpoints.push(endpoint);
     }
     Ok(endpoints)
 }
 
-fn resolve_one(peer: &Peer, listen: SocketAddr) -> Result<SocketAddr> {
+/// The endpoint of one peer: see [`resolve`]. Blocks while a name is resolved.
+///
+/// # Errors
+/// A name that does not resolve to an address that a socket on `listen` can send to; a plain peer without endpoint.
+pub fn resolve_one(peer: &Peer, listen: SocketAddr) -> Result<Option<SocketAddr>> {
     let name = &peer.name;
-    let Some(endpoint) = &peer.endpoint else {
-        return Err(Failure::usage(format!("peer {name} has no `endpoint`; a plain peer needs one")));
+    let endpoint = match &peer.endpoint {
+        Some(endpoint) => endpoint,
+        None if peer.transport.is_secure() => return Ok(None),
+        None => return Err(Failure::usage(format!("peer {name} has no `endpoint`; a plain peer needs one"))),
     };
     let addresses = endpoint.resolve().map_err(|e| {
         Failure::failed(format!("the endpoint {endpoint} of peer {name} does not resolve: {e}"))
@@ -63,7 +79,7 @@ fn resolve_one(peer: &Peer, listen: SocketAddr) -> Result<SocketAddr> {
         (both || ip.is_ipv4() == listen.is_ipv4()) && !ip.is_unspecified() && !ip.is_multicast() && **a != listen
     };
     match addresses.iter().find(usable) {
-        Some(address) => Ok(*address),
+        Some(address) => Ok(Some(*address)),
         None => Err(Failure::failed(format!(
             "the endpoint {endpoint} of peer {name} has no address that a socket on {listen} can send to"
         ))
@@ -78,9 +94,10 @@ fn resolve_one(peer: &Peer, listen: SocketAddr) -> Result<SocketAddr> {
 ///
 /// # Errors
 /// The first endpoint that lies behind the device.
-pub fn check_no_loop(netlink: &mut Netlink, tunnel: &Tunnel, endpoints: &[SocketAddr]) -> Result<()> {
+pub fn check_no_loop(netlink: &mut Netlink, tunnel: &Tunnel, endpoints: &[Option<SocketAddr>]) -> Result<()> {
     let device = netlink.existing_link(&tunnel.device.name)?.index;
     for (peer, endpoint) in tunnel.peers.iter().zip(endpoints) {
+        let Some(endpoint) = endpoint else { continue };
         if netlink.route_to(endpoint.ip()).is_ok_and(|route| route.device == device) {
             return Err(Failure::failed(format!(
                 "the way to the endpoint {endpoint} of peer {} leads into the tunnel itself",
@@ -101,15 +118,34 @@ pub enum Knowledge {
     Learned,
 }
 
-/// The longest inner packet in bytes that fits the way to each peer.
-pub fn path_mtus(netlink: &mut Netlink, tunnel: &Tunnel, endpoints: &[SocketAddr], knowledge: Knowledge) -> Vec<usize> {
-    let path = |(peer, endpoint): (&Peer, &SocketAddr)| {
-        let ip = endpoint.ip();
-        let floor = if ip.is_ipv4() { IPV4_FLOOR } else { IPV6_FLOOR };
-        let path = underlay_mtu(netlink, ip, knowledge).unwrap_or(ETHERNET).max(floor);
-        (path - overhead(peer.transport, ip)).min(SendQueue::MAX_DATAGRAM)
+/// The longest inner packet in bytes that fits the way to each peer. Of one whose endpoint is not known yet the worst is assumed:
+/// Ethernet, and IPv6 if we can send that.
+pub fn path_mtus(
+    netlink: &mut Netlink,
+    tunnel: &Tunnel,
+    endpoints: &[Option<SocketAddr>],
+    knowledge: Knowledge,
+) -> Vec<usize> {
+    let path = |(peer, endpoint): (&Peer, &Option<SocketAddr>)| match endpoint {
+        Some(endpoint) => {
+            let ip = endpoint.ip();
+            inner_mtu(peer.transport, ip, underlay_mtu(netlink, ip, knowledge))
+        }
+        None => inner_mtu(peer.transport, unspecified(tunnel.transport.listen), None),
     };
     tunnel.peers.iter().zip(endpoints).map(path).collect()
+}
+
+/// The family of a peer that may call from anywhere, as an address.
+fn unspecified(listen: SocketAddr) -> IpAddr {
+    if listen.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
+}
+
+/// The longest inner packet in bytes that fits a way to `endpoint` whose own MTU is `path`; `None` if there is no way now.
+fn inner_mtu(transport: TransportKind, endpoint: IpAddr, path: Option<usize>) -> usize {
+    let floor = if endpoint.is_ipv4() { IPV4_FLOOR } else { IPV6_FLOOR };
+    let fits = path.unwrap_or(ETHERNET).max(floor) - overhead(transport, endpoint);
+    fits.min(SendQueue::MAX_DATAGRAM - sealing(transport))
 }
 
 /// The MTU of the route to `ip`, or of its device. `None` without a route.
@@ -136,9 +172,10 @@ pub fn device_mtu(tunnel: &Tunnel, paths: &[usize]) -> u32 {
     u32::try_from(mtu).unwrap_or(u32::MAX)
 }
 
-/// The least that a device must take: IPv6 does not work below 1280 bytes.
+/// The least that a device must take: IPv6 does not work below 1280 bytes, and less than the narrowest way leaves is never needed.
 fn least_mtu(tunnel: &Tunnel) -> usize {
-    if carries_ipv6(tunnel) { IPV6_FLOOR } else { IPV4_FLOOR - IPV4_UDP }
+    let added = tunnel.peers.iter().map(|peer| sealing(peer.transport)).max().unwrap_or(0);
+    if carries_ipv6(tunnel) { IPV6_FLOOR } else { IPV4_FLOOR - IPV4_UDP - added }
 }
 
 fn carries_ipv6(tunnel: &Tunnel) -> bool {
@@ -160,4 +197,68 @@ pub fn check_mtu(tunnel: &Tunnel, paths: &[usize]) -> Result<()> {
         .with_remedy("raise the MTU of the network that carries the tunnel"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_packet_costs_on_the_way() {
+        let (four, six) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
+        for (transport, over_four, over_six) in
+            [(TransportKind::Plain, 28, 48), (TransportKind::Sealed, 60, 80), (TransportKind::WireGuard, 60, 80)]
+        {
+            assert_eq!((overhead(transport, four), overhead(transport, six)), (over_four, over_six), "{transport}");
+        }
+    }
+
+    #[test]
+    fn a_packet_fits_its_way() {
+        let (four, six) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
+        use TransportKind::{Plain, Sealed};
+        for (transport, endpoint, path, inner) in [
+            (Plain, four, Some(1500), 1472),
+            (Sealed, four, Some(1500), 1440),
+            (Sealed, six, Some(1500), 1420),
+            (Sealed, six, None, 1420),
+            (Sealed, six, Some(1280), 1200),
+            // What nobody may press it below.
+            (Sealed, four, Some(68), 492),
+            (Sealed, six, Some(68), 1200),
+            // Loopback, where the datagram is the limit.
+            (Plain, four, Some(65_536), SendQueue::MAX_DATAGRAM),
+            (Sealed, four, Some(65_536), SendQueue::MAX_DATAGRAM - 32),
+        ] {
+            assert_eq!(inner_mtu(transport, endpoint, path), inner, "{transport} to {endpoint} by {path:?}");
+        }
+    }
+
+    #[test]
+    fn who_may_call_from_anywhere_may_call_by_ipv6() {
+        assert!(unspecified("[::]:7777".parse().unwrap()).is_ipv6());
+        assert!(unspecified("0.0.0.0:7777".parse().unwrap()).is_ipv4());
+    }
+
+    #[test]
+    fn an_encrypted_peer_may_be_found_by_its_key_alone() {
+        let peer = |name: &str, transport, endpoint: Option<&str>| Peer {
+            name: name.into(),
+            public_key: None,
+            endpoint: endpoint.map(|text| text.parse().unwrap()),
+            allowed_ips: Vec::new(),
+            transport,
+            preshared_key: None,
+            keepalive: None,
+        };
+        let listen = "[::]:7777".parse().unwrap();
+        let there = Some("192.0.2.2:7777");
+        let sealed = [peer("a", TransportKind::Sealed, None), peer("b", TransportKind::Sealed, there)];
+        assert_eq!(resolve(&sealed, listen).unwrap(), [None, there.map(|text| text.parse().unwrap())]);
+        let mixed = [peer("a", TransportKind::Sealed, there), peer("b", TransportKind::Plain, there)];
+        assert_eq!(resolve(&mixed, listen).unwrap().len(), 2);
+        let plain = [peer("a", TransportKind::Plain, there), peer("b", TransportKind::Plain, there)];
+        assert!(resolve(&plain, listen).unwrap_err().to_string().contains("told apart"));
+        assert!(resolve(&[peer("a", TransportKind::Plain, None)], listen).is_err());
+    }
 }

@@ -7,9 +7,10 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use adit::config::{self, Host, Mtu, Tunnel, Workers};
+use adit::config::{self, Host, Mtu, TransportKind, Tunnel, Workers};
 use proptest::prelude::*;
 
 /// A file in which everything is said that this version has.
@@ -50,6 +51,19 @@ allowed-ips = ["10.77.0.2/32"]
 transport = "plain"
 "#;
 
+/// The least that is an encrypted tunnel.
+const SEALED: &str = r#"[device]
+addresses = ["10.77.0.1/24"]
+private-key-file = "private.key"
+[[peer]]
+name = "berlin"
+public-key = "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="
+allowed-ips = ["10.77.0.2/32"]
+"#;
+
+/// RFC 7748, section 6.1: Bob's public key.
+const BOB: &str = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
+
 fn parse(text: &str) -> Result<Tunnel, config::Error> {
     config::parse(Path::new("tunnel.toml"), text.to_owned())
 }
@@ -73,6 +87,29 @@ fn transport(line: &str) -> String {
 /// `LEAST` with a line under its peer.
 fn peer(line: &str) -> String {
     format!("{LEAST}{line}\n")
+}
+
+/// `SEALED` with one text in place of another.
+fn sealed_with(old: &str, new: &str) -> String {
+    assert_eq!(SEALED.matches(old).count(), 1, "{old}");
+    SEALED.replace(old, new)
+}
+
+/// `SEALED` with a line under its peer.
+fn sealed(line: &str) -> String {
+    format!("{SEALED}{line}\n")
+}
+
+/// `SEALED` with another encrypted peer that begins in line 8 and has these lines beside name, key and prefix (9 to 11).
+fn second_sealed_peer(lines: &str) -> String {
+    format!("{SEALED}[[peer]]\nname = \"oslo\"\npublic-key = \"{BOB}\"\nallowed-ips = [\"10.77.0.3/32\"]\n{lines}\n")
+}
+
+/// `SEALED` with a plain peer, from line 8 on.
+fn plain_beside_sealed(line: &str) -> String {
+    let (_, peer) = LEAST.split_once("[[peer]]").unwrap();
+    let peer = peer.replace("berlin", "oslo").replace("10.77.0.2/32", "10.77.0.3/32");
+    format!("{SEALED}[[peer]]{peer}{line}\n")
 }
 
 /// `LEAST` with another peer, sound but for what `fields` says otherwise.
@@ -178,16 +215,40 @@ fn cases() -> Vec<Case> {
             "no transport",
             with("transport = \"plain\"", ""),
             3,
-            &["\"sealed\"", "not in this version yet", "transport = \"plain\""],
+            &["no public-key", "\"sealed\"", "adit pubkey < private.key"],
         ),
         (
-            "sealed",
+            "sealed without keys",
             with("\"plain\"", "\"sealed\""),
-            7,
-            &["\"sealed\"", "not in this version yet", "transport = \"plain\""],
+            3,
+            &[
+                "peer \"berlin\" has no public-key",
+                "\"sealed\"",
+                "`adit pubkey < private.key` on its host",
+                "public-key = ",
+            ],
         ),
-        ("wireguard", with("\"plain\"", "\"wireguard\""), 7, &["\"wireguard\"", "not in this version yet"]),
-        ("unknown transport", with("\"plain\"", "\"vxlan\""), 7, &["not a transport", "\"plain\" only"]),
+        (
+            "wireguard without keys",
+            with("\"plain\"", "\"wireguard\""),
+            3,
+            &["has no public-key", "\"wireguard\"", "`wg pubkey < private.key`"],
+        ),
+        (
+            "unknown transport",
+            with("\"plain\"", "\"vxlan\""),
+            7,
+            &["not a transport", "\"sealed\"", "\"wireguard\"", "\"plain\""],
+        ),
+        ("empty transport", with("\"plain\"", "\"\""), 7, &["not a transport"]),
+        ("transport in another case", with("\"plain\"", "\"Plain\""), 7, &["\"Plain\" is not a transport"]),
+        ("transport not a word", with("\"plain\"", "false"), 7, &["\"transport\" in [[peer]] must be", "\"sealed\""]),
+        (
+            "transport of the tunnel",
+            with("[device]", "transport = \"sealed\"\n[device]"),
+            1,
+            &["must be a table, written [transport]"],
+        ),
         ("no endpoint", with("endpoint = \"192.0.2.2:7777\"", ""), 3, &["\"berlin\" has no endpoint", "endpoint = "]),
         ("endpoint without port", with("192.0.2.2:7777", "192.0.2.2"), 5, &["has no port"]),
         ("endpoint with port 0", with("192.0.2.2:7777", "192.0.2.2:0"), 5, &["needs a port"]),
@@ -252,6 +313,166 @@ fn cases() -> Vec<Case> {
         ),
         ("preshared key", peer("preshared-key-file = \"psk\""), 8, &["no meaning for a plain peer", "remove it"]),
         ("keepalive", peer("keepalive = \"25s\""), 8, &["no meaning for a plain peer", "remove it"]),
+        // Encrypted peers
+        (
+            "no private key",
+            sealed_with("private-key-file = \"private.key\"\n", ""),
+            1,
+            &["no private-key-file", "peer \"berlin\" is sealed", "adit keygen > private.key", "under [device]"],
+        ),
+        (
+            "no private key for wireguard",
+            sealed("transport = \"wireguard\"").replace("private-key-file = \"private.key\"\n", ""),
+            1,
+            &["no private-key-file", "peer \"berlin\" is wireguard", "adit keygen"],
+        ),
+        (
+            "no private key beside plain",
+            plain_beside_sealed("").replace("private-key-file = \"private.key\"\n", ""),
+            1,
+            &["no private-key-file", "peer \"berlin\" is sealed"],
+        ),
+        ("private key in the peer", peer("private-key-file = \"private.key\""), 8, &["belongs in [device]"]),
+        ("private key itself", with("[device]", "[device]\nprivate-key = \"x\""), 2, &["\"private-key-file\"?"]),
+        ("key file not a path", sealed_with("\"private.key\"", "7"), 3, &["must be a string, the path of a file"]),
+        (
+            "sealed and wireguard",
+            second_sealed_peer("transport = \"wireguard\""),
+            12,
+            &["\"oslo\" is wireguard", "\"berlin\" (line 4) is sealed", "second file", "private-key-file"],
+        ),
+        (
+            "wireguard and sealed",
+            second_sealed_peer("").replace("name = \"berlin\"", "name = \"berlin\"\ntransport = \"wireguard\""),
+            9,
+            &["\"oslo\" is sealed", "\"berlin\" (line 4) is wireguard", "second file"],
+        ),
+        ("public key too short", sealed_with("hSDw", ""), 6, &["public key of peer \"berlin\"", "32 bytes in base64"]),
+        ("public key with a stray letter", sealed_with("hSDw", "hS!w"), 6, &["32 bytes in base64"]),
+        (
+            "public key empty",
+            sealed_with("hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=", ""),
+            6,
+            &["32 bytes in base64"],
+        ),
+        (
+            "public key of zeros",
+            sealed_with("hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+            6,
+            &["public key of peer \"berlin\" is not a key"],
+        ),
+        (
+            "public key without a secret",
+            sealed_with("hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=", "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+            6,
+            &["public key of peer \"berlin\" is not a key"],
+        ),
+        ("public key of another spelling", sealed_with("public-key =", "public_key ="), 6, &["\"public-key\"?"]),
+        (
+            "public key twice, sealed",
+            second_sealed_peer("").replace(BOB, "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="),
+            10,
+            &["the public key belongs to peer \"berlin\" already (line 6)", "key of its own"],
+        ),
+        ("sealed without allowed-ips", sealed_with("allowed-ips = [\"10.77.0.2/32\"]", ""), 4, &["no allowed-ips"]),
+        (
+            "default route, sealed",
+            sealed_with("10.77.0.2/32", "0.0.0.0/0"),
+            7,
+            &["default route", "not in this version yet"],
+        ),
+        (
+            "IPv6 default route, sealed",
+            sealed_with("10.77.0.2/32", "::/0"),
+            7,
+            &["default route", "not in this version yet"],
+        ),
+        ("endpoint without port, sealed", sealed("endpoint = \"192.0.2.2\""), 8, &["has no port"]),
+        ("endpoint unspecified, sealed", sealed("endpoint = \"[::]:7777\""), 8, &["unspecified"]),
+        (
+            "endpoint twice, sealed",
+            second_sealed_peer("endpoint = \"192.0.2.2:7777\"")
+                .replace("name = \"berlin\"", "name = \"berlin\"\nendpoint = \"192.0.2.2:7777\""),
+            13,
+            &["\"berlin\" already (line 6)", "one socket is one peer", "none for a peer that calls us"],
+        ),
+        (
+            "name as endpoint twice, wireguard",
+            second_sealed_peer("endpoint = \"SITE.example.org:7777\"")
+                .replace("name = ", "transport = \"wireguard\"\nname = ")
+                .replacen("name = \"berlin\"", "name = \"berlin\"\nendpoint = \"site.example.org:7777\"", 1),
+            15,
+            &["\"berlin\" already (line 7)", "one socket is one peer"],
+        ),
+        (
+            "endpoint of a sealed and a plain peer",
+            plain_beside_sealed("").replace("name = \"berlin\"", "name = \"berlin\"\nendpoint = \"192.0.2.2:7777\""),
+            11,
+            &["\"berlin\" already (line 6)", "one socket is one peer"],
+        ),
+        (
+            "endpoint is ourselves, sealed",
+            format!("[transport]\nlisten = \"192.0.2.2:7777\"\n{}", sealed("endpoint = \"192.0.2.2:7777\"")),
+            10,
+            &["listen ourselves"],
+        ),
+        (
+            "endpoint of another family after a peer without one",
+            format!("[transport]\nlisten = \"0.0.0.0:1\"\n{}", second_sealed_peer("endpoint = \"[2001:db8::2]:1\"")),
+            14,
+            &["IPv6 but we listen on IPv4 only"],
+        ),
+        (
+            "endpoint inside the tunnel, sealed",
+            sealed("endpoint = \"10.77.0.2:7777\""),
+            8,
+            &["allowed-ips of peer \"berlin\" (line 7)"],
+        ),
+        (
+            "plain beside sealed without endpoint",
+            plain_beside_sealed("").replace("endpoint = \"192.0.2.2:7777\"\n", ""),
+            8,
+            &["\"oslo\" has no endpoint", "plain peer"],
+        ),
+        (
+            "keepalive of plain beside sealed",
+            plain_beside_sealed("keepalive = \"25s\""),
+            13,
+            &["no meaning for a plain peer"],
+        ),
+        (
+            "preshared key of plain beside sealed",
+            plain_beside_sealed("preshared-key-file = \"psk\""),
+            13,
+            &["no meaning for a plain peer"],
+        ),
+        ("keepalive off, plain", peer("keepalive = \"0s\""), 8, &["no meaning for a plain peer"]),
+        ("keepalive a number", sealed("keepalive = 25"), 8, &["must be a string such as \"25s\"", "not a number"]),
+        ("keepalive without unit", sealed("keepalive = \"25\""), 8, &["not a duration", "\"25s\""]),
+        ("keepalive empty", sealed("keepalive = \"\""), 8, &["not a duration"]),
+        ("keepalive negative", sealed("keepalive = \"-25s\""), 8, &["not a duration"]),
+        ("keepalive a word", sealed("keepalive = \"off\""), 8, &["not a duration"]),
+        ("keepalive with a fraction", sealed("keepalive = \"1500ms\""), 8, &["whole seconds"]),
+        ("keepalive below a second", sealed("keepalive = \"20ms\""), 8, &["whole seconds"]),
+        ("keepalive too long", sealed("keepalive = \"65536s\""), 8, &["too long for a keepalive", "\"65535s\""]),
+        ("keepalive far too long", sealed("keepalive = \"1000years\""), 8, &["too long for a keepalive"]),
+        ("keepalive of another spelling", sealed("keep-alive = \"25s\""), 8, &["\"keepalive\"?"]),
+        ("keepalive in another section", device("keepalive = \"25s\""), 2, &["belongs in [[peer]]"]),
+        ("preshared key not a path", sealed("preshared-key-file = 1"), 8, &["must be a string, the path of a file"]),
+        ("preshared key itself", sealed("preshared-key = \"x\""), 8, &["\"preshared-key-file\"?"]),
+        (
+            "tap, sealed",
+            sealed_with("[device]", "[device]\nmode = \"tap\""),
+            2,
+            &["\"tap\"", "not in this version yet"],
+        ),
+        ("MTU too large, sealed", sealed_with("[device]", "[device]\nmtu = 65476"), 2, &["too large", "65475"]),
+        (
+            "MTU too large, wireguard",
+            sealed("transport = \"wireguard\"").replace("[device]", "[device]\nmtu = 65507"),
+            2,
+            &["too large", "65475"],
+        ),
         // Of a later version
         ("network", format!("[network]\n{LEAST}"), 1, &["[network] is not in this version yet"]),
     ]
@@ -311,13 +532,16 @@ fn what_is_left_out_has_a_default() {
 fn the_documented_example_means_what_it_says() {
     let text = include_str!("../../../docs/CONFIGURATION.md");
     let example = text.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
-    let tunnel = parse(example).unwrap();
+    let keys = Keys::new("");
+    let tunnel = keys.parse(example).unwrap();
     // It says that the rest repeats defaults.
-    let short = parse(
-        "device.addresses = [\"10.77.0.1/24\", \"fd77::1/64\"]\n[[peer]]\nname = \"berlin\"\nendpoint = \"192.0.2.2:7777\"\n\
-         allowed-ips = [\"10.77.0.2/32\", \"10.42.7.0/24\", \"fd77::2/128\"]\ntransport = \"plain\"\n",
-    )
-    .unwrap();
+    let short = keys
+        .parse(
+            "device.addresses = [\"10.77.0.1/24\", \"fd77::1/64\"]\ndevice.private-key-file = \"private.key\"\n[[peer]]\n\
+             name = \"berlin\"\npublic-key = \"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=\"\nendpoint = \"192.0.2.2:7777\"\n\
+             allowed-ips = [\"10.77.0.2/32\", \"10.42.7.0/24\", \"fd77::2/128\"]\n",
+        )
+        .unwrap();
     assert_eq!(tunnel.device.name, short.device.name);
     assert_eq!(tunnel.device.addresses, short.device.addresses);
     assert_eq!(tunnel.device.mtu, short.device.mtu);
@@ -331,14 +555,15 @@ fn the_documented_example_means_what_it_says() {
 #[test]
 fn every_example_in_the_documents_is_accepted() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let keys = Keys::new("");
     let mut examples = 0;
     for directory in [root.clone(), root.join("docs")] {
         let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
         for file in files.filter(|file| file.extension().is_some_and(|extension| extension == "md")) {
             let text = fs::read_to_string(&file).unwrap();
             for example in text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
-                if let Err(error) = config::parse(&file, example.to_owned()) {
-                    panic!("{error}\n{example}");
+                if let Err(error) = keys.parse(example) {
+                    panic!("{}: {error}\n{example}", file.display());
                 }
                 examples += 1;
             }
@@ -349,6 +574,7 @@ fn every_example_in_the_documents_is_accepted() {
 
 #[test]
 fn limits_themselves_are_accepted() {
+    let keys = Keys::new("");
     for text in [
         device("mtu = 576"),
         device("mtu = 65507"),
@@ -363,33 +589,71 @@ fn limits_themselves_are_accepted() {
         with("10.77.0.2/32", "10.77.0.0/24"),
         with("\"10.77.0.2/32\"", "\"10.77.0.2\", \"10.77.0.2/32\""),
         with("192.0.2.2:7777", "127.0.0.1:7777"),
+        SEALED.to_owned(),
+        second_sealed_peer("endpoint = \"192.0.2.2:7777\""),
+        second_sealed_peer("transport = \"sealed\""),
+        second_sealed_peer("transport = \"wireguard\"")
+            .replace("name = \"berlin\"", "name = \"berlin\"\ntransport = \"wireguard\""),
+        plain_beside_sealed(""),
+        plain_beside_sealed("").replace("name = \"berlin\"", "name = \"berlin\"\ntransport = \"wireguard\""),
+        plain_beside_sealed(&format!("public-key = \"{BOB}\"")),
+        sealed("keepalive = \"65535s\""),
+        sealed("preshared-key-file = \"preshared.key\""),
+        sealed_with("[device]", "[device]\nmtu = 65475"),
+        sealed("transport = \"wireguard\"").replace("[device]", "[device]\nmtu = 576"),
     ] {
-        if let Err(error) = parse(&text) {
+        if let Err(error) = keys.parse(&text) {
             panic!("{error}\n{text}");
         }
     }
 }
 
-/// A directory with a configuration that names the key file `key`.
+#[test]
+fn what_an_encrypted_peer_says_is_kept() {
+    let keys = Keys::new("");
+    let peer = |text: &str| keys.parse(text).unwrap().peers.remove(0);
+    let silent = peer(SEALED);
+    assert_eq!(silent.transport, TransportKind::Sealed);
+    assert_eq!(silent.public_key.unwrap().to_string(), "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=");
+    assert_eq!((silent.endpoint, silent.keepalive, silent.preshared_key), (None, None, None));
+    let lines = "transport = \"wireguard\"\nendpoint = \"[2001:db8::2]:51820\"\npreshared-key-file = \"preshared.key\"\nkeepalive";
+    for (typed, seconds) in [("25s", 25), ("1s", 1), ("2m 5s", 125), ("18h 12m 15s", 65535)] {
+        let full = peer(&sealed(&format!("{lines} = {typed:?}")));
+        assert_eq!(full.transport, TransportKind::WireGuard);
+        assert_eq!(full.endpoint.as_ref().unwrap().address(), Some("[2001:db8::2]:51820".parse().unwrap()));
+        assert_eq!(full.keepalive, Some(Duration::from_secs(seconds)), "{typed}");
+        assert_eq!(full.preshared_key.as_ref().unwrap().as_bytes(), &[0xab; 32]);
+        assert!(!format!("{full:?}").contains("171"), "no secret is printed");
+    }
+    assert_eq!(peer(&sealed("keepalive = \"0s\"")).keepalive, None);
+}
+
+/// A directory with a configuration, the private key `private.key` and the preshared key `preshared.key`.
 struct Keys {
     directory: tempfile::TempDir,
 }
 
 impl Keys {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        fs::write(directory.path().join("tunnel.toml"), device("private-key-file = \"key\"")).unwrap();
-        Self { directory }
+    fn new(configuration: &str) -> Self {
+        let keys = Self { directory: tempfile::tempdir().unwrap() };
+        fs::write(keys.configuration(), configuration).unwrap();
+        keys.write("private.key", OUR_KEY, 0o600);
+        keys.write("preshared.key", PRESHARED_KEY, 0o600);
+        keys
     }
 
     fn configuration(&self) -> PathBuf {
         self.directory.path().join("tunnel.toml")
     }
 
-    fn write(&self, content: &str, mode: u32) {
-        let path = self.directory.path().join("key");
+    fn write(&self, name: &str, content: &str, mode: u32) {
+        let path = self.directory.path().join(name);
         fs::write(&path, content).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn parse(&self, text: &str) -> Result<Tunnel, config::Error> {
+        config::parse(&self.configuration(), text.to_owned())
     }
 
     fn fault(&self) -> String {
@@ -400,12 +664,18 @@ impl Keys {
     }
 }
 
-/// RFC 7748, section 6.1.
+/// RFC 7748, section 6.1: Alice's, whose public half is peer berlin's in these tests.
 const PRIVATE_KEY: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=\n";
+
+/// RFC 7748, section 5.2: a scalar, which is nobody's key in these tests but ours.
+const OUR_KEY: &str = "pUbjasNn+PL/B2DL6iyxPr5sjhZG8w3xh0mBEcCxLNI=\n";
+
+/// 32 bytes 0xab.
+const PRESHARED_KEY: &str = "q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s=\n";
 
 #[test]
 fn key_files() {
-    let keys = Keys::new();
+    let keys = Keys::new(&device("private-key-file = \"key\""));
     let fault = keys.fault();
     assert!(
         fault.contains("tunnel.toml:2:") && fault.contains("does not exist") && fault.contains("adit keygen"),
@@ -413,7 +683,7 @@ fn key_files() {
     );
 
     for mode in [0o644, 0o640, 0o666] {
-        keys.write(PRIVATE_KEY, mode);
+        keys.write("key", PRIVATE_KEY, mode);
         let fault = keys.fault();
         assert!(fault.contains("open to other users") && fault.contains("chmod 600"), "{fault}");
         assert!(!fault.contains("dwdt"), "{fault}");
@@ -421,20 +691,64 @@ fn key_files() {
     for content in
         ["", "key", "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25L", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]
     {
-        keys.write(content, 0o600);
+        keys.write("key", content, 0o600);
         let fault = keys.fault();
         assert!(fault.contains("does not hold a private key") && fault.contains("adit keygen"), "{fault}");
         assert!(content.is_empty() || !fault.contains(content) || content == "key", "{fault}");
     }
-    keys.write(PRIVATE_KEY, 0o600);
+    keys.write("key", PRIVATE_KEY, 0o600);
     let tunnel = config::load(&keys.configuration()).unwrap();
     let public = tunnel.device.private_key.unwrap().public_key().to_string();
     assert_eq!(public, "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=");
 
-    let own_key_as_peer = format!("{}public-key = \"{public}\"\n", device("private-key-file = \"key\""));
-    fs::write(keys.configuration(), own_key_as_peer).unwrap();
-    let fault = keys.fault();
-    assert!(fault.contains("public key of peer \"berlin\"") && fault.contains("key of its own"), "{fault}");
+    for text in [
+        format!("{}public-key = \"{public}\"\n", device("private-key-file = \"key\"")),
+        sealed_with("\"private.key\"", "\"key\""),
+        sealed("transport = \"wireguard\"").replace("\"private.key\"", "\"key\""),
+    ] {
+        fs::write(keys.configuration(), text).unwrap();
+        let fault = keys.fault();
+        assert!(fault.contains("public key of peer \"berlin\"") && fault.contains("key of its own"), "{fault}");
+    }
+}
+
+#[test]
+fn preshared_key_files() {
+    let keys = Keys::new(&sealed("preshared-key-file = \"psk\""));
+    let check = |what: &str, phrases: &[&str]| {
+        let fault = keys.fault();
+        assert!(fault.contains("tunnel.toml:8:") && !fault.contains('\n'), "{what}: {fault}");
+        for phrase in phrases {
+            assert!(fault.contains(phrase), "{what}: {fault:?} does not say {phrase:?}");
+        }
+        for secret in [PRESHARED_KEY, OUR_KEY] {
+            assert!(!fault.contains(&secret[..8]), "{what}: {fault}");
+        }
+    };
+    check("missing", &["preshared key file", "does not exist", "umask 077", "base64 > ", "the peer"]);
+    for mode in [0o644, 0o640, 0o620, 0o601] {
+        keys.write("psk", PRESHARED_KEY, mode);
+        check("open", &["open to other users", &format!("{mode:04o}"), "chmod 600"]);
+    }
+    let zeros = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    for content in ["", "a passphrase", &PRESHARED_KEY[1..], zeros, &PRESHARED_KEY.repeat(2)] {
+        keys.write("psk", content, 0o600);
+        check(content, &["does not hold a preshared key", "wg genpsk"]);
+    }
+    keys.write("psk", OUR_KEY, 0o600);
+    check("our private key", &["is our private key", "\"berlin\" must not know", "base64"]);
+    keys.write("psk", PRESHARED_KEY, 0o400);
+    assert!(config::load(&keys.configuration()).unwrap().peers[0].preshared_key.is_some());
+    fs::remove_file(keys.directory.path().join("psk")).unwrap();
+    fs::create_dir(keys.directory.path().join("psk")).unwrap();
+    check("directory", &["not a regular file"]);
+}
+
+#[test]
+fn a_fault_elsewhere_is_found_before_a_key_is_asked_for() {
+    // Neither of the files is there.
+    let text = sealed("preshared-key-file = \"absent\"\nkeepalive = \"soon\"").replace("private.key", "absent");
+    assert!(parse(&text).err().unwrap().to_string().contains("not a duration"));
 }
 
 #[test]
@@ -475,9 +789,10 @@ proptest! {
 
     #[test]
     fn a_mutated_file_is_a_tunnel_or_one_line(
+        whole in prop::sample::select(vec![WHOLE.to_owned(), plain_beside_sealed(""), sealed("keepalive = \"25s\"")]),
         edits in prop::collection::vec((0..WHOLE.len(), 0..12_usize, "[\\[\\]\"=.#\n a-z0-9:/-]{0,6}"), 1..5),
     ) {
-        let mut text = WHOLE.to_owned();
+        let mut text = whole;
         for (at, length, insert) in edits {
             let at = at.min(text.len());
             let end = (at + length).min(text.len());

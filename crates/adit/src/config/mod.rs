@@ -8,12 +8,14 @@
 //! |---|---|
 //! | `document.rs` | TOML text → values that know their place |
 //! | `raw.rs` | the right keys with the right types; an unknown key names the nearest known one |
-//! | `resolve.rs`, `peers.rs` | ranges, defaults, key files; then what only shows across peers |
+//! | `resolve.rs`, `peers.rs` | ranges, defaults; then what only shows across peers |
+//! | `keys.rs` | key files |
 //! | `resolved.rs` | the result |
 
 mod document;
 mod endpoint;
 mod error;
+mod keys;
 mod names;
 mod nearest;
 mod peers;
@@ -33,7 +35,7 @@ pub use resolved::{Device, Mtu, Peer, Transport, TransportKind, Tunnel, Workers}
 /// The largest file that is read, in bytes: room for 100,000 prefixes, and an end to a mistaken path such as `/dev/zero`.
 const MAX_FILE: u64 = 16 << 20;
 
-/// Reads and checks a configuration, its key file included.
+/// Reads and checks a configuration, its key files included.
 ///
 /// # Errors
 /// The first fault, with its line and column and what to do.
@@ -58,7 +60,7 @@ pub fn parse(path: &Path, text: String) -> Result<Tunnel, Error> {
 pub fn device_name(path: &Path) -> Result<String, Error> {
     let document = Document { path: path.into(), text: read(path)? };
     let raw = raw::Tunnel::read(&document)?;
-    resolve::device_name(&document, raw.device.name)
+    resolve::device_name(&document, raw.device.name.as_ref())
 }
 
 fn read(path: &Path) -> Result<String, Error> {

@@ -1,13 +1,13 @@
 //! From what was written to what it means: the peers, one by one and against each other.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use ipnet::IpNet;
 
 use super::{
     document::{Document, Located},
     endpoint::{Endpoint, Host},
-    error::{Error, quoted},
+    error::Error,
     names,
     prefix::parse_network,
     raw,
@@ -16,7 +16,10 @@ use super::{
 };
 use crate::key::PublicKey;
 
-/// Resolves all peers. Prefixes may nest (the longest wins) but one prefix has one peer.
+/// The longest keepalive: as many seconds as WireGuard's 16 bits count.
+const LONGEST_KEEPALIVE: Duration = Duration::from_secs(u16::MAX as u64);
+
+/// Resolves all peers, without their preshared keys. Prefixes may nest (the longest wins) but one prefix has one peer.
 pub(super) fn resolve(
     document: &Document,
     raw: Vec<raw::Peer>,
@@ -30,11 +33,11 @@ pub(super) fn resolve(
     let mut peers = Vec::with_capacity(raw.len());
     let mut endpoints = Vec::with_capacity(raw.len());
     for raw in raw {
-        endpoints.extend(raw.endpoint.clone());
+        endpoints.push(raw.endpoint.clone());
         peers.push(peer(document, raw, own_addresses, &mut taken)?);
     }
     for (peer, typed) in peers.iter().zip(&endpoints) {
-        if let Some(endpoint) = &peer.endpoint {
+        if let (Some(endpoint), Some(typed)) = (&peer.endpoint, typed) {
             check_reachable(document, typed, endpoint, transport, &taken)?;
         }
     }
@@ -48,6 +51,8 @@ struct Taken {
     keys: HashMap<PublicKey, Owner>,
     endpoints: HashMap<Endpoint, Owner>,
     prefixes: HashMap<IpNet, Owner>,
+    /// The encrypted transport of this file, by its first peer.
+    encrypted: Option<(TransportKind, Owner)>,
 }
 
 #[derive(Clone)]
@@ -59,39 +64,28 @@ struct Owner {
 fn peer(document: &Document, raw: raw::Peer, own_addresses: &[IpNet], taken: &mut Taken) -> Result<Peer, Error> {
     let name = name(document, &raw, taken)?;
     let owner = |span: &std::ops::Range<usize>| Owner { peer: name.clone(), line: document.position(span.start).line };
-    let kind = transport_kind(document, &raw, &name)?;
+    let kind = transport_kind(document, &raw)?;
     refuse_meaningless(document, &raw, kind)?;
 
-    let public_key = match &raw.public_key {
-        None => None,
-        Some(text) => {
-            let key: PublicKey = text
-                .value
-                .parse()
-                .map_err(|fault| document.error(&text.span, format!("the public key of peer {name:?} is {fault}")))?;
-            if let Some(other) = taken.keys.insert(key, owner(&text.span)) {
-                return Err(twice(document, text, "the public key", &other, "each peer has a key of its own"));
-            }
-            Some(key)
-        }
-    };
-
-    let Some(text) = &raw.endpoint else {
-        let sentence = format!(
-            "peer {name:?} has no endpoint, and a plain peer is known by nothing else: write endpoint = \"host:port\""
-        );
-        return Err(document.error(&raw.span, sentence));
-    };
-    let endpoint: Endpoint = text.value.parse().map_err(|fault| refuse(document, text, fault))?;
-    if let Some(other) = taken.endpoints.insert(endpoint.clone(), owner(&text.span)) {
-        return Err(twice(
-            document,
-            text,
-            "the endpoint",
-            &other,
-            "datagrams of two plain peers could not be told apart",
-        ));
+    refuse_two_roles(document, &raw, kind, owner(&raw.span), taken)?;
+    let public_key = public_key(document, &raw, kind, &name)?;
+    if let (Some(text), Some(key)) = (&raw.public_key, public_key)
+        && let Some(other) = taken.keys.insert(key, owner(&text.span))
+    {
+        return Err(twice(document, text, "the public key", &other, "each peer has a key of its own"));
     }
+    let endpoint = endpoint(document, &raw, kind, &name)?;
+    if let (Some(text), Some(endpoint)) = (&raw.endpoint, &endpoint)
+        && let Some(other) = taken.endpoints.insert(endpoint.clone(), owner(&text.span))
+    {
+        let remedy = if kind.is_secure() {
+            "one socket is one peer; write each its own, or none for a peer that calls us"
+        } else {
+            "one socket is one peer, and datagrams of plain ones could not be told apart"
+        };
+        return Err(twice(document, text, "the endpoint", &other, remedy));
+    }
+    let keepalive = keepalive(document, raw.keepalive.as_ref())?;
 
     let needed = format!(
         "peer {name:?} has no allowed-ips, so that nothing could reach it: write allowed-ips = [\"10.77.0.2/32\"], \
@@ -117,7 +111,7 @@ fn peer(document: &Document, raw: raw::Peer, own_addresses: &[IpNet], taken: &mu
             None => allowed_ips.push(net),
         }
     }
-    Ok(Peer { name, public_key, endpoint: Some(endpoint), allowed_ips, transport: kind })
+    Ok(Peer { name, public_key, endpoint, allowed_ips, transport: kind, preshared_key: None, keepalive })
 }
 
 fn twice(document: &Document, text: &Located<String>, what: &str, owner: &Owner, remedy: &str) -> Error {
@@ -138,27 +132,26 @@ fn name(document: &Document, raw: &raw::Peer, taken: &mut Taken) -> Result<Strin
     Ok(text.value.clone())
 }
 
-fn transport_kind(document: &Document, raw: &raw::Peer, name: &str) -> Result<TransportKind, Error> {
-    let remedy = "write transport = \"plain\" only if its packets may travel without encryption";
-    let Some(text) = &raw.transport else {
-        let sentence = format!(
-            "peer {name:?} names no transport, and the default \"sealed\" (encrypted) is not in this version yet: {remedy}"
-        );
-        return Err(document.error(&raw.span, sentence));
-    };
+/// The transport, which nothing but this word chooses: what is not written is sealed, and never plain.
+fn transport_kind(document: &Document, raw: &raw::Peer) -> Result<TransportKind, Error> {
+    let Some(text) = &raw.transport else { return Ok(TransportKind::Sealed) };
     match text.value.as_str() {
+        "sealed" => Ok(TransportKind::Sealed),
+        "wireguard" => Ok(TransportKind::WireGuard),
         "plain" => Ok(TransportKind::Plain),
-        "sealed" | "wireguard" => {
-            Err(refuse(document, text, format!("as transport is not in this version yet: {remedy}")))
-        }
-        other => Err(document
-            .error(&text.span, format!("{} is not a transport: this version has \"plain\" only", quoted(other)))),
+        _ => Err(refuse(
+            document,
+            text,
+            "is not a transport: write \"sealed\" for an adit, \"wireguard\" for a WireGuard, or \"plain\" for no encryption",
+        )),
     }
 }
 
 /// Options of encrypted transports are refused, so that nobody takes a plain peer for an encrypted one.
 fn refuse_meaningless(document: &Document, raw: &raw::Peer, kind: TransportKind) -> Result<(), Error> {
-    let TransportKind::Plain = kind;
+    if kind.is_secure() {
+        return Ok(());
+    }
     if let Some(text) = &raw.preshared_key_file {
         let sentence = "preshared-key-file has no meaning for a plain peer, which nothing encrypts: remove it";
         return Err(document.error(&text.span, sentence));
@@ -168,6 +161,83 @@ fn refuse_meaningless(document: &Document, raw: &raw::Peer, kind: TransportKind)
         return Err(document.error(&text.span, sentence));
     }
     Ok(())
+}
+
+/// One private key serves one encrypted transport: what proves who we are in one of them must say nothing in the other.
+fn refuse_two_roles(
+    document: &Document,
+    raw: &raw::Peer,
+    kind: TransportKind,
+    owner: Owner,
+    taken: &mut Taken,
+) -> Result<(), Error> {
+    if !kind.is_secure() {
+        return Ok(());
+    }
+    let (first, other) = taken.encrypted.get_or_insert((kind, owner.clone()));
+    if *first == kind {
+        return Ok(());
+    }
+    let sentence = format!(
+        "peer {:?} is {kind} and peer {:?} (line {}) is {first}, but one private key must not serve both: move one of them into a \
+         second file, with another private-key-file, name of the device and listen port, and start a second `adit up`",
+        owner.peer, other.peer, other.line
+    );
+    Err(document.error(raw.transport.as_ref().map_or(&raw.span, |text| &text.span), sentence))
+}
+
+fn public_key(
+    document: &Document,
+    raw: &raw::Peer,
+    kind: TransportKind,
+    name: &str,
+) -> Result<Option<PublicKey>, Error> {
+    let Some(text) = &raw.public_key else {
+        if !kind.is_secure() {
+            return Ok(None);
+        }
+        let tool = if kind == TransportKind::WireGuard { "wg" } else { "adit" };
+        let sentence = format!(
+            "peer {name:?} has no public-key, by which a {kind:?} peer is known: run `{tool} pubkey < private.key` on its host and \
+             write public-key = \"…\" with what it prints",
+            kind = kind.as_str()
+        );
+        return Err(document.error(&raw.span, sentence));
+    };
+    let key = text
+        .value
+        .parse()
+        .map_err(|fault| document.error(&text.span, format!("the public key of peer {name:?} is {fault}")))?;
+    Ok(Some(key))
+}
+
+fn endpoint(document: &Document, raw: &raw::Peer, kind: TransportKind, name: &str) -> Result<Option<Endpoint>, Error> {
+    match &raw.endpoint {
+        Some(text) => text.value.parse().map(Some).map_err(|fault| refuse(document, text, fault)),
+        None if kind.is_secure() => Ok(None),
+        None => {
+            let sentence = format!(
+                "peer {name:?} has no endpoint, and a plain peer is known by nothing else: write endpoint = \"host:port\""
+            );
+            Err(document.error(&raw.span, sentence))
+        }
+    }
+}
+
+/// Whole seconds, as the protocols count them; none and zero are off.
+fn keepalive(document: &Document, typed: Option<&Located<String>>) -> Result<Option<Duration>, Error> {
+    let Some(text) = typed else { return Ok(None) };
+    let duration = humantime::parse_duration(&text.value)
+        .map_err(|_| refuse(document, text, "is not a duration: write a number and its unit, such as \"25s\""))?;
+    if duration.is_zero() {
+        Ok(None)
+    } else if duration.subsec_nanos() != 0 {
+        Err(refuse(document, text, "is not a keepalive: write whole seconds, such as \"25s\""))
+    } else if duration > LONGEST_KEEPALIVE {
+        Err(refuse(document, text, "is too long for a keepalive: write \"65535s\" or less, or \"0s\" for none"))
+    } else {
+        Ok(Some(duration))
+    }
 }
 
 /// Refuses an endpoint that our socket cannot send to, or whose datagrams would enter the tunnel again.

@@ -137,7 +137,7 @@ impl Peer {
             public_key: section.string("public-key", "a string, the key in base64")?,
             endpoint: section.string("endpoint", "a string such as \"192.0.2.2:7777\"")?,
             allowed_ips: section.strings("allowed-ips", "a list of strings such as [\"10.77.0.2/32\"]")?,
-            transport: section.string("transport", "a string such as \"plain\"")?,
+            transport: section.string("transport", "a string such as \"sealed\"")?,
             preshared_key_file: section.string("preshared-key-file", "a string, the path of a file")?,
             keepalive: section.string("keepalive", "a string such as \"25s\"")?,
         };

@@ -7,12 +7,12 @@ use ipnet::IpNet;
 use super::{
     document::{Document, Located, WordOrNumber},
     error::{Error, quoted},
-    names, peers,
+    keys, names, peers,
     prefix::parse_host,
     raw,
     resolved::{Device, Mtu, Peer, Transport, Tunnel, Workers},
 };
-use crate::key::PrivateKey;
+use crate::underlay;
 
 /// The device's name where the file gives none.
 const DEVICE_NAME: &str = "adit0";
@@ -26,8 +26,9 @@ const SMALLEST_MTU_IPV4: u16 = 576;
 /// The smallest MTU on which the kernel keeps IPv6 (RFC 8200, section 5).
 const SMALLEST_MTU_IPV6: u16 = 1280;
 
-/// The largest payload of one UDP datagram over IPv4: 65535 less 20 and 8 bytes of headers. A packet must fit into one.
-const LARGEST_MTU: u16 = 65507;
+/// The largest payload of one UDP datagram over IPv4: 65535 less 20 and 8 bytes of headers. A packet must fit into one, with what
+/// its transport adds.
+const LARGEST_PAYLOAD: u16 = 65507;
 
 /// More threads than this gain nothing on any machine we know, and a TUN device has at most 256 queues.
 const MOST_WORKERS: usize = 64;
@@ -40,25 +41,27 @@ pub(super) fn refuse(document: &Document, value: &Located<String>, fault: impl D
     document.error(&value.span, format!("{} {fault}", quoted(&value.value)))
 }
 
-/// Resolves a whole file. Key files are read last, so that a fault elsewhere is found without touching them.
+/// Resolves a whole file.
 pub(super) fn tunnel(document: &Document, raw: raw::Tunnel) -> Result<Tunnel, Error> {
     let raw::Tunnel { device, transport, peers } = raw;
-    let name = device_name(document, device.name)?;
+    let name = device_name(document, device.name.as_ref())?;
     mode(document, device.mode.as_ref())?;
-    let addresses = addresses(document, &device.span, device.addresses)?;
+    let addresses = addresses(document, &device.span, device.addresses.as_ref())?;
     let transport = self::transport(document, transport)?;
-    let peers = peers::resolve(document, peers, &addresses, &transport)?;
-    let mtu = mtu(document, device.mtu.as_ref(), carries_ipv6(&addresses, &peers))?;
-    let private_key = device.private_key_file.map(|file| private_key(document, &file, &peers)).transpose()?;
+    let preshared: Vec<raw::Text> = peers.iter().map(|peer| peer.preshared_key_file.clone()).collect();
+    let mut peers = peers::resolve(document, peers, &addresses, &transport)?;
+    let mtu = mtu(document, device.mtu.as_ref(), carries_ipv6(&addresses, &peers), largest_mtu(&peers))?;
+    let private_key = keys::private_key(document, &device, &peers)?;
+    keys::preshared_keys(document, &preshared, private_key.as_ref(), &mut peers)?;
     let device = Device { name, addresses, mtu, private_key };
     Ok(Tunnel { device, transport, peers, source: document.path.clone() })
 }
 
 /// The device's name, or the default.
-pub(super) fn device_name(document: &Document, name: raw::Text) -> Result<String, Error> {
+pub(super) fn device_name(document: &Document, name: Option<&Located<String>>) -> Result<String, Error> {
     let Some(name) = name else { return Ok(DEVICE_NAME.into()) };
-    names::check_device(&name.value).map_err(|fault| refuse(document, &name, fault))?;
-    Ok(name.value)
+    names::check_device(&name.value).map_err(|fault| refuse(document, name, fault))?;
+    Ok(name.value.clone())
 }
 
 fn mode(document: &Document, mode: Option<&Located<String>>) -> Result<(), Error> {
@@ -70,7 +73,11 @@ fn mode(document: &Document, mode: Option<&Located<String>>) -> Result<(), Error
     }
 }
 
-fn addresses(document: &Document, device: &std::ops::Range<usize>, typed: raw::Texts) -> Result<Vec<IpNet>, Error> {
+fn addresses(
+    document: &Document,
+    device: &std::ops::Range<usize>,
+    typed: Option<&Located<Vec<Located<String>>>>,
+) -> Result<Vec<IpNet>, Error> {
     let needed = "the device needs an address: write addresses = [\"10.77.0.1/24\"] under [device], with your own";
     let Some(typed) = typed else {
         // A file without [device] has no place for the fault.
@@ -96,7 +103,13 @@ fn carries_ipv6(addresses: &[IpNet], peers: &[Peer]) -> bool {
     addresses.iter().any(is_v6) || peers.iter().flat_map(|peer| &peer.allowed_ips).any(is_v6)
 }
 
-fn mtu(document: &Document, typed: Option<&Located<WordOrNumber>>, ipv6: bool) -> Result<Mtu, Error> {
+/// The largest packet that fits into a datagram to every peer.
+fn largest_mtu(peers: &[Peer]) -> u16 {
+    let added = peers.iter().map(|peer| underlay::sealing(peer.transport)).max().unwrap_or(0);
+    LARGEST_PAYLOAD.saturating_sub(u16::try_from(added).unwrap_or(u16::MAX))
+}
+
+fn mtu(document: &Document, typed: Option<&Located<WordOrNumber>>, ipv6: bool, largest: u16) -> Result<Mtu, Error> {
     let Some(typed) = typed else { return Ok(Mtu::Auto) };
     let refuse = |sentence: String| Err(document.error(&typed.span, sentence));
     let number = match &typed.value {
@@ -108,7 +121,7 @@ fn mtu(document: &Document, typed: Option<&Located<WordOrNumber>>, ipv6: bool) -
     };
     let (smallest, carried) = if ipv6 { (SMALLEST_MTU_IPV6, "IPv6") } else { (SMALLEST_MTU_IPV4, "IPv4") };
     match u16::try_from(number) {
-        Ok(mtu) if (smallest..=LARGEST_MTU).contains(&mtu) => Ok(Mtu::Fixed(mtu)),
+        Ok(mtu) if (smallest..=largest).contains(&mtu) => Ok(Mtu::Fixed(mtu)),
         Ok(mtu) if mtu < smallest => {
             refuse(format!("an MTU of {number} is too small: {carried} needs {smallest} or more, or write \"auto\""))
         }
@@ -116,22 +129,9 @@ fn mtu(document: &Document, typed: Option<&Located<WordOrNumber>>, ipv6: bool) -
             refuse(format!("an MTU of {number} is too small: write \"auto\" or a number from {smallest}"))
         }
         _ => refuse(format!(
-            "an MTU of {number} is too large: one datagram carries {LARGEST_MTU} at most, or write \"auto\""
+            "an MTU of {number} is too large: one datagram carries {largest} at most, or write \"auto\""
         )),
     }
-}
-
-fn private_key(document: &Document, file: &Located<String>, peers: &[Peer]) -> Result<PrivateKey, Error> {
-    let directory = document.path.parent().unwrap_or(std::path::Path::new(""));
-    let key = PrivateKey::read_file(&directory.join(&file.value))
-        .map_err(|fault| document.error(&file.span, fault.to_string()))?;
-    if let Some(peer) = peers.iter().find(|peer| peer.public_key == Some(key.public_key())) {
-        return Err(document.error(
-            &file.span,
-            format!("the key file belongs to the public key of peer {:?}: each end needs a key of its own", peer.name),
-        ));
-    }
-    Ok(key)
 }
 
 fn transport(document: &Document, raw: raw::Transport) -> Result<Transport, Error> {

@@ -5,9 +5,10 @@ use std::{fmt, net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
 use ipnet::IpNet;
 
 use super::endpoint::Endpoint;
-use crate::key::{PrivateKey, PublicKey};
+use crate::key::{PresharedKey, PrivateKey, PublicKey};
 
-/// A tunnel from a file. At least one peer; no two peers with the same name, prefix, key or (if plain) endpoint.
+/// A tunnel from a file. At least one peer; no two peers with the same name, prefix, key or endpoint, and not both sealed and
+/// wireguard peers.
 pub struct Tunnel {
     /// The device and its addresses.
     pub device: Device,
@@ -27,7 +28,7 @@ pub struct Device {
     pub addresses: Vec<IpNet>,
     /// The largest packet, in bytes, IP header included.
     pub mtu: Mtu,
-    /// Our identity; absent when every peer is plain and none was given.
+    /// Our identity; present unless every peer is plain.
     pub private_key: Option<PrivateKey>,
 }
 
@@ -69,19 +70,27 @@ pub enum Workers {
 pub struct Peer {
     /// Unique in the file (also without regard to case): 1 to 63 letters, digits, `-`, `_` or `.`.
     pub name: String,
-    /// Its identity; not needed for plain.
+    /// Its identity; present unless it is plain.
     pub public_key: Option<PublicKey>,
-    /// Where its datagrams go; always present for plain.
+    /// Where its datagrams go at first; always present for plain. An encrypted peer without one is heard from first.
     pub endpoint: Option<Endpoint>,
     /// What lives behind it: networks with no host bits set, without duplicates, at least one.
     pub allowed_ips: Vec<IpNet>,
     /// How packets travel between us, for the life of the peer.
     pub transport: TransportKind,
+    /// A secret beside the keys, for an encrypted peer.
+    pub preshared_key: Option<PresharedKey>,
+    /// How often at least an encrypted peer hears from us: 1 to 65535 whole seconds.
+    pub keepalive: Option<Duration>,
 }
 
 /// How packets travel between peers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TransportKind {
+    /// Encrypted and authenticated, between two adits.
+    Sealed,
+    /// Encrypted and authenticated, as WireGuard does it.
+    WireGuard,
     /// One IP packet per datagram, without encryption or authentication.
     Plain,
 }
@@ -90,6 +99,8 @@ impl TransportKind {
     /// The word of the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Sealed => "sealed",
+            Self::WireGuard => "wireguard",
             Self::Plain => "plain",
         }
     }
@@ -97,6 +108,7 @@ impl TransportKind {
     /// Whether packets are encrypted and authenticated on the way.
     pub fn is_secure(self) -> bool {
         match self {
+            Self::Sealed | Self::WireGuard => true,
             Self::Plain => false,
         }
     }

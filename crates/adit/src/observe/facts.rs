@@ -46,7 +46,7 @@ pub struct Facts {
 
 struct PeerFacts {
     peer: Peer,
-    endpoint: SocketAddr,
+    endpoint: Option<SocketAddr>,
     link: Arc<Link>,
 }
 
@@ -54,7 +54,7 @@ impl Facts {
     /// The facts of a daemon with these parts. `endpoints` and `links` are in the order of the peers.
     pub fn new(
         tunnel: &Tunnel,
-        endpoints: &[SocketAddr],
+        endpoints: &[Option<SocketAddr>],
         surroundings: &Surroundings,
         links: &[Arc<Link>],
         device: Arc<ArcSwap<DeviceFacts>>,
@@ -106,8 +106,11 @@ impl Facts {
             1 => "1 peer".to_owned(),
             n => format!("{n} peers"),
         };
-        let insecure =
-            if self.peers.iter().all(|p| p.peer.transport.is_secure()) { "" } else { ", NOT ENCRYPTED (plain)" };
+        let insecure = match self.peers.iter().filter(|p| !p.peer.transport.is_secure()).count() {
+            0 => String::new(),
+            all if all == self.peers.len() => ", NOT ENCRYPTED (plain)".into(),
+            some => format!(", {some} of them NOT ENCRYPTED (plain)"),
+        };
         format!(
             "{} is up: {}, mtu {}, {peers} by UDP {}, {} worker{}{insecure}",
             self.name,
@@ -169,7 +172,7 @@ impl PeerFacts {
         PeerStatus {
             name: self.peer.name.clone(),
             public_key: self.peer.public_key.as_ref().map(ToString::to_string),
-            endpoint: Some(self.endpoint.to_string()),
+            endpoint: self.endpoint.as_ref().map(ToString::to_string),
             transport: self.peer.transport.to_string(),
             secure: self.peer.transport.is_secure(),
             allowed_ips: self.peer.allowed_ips.clone(),
