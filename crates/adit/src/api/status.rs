@@ -75,10 +75,32 @@ pub struct PeerStatus {
     pub public_key: Option<String>,
     /// Where its datagrams go now: address and port.
     pub endpoint: Option<String>,
-    /// `plain`.
+    /// `sealed`, `wireguard` or `plain`.
     pub transport: String,
     /// Whether packets are encrypted and authenticated on the way.
     pub secure: bool,
+    /// `none` (there is none, also because the peer is plain), `handshaking` (we called and have none yet), `up`, or `refused` (the
+    /// peer answered that it will have none).
+    #[serde(default = "no_session")]
+    pub session: String,
+    /// Seconds since a handshake was completed, if one ever was.
+    #[serde(default)]
+    pub handshake_s: Option<u64>,
+    /// What encrypts now: `AES-256-GCM` or `ChaCha20-Poly1305`.
+    #[serde(default)]
+    pub suite: Option<String>,
+    /// Why nothing gets through, as a sentence without its full stop.
+    #[serde(default)]
+    pub problem: Option<String>,
+    /// Whether a preshared key protects the session beside the keys.
+    #[serde(default)]
+    pub preshared_key: bool,
+    /// Seconds after which a silent session sends something.
+    #[serde(default)]
+    pub keepalive_s: Option<u64>,
+    /// The longest inner packet that the way to it takes now, in bytes.
+    #[serde(default)]
+    pub path_mtu: Option<u64>,
     /// What lives behind it.
     pub allowed_ips: Vec<IpNet>,
     /// Bytes of inner packets received.
@@ -89,6 +111,11 @@ pub struct PeerStatus {
     pub rx_packets: u64,
     /// Inner packets sent.
     pub tx_packets: u64,
+}
+
+/// What a daemon means that knows of no sessions.
+fn no_session() -> String {
+    "none".into()
 }
 
 /// One worker thread.
@@ -121,6 +148,13 @@ pub(crate) mod tests {
             endpoint: Some(endpoint.into()),
             transport: "plain".into(),
             secure: false,
+            session: "none".into(),
+            handshake_s: None,
+            suite: None,
+            problem: None,
+            preshared_key: false,
+            keepalive_s: None,
+            path_mtu: Some(1472),
             allowed_ips: vec![allowed_ip.parse().unwrap()],
             rx_bytes,
             tx_bytes: 2 * rx_bytes,
@@ -172,11 +206,18 @@ pub(crate) mod tests {
             [
                 "allowed_ips",
                 "endpoint",
+                "handshake_s",
+                "keepalive_s",
                 "name",
+                "path_mtu",
+                "preshared_key",
+                "problem",
                 "public_key",
                 "rx_bytes",
                 "rx_packets",
                 "secure",
+                "session",
+                "suite",
                 "transport",
                 "tx_bytes",
                 "tx_packets",
@@ -194,9 +235,23 @@ pub(crate) mod tests {
     #[test]
     fn a_newer_daemon_may_say_more() {
         let mut json = serde_json::to_value(sample()).unwrap();
-        json["peers"][0]["handshake_s"] = 5.into();
+        json["peers"][0]["colour"] = 5.into();
         json["later"] = true.into();
         assert_eq!(serde_json::from_value::<Status>(json).unwrap(), sample());
+    }
+
+    #[test]
+    fn an_older_daemon_may_say_less() {
+        let mut json = serde_json::to_value(sample()).unwrap();
+        json["transport"].as_object_mut().unwrap().remove("segmentation");
+        let added = ["session", "handshake_s", "suite", "problem", "preshared_key", "keepalive_s", "path_mtu"];
+        for peer in json["peers"].as_array_mut().unwrap() {
+            peer.as_object_mut().unwrap().retain(|key, _| !added.contains(&key.as_str()));
+        }
+        let mut expected = sample();
+        expected.transport.segmentation = false;
+        expected.peers.iter_mut().for_each(|peer| peer.path_mtu = None);
+        assert_eq!(serde_json::from_value::<Status>(json).unwrap(), expected);
     }
 
     #[test]

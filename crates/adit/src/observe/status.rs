@@ -13,18 +13,22 @@ use crate::api::{
 
 /// A daemon's state: what it is, then a table of its peers.
 pub fn render(status: &Status) -> String {
-    let mut table = Table::new(&["PEER", "TRANSPORT", "ENDPOINT", "RECEIVED", "SENT", "ALLOWED IPS"]);
+    // Plain peers shake no hands.
+    let handshakes = status.peers.iter().any(|peer| peer.secure);
+    let mut titles = vec!["PEER", "TRANSPORT", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT", "ALLOWED IPS"];
+    titles.retain(|title| handshakes || *title != "HANDSHAKE");
+    let mut table = Table::new(&titles);
     for peer in &status.peers {
-        table.row([
-            peer.name.clone(),
-            transport_of(peer),
-            endpoint_of(peer),
+        let mut row = vec![peer.name.clone(), transport_of(peer), endpoint_of(peer)];
+        row.extend(handshakes.then(|| handshake_of(peer)));
+        row.extend([
             traffic(human::bytes(peer.rx_bytes), human::count(peer.rx_packets)),
             traffic(human::bytes(peer.tx_bytes), human::count(peer.tx_packets)),
             list(&peer.allowed_ips),
         ]);
+        table.row(row);
     }
-    format!("{}\n{}{}", head(status), table.render(2), drops(status))
+    format!("{}\n{}{}{}", head(status), table.render(2), problems(status), drops(status))
 }
 
 /// A daemon's state with what moved since `before`, which was `elapsed` ago.
@@ -42,7 +46,7 @@ pub fn render_rates(before: Option<&Status>, status: &Status, elapsed: Duration)
             human::bytes(peer.tx_bytes),
         ]);
     }
-    format!("{}\n{}{}", head(status), table.render(2), drops(status))
+    format!("{}\n{}{}{}", head(status), table.render(2), problems(status), drops(status))
 }
 
 /// What moved through a daemon since `before`, on one line.
@@ -113,7 +117,22 @@ fn describe_transport(transport: &TransportStatus) -> String {
 }
 
 fn transport_of(peer: &PeerStatus) -> String {
-    if peer.secure { peer.transport.clone() } else { format!("{} (not encrypted)", peer.transport) }
+    match &peer.suite {
+        _ if !peer.secure => format!("{} (not encrypted)", peer.transport),
+        // WireGuard has one only.
+        Some(suite) if peer.transport != "wireguard" => format!("{} {suite}", peer.transport),
+        _ => peer.transport.clone(),
+    }
+}
+
+fn handshake_of(peer: &PeerStatus) -> String {
+    match (peer.session.as_str(), peer.handshake_s) {
+        _ if !peer.secure => "-".into(),
+        ("handshaking", _) => "calling".into(),
+        ("refused", _) => "refused".into(),
+        (_, Some(seconds)) => format!("{} ago", human::duration(seconds)),
+        (_, None) => "never".into(),
+    }
 }
 
 fn endpoint_of(peer: &PeerStatus) -> String {
@@ -133,6 +152,19 @@ fn list(networks: &[ipnet::IpNet]) -> String {
         shown.push(format!("and {} more", networks.len() - SHOWN));
     }
     shown.join(" ")
+}
+
+/// A line for each peer that something is wrong with.
+fn problems(status: &Status) -> String {
+    let mut text = String::new();
+    for peer in &status.peers {
+        let Some(problem) = &peer.problem else { continue };
+        if text.is_empty() {
+            text.push('\n');
+        }
+        let _ = writeln!(text, "  problem    {}", clean(&format!("{}: {problem}", peer.name)));
+    }
+    text
 }
 
 fn drops(status: &Status) -> String {
@@ -193,6 +225,71 @@ adit0  up 3 h 12 min, adit 0.1.0, process 4711
   dropped    no_route 17
 ";
         assert_eq!(render(&sample()), expected);
+    }
+
+    /// Two encrypted peers and a plain one.
+    fn encrypted() -> Status {
+        let mut status = sample();
+        let [berlin, oslo] = &mut status.peers[..] else { panic!("two peers") };
+        for (peer, transport) in [(&mut *berlin, "sealed"), (&mut *oslo, "wireguard")] {
+            (peer.transport, peer.secure) = (transport.into(), true);
+        }
+        (berlin.session, berlin.handshake_s, berlin.suite) = ("up".into(), Some(12), Some("AES-256-GCM".into()));
+        (oslo.session, oslo.endpoint) = ("none".into(), None);
+        let paris = PeerStatus { name: "paris".into(), ..sample().peers[1].clone() };
+        status.peers.push(paris);
+        status
+    }
+
+    #[test]
+    fn encrypted_peers_say_when_they_shook_hands() {
+        let expected = "
+  PEER    TRANSPORT              ENDPOINT           HANDSHAKE  RECEIVED           SENT               ALLOWED IPS
+  berlin  sealed AES-256-GCM     192.0.2.2:7777     12 s ago   1.20 GiB (1.29 M)  2.40 GiB (2.58 M)  10.77.0.2/32
+  oslo    wireguard              -                  never      0 B (0)            0 B (0)            10.42.0.0/16
+  paris   plain (not encrypted)  198.51.100.3:7777  -          0 B (0)            0 B (0)            10.42.0.0/16
+";
+        let text = render(&encrypted());
+        assert!(text.contains(expected), "{text}");
+        assert!(text.lines().all(|line| line.len() <= 120), "{text}");
+        assert!(render_rates(None, &encrypted(), Duration::ZERO).contains("sealed AES-256-GCM"));
+    }
+
+    #[test]
+    fn the_state_of_a_session_is_a_word() {
+        let mut peer = encrypted().peers.swap_remove(0);
+        for (session, handshake_s, shown) in [
+            ("up", Some(0), "0 s ago"),
+            ("none", Some(11_520), "3 h 12 min ago"),
+            ("none", None, "never"),
+            ("handshaking", None, "calling"),
+            ("handshaking", Some(200), "calling"),
+            ("refused", Some(200), "refused"),
+            ("of a later version", Some(3), "3 s ago"),
+        ] {
+            (peer.session, peer.handshake_s) = (session.into(), handshake_s);
+            assert_eq!(handshake_of(&peer), shown);
+        }
+        peer.suite = Some("ChaCha20-Poly1305".into());
+        assert_eq!(transport_of(&peer), "sealed ChaCha20-Poly1305");
+        peer.transport = "wireguard".into();
+        assert_eq!(transport_of(&peer), "wireguard");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_peer_stands_below_the_table() {
+        let mut status = encrypted();
+        status.peers[0].problem = Some("it refused: its device is a tap and ours is a tun".into());
+        status.peers[1].problem = Some("no answer from it for 20 s\u{1b}".into());
+        let expected = "
+  problem    berlin: it refused: its device is a tap and ours is a tun
+  problem    oslo: no answer from it for 20 s\u{fffd}
+
+  dropped    no_route 17
+";
+        for text in [render(&status), render_rates(None, &status, Duration::ZERO)] {
+            assert!(text.ends_with(expected), "{text}");
+        }
     }
 
     #[test]
