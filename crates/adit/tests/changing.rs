@@ -94,10 +94,9 @@ fn many_peers_come_and_go_as_one() {
     let (host, far) = (bed.host(1), bed.host(2));
     let before = host.state();
     let mut configuration = Configuration::new(host, &[2], Family::V4);
-    configuration.peers.extend((0..PEERS).map(|i| Peer {
-        name: format!("peer{i}"),
-        endpoint: format!("192.0.2.200:{}", 10_000 + i),
-        allowed_ips: vec![format!("10.{}.{}.0/24", 128 + i / 250, i % 250), format!("fd00:{i}::/32")],
+    configuration.peers.extend((0..PEERS).map(|i| {
+        let behind = vec![format!("10.{}.{}.0/24", 128 + i / 250, i % 250), format!("fd00:{i}::/32")];
+        Peer::plain(format!("peer{i}"), format!("192.0.2.200:{}", 10_000 + i), behind)
     }));
     let one = Place::new(host, &configuration);
     let two = Place::new(far, &Configuration::new(far, &[1], Family::V4));

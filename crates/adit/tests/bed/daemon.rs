@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File, Permissions};
-use std::io::{self, BufRead, BufReader};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, BufRead, BufReader, Write as _};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -11,6 +11,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 use adit::api::{self, Status};
+use adit::key::{PrivateKey, PublicKey};
 use linux::netns::NetNs;
 use tempfile::TempDir;
 
@@ -25,6 +26,8 @@ pub(crate) const PORT: u16 = 7777;
 /// A configuration file, as far as tests vary it.
 #[derive(Clone, Debug)]
 pub(crate) struct Configuration {
+    /// What others call this end.
+    pub(crate) name: String,
     pub(crate) device: String,
     pub(crate) addresses: Vec<String>,
     /// `None` for `auto`.
@@ -32,14 +35,35 @@ pub(crate) struct Configuration {
     pub(crate) listen: String,
     /// Further lines under `[transport]`.
     pub(crate) transport: String,
+    /// The text of our private key, which is written to a file beside the configuration.
+    pub(crate) private_key: Option<String>,
     pub(crate) peers: Vec<Peer>,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) name: String,
+    /// Empty for none.
     pub(crate) endpoint: String,
     pub(crate) allowed_ips: Vec<String>,
+    /// `plain`, `sealed` or `wireguard`.
+    pub(crate) transport: &'static str,
+    pub(crate) public_key: Option<PublicKey>,
+    /// The text of a preshared key, which is written to a file beside the configuration.
+    pub(crate) preshared_key: Option<String>,
+    /// Such as `25s`.
+    pub(crate) keepalive: Option<&'static str>,
+}
+
+impl Peer {
+    /// A plain peer.
+    pub(crate) fn plain(name: String, endpoint: String, allowed_ips: Vec<String>) -> Self {
+        Self { name, endpoint, allowed_ips, transport: "plain", public_key: None, preshared_key: None, keepalive: None }
+    }
+
+    fn preshared_key_file(&self, device: &str) -> String {
+        format!("{device}.{}.psk", self.name)
+    }
 }
 
 impl Configuration {
@@ -50,22 +74,23 @@ impl Configuration {
             Family::V6 => format!("[2001:db8::{number}]:{PORT}"),
         };
         let number = host.number;
-        let peer = |&number: &usize| Peer {
-            name: format!("host{number}"),
-            endpoint: endpoint(number),
-            allowed_ips: vec![
+        let peer = |&number: &usize| {
+            let behind = vec![
                 format!("10.77.0.{number}/32"),
                 format!("10.{}.0.0/16", 40 + number),
                 format!("fd77::{number}/128"),
                 format!("fd40:{number}::/32"),
-            ],
+            ];
+            Peer::plain(format!("host{number}"), endpoint(number), behind)
         };
         Self {
+            name: format!("host{number}"),
             device: "adit0".into(),
             addresses: vec![format!("10.77.0.{number}/24"), format!("fd77::{number}/64")],
             mtu: None,
             listen: endpoint(number),
             transport: String::new(),
+            private_key: None,
             peers: peers.iter().map(peer).collect(),
         }
     }
@@ -76,6 +101,48 @@ impl Configuration {
         self
     }
 
+    /// The two ends of a tunnel between two hosts, by this transport, with keys that fit unless it is plain.
+    pub(crate) fn pair(hosts: [&Host; 2], outer: Family, transport: &'static str) -> [Self; 2] {
+        let [one, two] = hosts;
+        let pair = [Self::new(one, &[two.number], outer), Self::new(two, &[one.number], outer)];
+        if transport == "plain" { pair } else { Self::with_keys(pair, transport) }
+    }
+
+    /// The same ends with a new key each, of which those among them that are peers know each other: by this transport. Other peers stay
+    /// as they are.
+    pub(crate) fn with_keys<const N: usize>(mut ends: [Self; N], transport: &'static str) -> [Self; N] {
+        let public = ends.each_mut().map(|end| (end.name.clone(), end.make_key()));
+        for peer in ends.iter_mut().flat_map(|end| &mut end.peers) {
+            if let Some((_, key)) = public.iter().find(|(name, _)| *name == peer.name) {
+                (peer.transport, peer.public_key) = (transport, Some(*key));
+            }
+        }
+        ends
+    }
+
+    /// Gives this end a new private key; answers the public one.
+    pub(crate) fn make_key(&mut self) -> PublicKey {
+        let key = PrivateKey::generate().unwrap();
+        let mut text = Vec::new();
+        key.write(&mut text).unwrap();
+        self.private_key = Some(String::from_utf8(text).unwrap());
+        key.public_key()
+    }
+
+    /// The files that the text names, with their contents.
+    fn secrets(&self) -> Vec<(String, &str)> {
+        let own = self.private_key.as_deref().map(|key| (self.private_key_file(), key));
+        let shared = self
+            .peers
+            .iter()
+            .filter_map(|peer| peer.preshared_key.as_deref().map(|key| (peer.preshared_key_file(&self.device), key)));
+        own.into_iter().chain(shared).collect()
+    }
+
+    fn private_key_file(&self) -> String {
+        format!("{}.key", self.device)
+    }
+
     /// The file's text.
     pub(crate) fn text(&self) -> String {
         let list = |items: &[String]| items.iter().map(|i| format!("{i:?}")).collect::<Vec<_>>().join(", ");
@@ -83,11 +150,19 @@ impl Configuration {
         if let Some(mtu) = self.mtu {
             writeln!(text, "mtu = {mtu}").unwrap();
         }
+        if self.private_key.is_some() {
+            writeln!(text, "private-key-file = {:?}", self.private_key_file()).unwrap();
+        }
         writeln!(text, "[transport]\nlisten = {:?}\n{}", self.listen, self.transport).unwrap();
         for peer in &self.peers {
-            let (name, endpoint) = (&peer.name, &peer.endpoint);
-            writeln!(text, "[[peer]]\nname = {name:?}\nendpoint = {endpoint:?}\ntransport = \"plain\"").unwrap();
+            writeln!(text, "[[peer]]\nname = {:?}\ntransport = {:?}", peer.name, peer.transport).unwrap();
             writeln!(text, "allowed-ips = [{}]", list(&peer.allowed_ips)).unwrap();
+            let line = |key: &str, value: Option<String>| value.map(|v| format!("{key} = {v:?}\n")).unwrap_or_default();
+            text += &line("endpoint", Some(peer.endpoint.clone()).filter(|endpoint| !endpoint.is_empty()));
+            text += &line("public-key", peer.public_key.as_ref().map(ToString::to_string));
+            text +=
+                &line("preshared-key-file", peer.preshared_key.as_ref().map(|_| peer.preshared_key_file(&self.device)));
+            text += &line("keepalive", peer.keepalive.map(str::to_owned));
         }
         text
     }
@@ -131,6 +206,11 @@ impl Place {
 
     /// Writes another configuration, for the next start.
     pub(crate) fn configure(&self, configuration: &Configuration) {
+        for (name, secret) in configuration.secrets() {
+            let mut options = File::options();
+            let mut file = options.create(true).write(true).truncate(true).mode(0o600).open(self.path(&name)).unwrap();
+            file.write_all(secret.as_bytes()).unwrap();
+        }
         fs::write(self.path(&self.file), configuration.text()).unwrap();
     }
 

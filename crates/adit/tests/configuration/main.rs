@@ -1,0 +1,370 @@
+//! Every way to get a configuration wrong: one line that names the place, the fault and the remedy; exit code 2; nothing
+//! created. And a few ways to get it right.
+// Helpers of tests may fail as tests do; the lint only knows functions marked as tests.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod faults;
+mod texts;
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use adit::config::{self, Host, Mtu, TransportKind, Tunnel, Workers};
+use faults::cases;
+use proptest::prelude::*;
+use texts::{
+    BOB, LEAST, SEALED, WHOLE, device, plain_beside_sealed, sealed, sealed_with, second_sealed_peer, transport, with,
+};
+
+fn parse(text: &str) -> Result<Tunnel, config::Error> {
+    config::parse(Path::new("tunnel.toml"), text.to_owned())
+}
+
+#[test]
+fn every_fault_is_one_line_with_its_place_and_remedy() {
+    for (what, text, line, phrases) in cases() {
+        let Err(error) = parse(&text) else { panic!("{what}: accepted\n{text}") };
+        let shown = error.to_string();
+        assert_eq!(error.position().map_or(0, |at| at.line), line, "{what}: {shown}\n{text}");
+        assert!(!shown.contains('\n'), "{what}: {shown}");
+        let place = if line == 0 { "tunnel.toml: ".to_owned() } else { format!("tunnel.toml:{line}:") };
+        assert!(shown.starts_with(&place), "{what}: {shown}");
+        for phrase in phrases {
+            assert!(shown.contains(phrase), "{what}: {shown:?} does not say {phrase:?}");
+        }
+        assert_eq!(adit::Failure::from(error).exit_code(), 2, "{what}");
+    }
+}
+
+#[test]
+fn a_whole_file_means_what_it_says() {
+    let tunnel = parse(WHOLE).unwrap();
+    assert_eq!(tunnel.device.name, "adit7");
+    assert_eq!(tunnel.device.addresses, ["10.77.0.1/24".parse().unwrap(), "fd77::1/64".parse().unwrap()]);
+    assert_eq!(tunnel.device.mtu, Mtu::Fixed(1400));
+    assert!(tunnel.device.private_key.is_none());
+    assert_eq!(tunnel.transport.listen, "0.0.0.0:7000".parse().unwrap());
+    assert!(!tunnel.transport.listen_is_default);
+    assert!(matches!(tunnel.transport.workers, Workers::Fixed(two) if two.get() == 2));
+    assert!(!tunnel.transport.offload);
+    assert_eq!(tunnel.transport.busy_poll.as_micros(), 50);
+    let [berlin, oslo] = &tunnel.peers[..] else { panic!("two peers") };
+    assert_eq!(berlin.name, "berlin");
+    assert_eq!(berlin.endpoint.as_ref().unwrap().address(), Some("192.0.2.2:7777".parse().unwrap()));
+    assert_eq!(berlin.allowed_ips, ["10.77.0.2/32".parse().unwrap(), "10.42.7.0/24".parse().unwrap()]);
+    assert_eq!(oslo.endpoint.as_ref().unwrap().host, Host::Name("oslo.example.org".into()));
+    // 10.42.0.0/16 holds berlin's 10.42.7.0/24: the longer prefix wins there.
+    assert_eq!(oslo.allowed_ips, ["10.42.0.0/16".parse().unwrap(), "fd77::3/128".parse().unwrap()]);
+    assert!(oslo.public_key.is_none());
+}
+
+#[test]
+fn what_is_left_out_has_a_default() {
+    let tunnel = parse(LEAST).unwrap();
+    assert_eq!(tunnel.device.name, "adit0");
+    assert_eq!(tunnel.device.mtu, Mtu::Auto);
+    assert_eq!(tunnel.transport.listen, "[::]:7777".parse().unwrap());
+    assert!(tunnel.transport.listen_is_default);
+    assert_eq!(tunnel.transport.workers, Workers::Auto);
+    assert!(tunnel.transport.offload);
+    assert!(tunnel.transport.busy_poll.is_zero());
+}
+
+#[test]
+fn the_documented_example_means_what_it_says() {
+    let text = include_str!("../../../../docs/CONFIGURATION.md");
+    let example = text.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let keys = Keys::new("");
+    let tunnel = keys.parse(example).unwrap();
+    // It says that the rest repeats defaults.
+    let short = keys
+        .parse(
+            "device.addresses = [\"10.77.0.1/24\", \"fd77::1/64\"]\ndevice.private-key-file = \"private.key\"\n[[peer]]\n\
+             name = \"berlin\"\npublic-key = \"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=\"\nendpoint = \"192.0.2.2:7777\"\n\
+             allowed-ips = [\"10.77.0.2/32\", \"10.42.7.0/24\", \"fd77::2/128\"]\n",
+        )
+        .unwrap();
+    assert_eq!(tunnel.device.name, short.device.name);
+    assert_eq!(tunnel.device.addresses, short.device.addresses);
+    assert_eq!(tunnel.device.mtu, short.device.mtu);
+    assert_eq!(tunnel.transport.listen, short.transport.listen);
+    assert_eq!(tunnel.transport.workers, short.transport.workers);
+    assert_eq!(tunnel.transport.offload, short.transport.offload);
+    assert_eq!(tunnel.transport.busy_poll, short.transport.busy_poll);
+    assert_eq!(tunnel.peers, short.peers);
+}
+
+#[test]
+fn every_example_in_the_documents_is_accepted() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let keys = Keys::new("");
+    let mut examples = 0;
+    for directory in [root.clone(), root.join("docs")] {
+        let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+        for file in files.filter(|file| file.extension().is_some_and(|extension| extension == "md")) {
+            let text = fs::read_to_string(&file).unwrap();
+            for example in text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+                if let Err(error) = keys.parse(example) {
+                    panic!("{}: {error}\n{example}", file.display());
+                }
+                examples += 1;
+            }
+        }
+    }
+    assert!(examples > 0);
+}
+
+#[test]
+fn limits_themselves_are_accepted() {
+    let keys = Keys::new("");
+    for text in [
+        device("mtu = 576"),
+        device("mtu = 65507"),
+        device("mtu = \"auto\""),
+        device("mtu = 1280").replace("10.77.0.2/32", "fd77::2/128"),
+        device("name = \"adit-to-berlin1\""),
+        transport("workers = 1"),
+        transport("workers = 64"),
+        transport("workers = \"auto\""),
+        transport("busy-poll = \"0us\""),
+        transport("busy-poll = \"1ms\""),
+        with("10.77.0.2/32", "10.77.0.0/24"),
+        with("\"10.77.0.2/32\"", "\"10.77.0.2\", \"10.77.0.2/32\""),
+        with("192.0.2.2:7777", "127.0.0.1:7777"),
+        SEALED.to_owned(),
+        second_sealed_peer("endpoint = \"192.0.2.2:7777\""),
+        second_sealed_peer("transport = \"sealed\""),
+        second_sealed_peer("transport = \"wireguard\"")
+            .replace("name = \"berlin\"", "name = \"berlin\"\ntransport = \"wireguard\""),
+        plain_beside_sealed(""),
+        plain_beside_sealed("").replace("name = \"berlin\"", "name = \"berlin\"\ntransport = \"wireguard\""),
+        plain_beside_sealed(&format!("public-key = \"{BOB}\"")),
+        sealed("keepalive = \"65535s\""),
+        sealed("preshared-key-file = \"preshared.key\""),
+        sealed_with("[device]", "[device]\nmtu = 65475"),
+        sealed("transport = \"wireguard\"").replace("[device]", "[device]\nmtu = 576"),
+    ] {
+        if let Err(error) = keys.parse(&text) {
+            panic!("{error}\n{text}");
+        }
+    }
+}
+
+#[test]
+fn what_an_encrypted_peer_says_is_kept() {
+    let keys = Keys::new("");
+    let peer = |text: &str| keys.parse(text).unwrap().peers.remove(0);
+    let silent = peer(SEALED);
+    assert_eq!(silent.transport, TransportKind::Sealed);
+    assert_eq!(silent.public_key.unwrap().to_string(), "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=");
+    assert_eq!((silent.endpoint, silent.keepalive, silent.preshared_key), (None, None, None));
+    let lines = "transport = \"wireguard\"\nendpoint = \"[2001:db8::2]:51820\"\npreshared-key-file = \"preshared.key\"\nkeepalive";
+    for (typed, seconds) in [("25s", 25), ("1s", 1), ("2m 5s", 125), ("18h 12m 15s", 65535)] {
+        let full = peer(&sealed(&format!("{lines} = {typed:?}")));
+        assert_eq!(full.transport, TransportKind::WireGuard);
+        assert_eq!(full.endpoint.as_ref().unwrap().address(), Some("[2001:db8::2]:51820".parse().unwrap()));
+        assert_eq!(full.keepalive, Some(Duration::from_secs(seconds)), "{typed}");
+        assert_eq!(full.preshared_key.as_ref().unwrap().as_bytes(), &[0xab; 32]);
+        assert!(!format!("{full:?}").contains("171"), "no secret is printed");
+    }
+    assert_eq!(peer(&sealed("keepalive = \"0s\"")).keepalive, None);
+}
+
+/// A directory with a configuration, the private key `private.key` and the preshared key `preshared.key`.
+struct Keys {
+    directory: tempfile::TempDir,
+}
+
+impl Keys {
+    fn new(configuration: &str) -> Self {
+        let keys = Self { directory: tempfile::tempdir().unwrap() };
+        fs::write(keys.configuration(), configuration).unwrap();
+        keys.write("private.key", OUR_KEY, 0o600);
+        keys.write("preshared.key", PRESHARED_KEY, 0o600);
+        keys
+    }
+
+    fn configuration(&self) -> PathBuf {
+        self.directory.path().join("tunnel.toml")
+    }
+
+    fn write(&self, name: &str, content: &str, mode: u32) {
+        let path = self.directory.path().join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn parse(&self, text: &str) -> Result<Tunnel, config::Error> {
+        config::parse(&self.configuration(), text.to_owned())
+    }
+
+    fn fault(&self) -> String {
+        match config::load(&self.configuration()) {
+            Ok(_) => panic!("accepted"),
+            Err(error) => error.to_string(),
+        }
+    }
+}
+
+/// RFC 7748, section 6.1: Alice's, whose public half is peer berlin's in these tests.
+const PRIVATE_KEY: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=\n";
+
+/// RFC 7748, section 5.2: a scalar, which is nobody's key in these tests but ours.
+const OUR_KEY: &str = "pUbjasNn+PL/B2DL6iyxPr5sjhZG8w3xh0mBEcCxLNI=\n";
+
+/// 32 bytes 0xab.
+const PRESHARED_KEY: &str = "q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s=\n";
+
+#[test]
+fn key_files() {
+    let keys = Keys::new(&device("private-key-file = \"key\""));
+    let fault = keys.fault();
+    assert!(
+        fault.contains("tunnel.toml:2:") && fault.contains("does not exist") && fault.contains("adit keygen"),
+        "{fault}"
+    );
+
+    for mode in [0o644, 0o640, 0o666] {
+        keys.write("key", PRIVATE_KEY, mode);
+        let fault = keys.fault();
+        assert!(fault.contains("open to other users") && fault.contains("chmod 600"), "{fault}");
+        assert!(!fault.contains("dwdt"), "{fault}");
+    }
+    for content in
+        ["", "key", "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25L", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="]
+    {
+        keys.write("key", content, 0o600);
+        let fault = keys.fault();
+        assert!(fault.contains("does not hold a private key") && fault.contains("adit keygen"), "{fault}");
+        assert!(content.is_empty() || !fault.contains(content) || content == "key", "{fault}");
+    }
+    keys.write("key", PRIVATE_KEY, 0o600);
+    let tunnel = config::load(&keys.configuration()).unwrap();
+    let public = tunnel.device.private_key.unwrap().public_key().to_string();
+    assert_eq!(public, "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=");
+
+    for text in [
+        format!("{}public-key = \"{public}\"\n", device("private-key-file = \"key\"")),
+        sealed_with("\"private.key\"", "\"key\""),
+        sealed("transport = \"wireguard\"").replace("\"private.key\"", "\"key\""),
+    ] {
+        fs::write(keys.configuration(), text).unwrap();
+        let fault = keys.fault();
+        assert!(fault.contains("public key of peer \"berlin\"") && fault.contains("key of its own"), "{fault}");
+    }
+}
+
+#[test]
+fn preshared_key_files() {
+    let keys = Keys::new(&sealed("preshared-key-file = \"psk\""));
+    let check = |what: &str, phrases: &[&str]| {
+        let fault = keys.fault();
+        assert!(fault.contains("tunnel.toml:8:") && !fault.contains('\n'), "{what}: {fault}");
+        for phrase in phrases {
+            assert!(fault.contains(phrase), "{what}: {fault:?} does not say {phrase:?}");
+        }
+        for secret in [PRESHARED_KEY, OUR_KEY] {
+            assert!(!fault.contains(&secret[..8]), "{what}: {fault}");
+        }
+    };
+    check("missing", &["preshared key file", "does not exist", "umask 077", "base64 > ", "the peer"]);
+    for mode in [0o644, 0o640, 0o620, 0o601] {
+        keys.write("psk", PRESHARED_KEY, mode);
+        check("open", &["open to other users", &format!("{mode:04o}"), "chmod 600"]);
+    }
+    let zeros = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    for content in ["", "a passphrase", &PRESHARED_KEY[1..], zeros, &PRESHARED_KEY.repeat(2)] {
+        keys.write("psk", content, 0o600);
+        check(content, &["does not hold a preshared key", "wg genpsk"]);
+    }
+    keys.write("psk", OUR_KEY, 0o600);
+    check("our private key", &["is our private key", "\"berlin\" must not know", "base64"]);
+    keys.write("psk", PRESHARED_KEY, 0o400);
+    assert!(config::load(&keys.configuration()).unwrap().peers[0].preshared_key.is_some());
+    fs::remove_file(keys.directory.path().join("psk")).unwrap();
+    fs::create_dir(keys.directory.path().join("psk")).unwrap();
+    check("directory", &["not a regular file"]);
+}
+
+#[test]
+fn a_fault_elsewhere_is_found_before_a_key_is_asked_for() {
+    // Neither of the files is there.
+    let text = sealed("preshared-key-file = \"absent\"\nkeepalive = \"soon\"").replace("private.key", "absent");
+    assert!(parse(&text).err().unwrap().to_string().contains("not a duration"));
+}
+
+#[test]
+fn files_that_are_no_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let absent = directory.path().join("absent.toml");
+    let binary = directory.path().join("binary");
+    fs::write(&binary, [0xff, 0xfe, 0x00]).unwrap();
+    for (path, phrase) in [
+        (absent.as_path(), "No such file"),
+        (directory.path(), "directory"),
+        (binary.as_path(), "not UTF-8"),
+        (Path::new("/dev/zero"), "larger than 16 MiB"),
+    ] {
+        let Err(error) = config::load(path) else { panic!("{} was accepted", path.display()) };
+        assert!(error.to_string().contains(phrase), "{error}");
+        assert_eq!(adit::Failure::from(error).exit_code(), 2);
+    }
+}
+
+#[test]
+fn the_device_of_a_faulty_file_is_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tunnel.toml");
+    fs::write(&path, WHOLE.replace("10.77.0.2/32", "nonsense")).unwrap();
+    assert_eq!(config::device_name(&path).unwrap(), "adit7");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_text_is_a_tunnel_or_one_line(text in "(?s).{0,200}") {
+        if let Err(error) = parse(&text) {
+            prop_assert!(!error.to_string().contains('\n'), "{}", error);
+        }
+    }
+
+    #[test]
+    fn a_mutated_file_is_a_tunnel_or_one_line(
+        whole in prop::sample::select(vec![WHOLE.to_owned(), plain_beside_sealed(""), sealed("keepalive = \"25s\"")]),
+        edits in prop::collection::vec((0..WHOLE.len(), 0..12_usize, "[\\[\\]\"=.#\n a-z0-9:/-]{0,6}"), 1..5),
+    ) {
+        let mut text = whole;
+        for (at, length, insert) in edits {
+            let at = at.min(text.len());
+            let end = (at + length).min(text.len());
+            text.replace_range(at..end, &insert);
+        }
+        if let Err(error) = parse(&text) {
+            prop_assert!(!error.to_string().contains('\n'), "{}", error);
+        }
+    }
+
+    #[test]
+    fn any_value_anywhere_is_a_tunnel_or_one_line(
+        section in 0..3_usize,
+        key in prop::sample::select(vec![
+            "name", "mode", "addresses", "mtu", "private-key-file", "listen", "workers", "offload", "busy-poll",
+            "public-key", "endpoint", "allowed-ips", "transport", "preshared-key-file", "keepalive",
+        ]),
+        value in prop_oneof![
+            "\"[^\"\\\\]{0,30}\"", "-?[0-9]{1,20}", Just("true".to_owned()), Just("1.5".to_owned()),
+            Just("1979-05-27".to_owned()), "\\[(\"[0-9a-f.:/]{0,20}\",?){0,3}\\]", Just("{ a = 1 }".to_owned()),
+        ],
+    ) {
+        let header = ["[device]", "[transport]", "[[peer]]"][section];
+        let text = format!("{header}\n{key} = {value}\n");
+        if let Err(error) = parse(&text) {
+            prop_assert!(!error.to_string().contains('\n'), "{}", error);
+        }
+    }
+}
