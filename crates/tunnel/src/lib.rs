@@ -14,7 +14,7 @@
 //! | [`admission`], [`limiter`] | may a message be looked at, or is a cookie asked for first |
 //! | [`stamp`] | timestamps that only grow, also over restarts |
 //! | `probe` | is somebody at this address, and how large a packet passes |
-//! | [`session`], [`replay`], [`table`] | sealing and opening; which counters came already; which session a datagram is for |
+//! | [`session`], [`open`], [`replay`], [`table`] | sealing and opening, one by one and in batches; which counters came already; which session a datagram is for |
 //! | [`remote`] | what control and workers both know of a peer |
 //! | [`forwarding`], [`snapshot`] | which prefix is the longest that an address matches; which peer gets a packet, and may this one come from it |
 //! | [`time`], [`verdict`] | when; why was it dropped |
@@ -27,6 +27,7 @@ pub mod limiter;
 pub mod mac;
 pub mod node;
 mod noise;
+pub mod open;
 pub mod peer;
 mod probe;
 pub mod remote;
@@ -43,6 +44,6 @@ mod work;
 pub use forwarding::RouteTable;
 pub use node::{Node, Notice, Now, Output};
 pub use remote::Remote;
-pub use snapshot::{Peer, PeerId, Snapshot, Target};
+pub use snapshot::{Peer, PeerId, Snapshot, Target, Way};
 pub use time::Time;
 pub use verdict::Reason;

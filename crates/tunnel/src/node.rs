@@ -254,6 +254,11 @@ impl Node {
         self.handle_timeout(now);
     }
 
+    /// Says how large a packet our device takes; peers are told with the next handshake.
+    pub fn set_mtu(&mut self, mtu: u16) {
+        self.settings.mtu = mtu;
+    }
+
     /// Says how large a packet the first link towards a peer permits.
     pub fn set_path(&mut self, id: PeerId, mtu: usize) {
         if let Some(peer) = self.peer(id) {

@@ -1,12 +1,14 @@
 //! What workers know: an immutable picture of the peers, made by control and read once per batch.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use wire::ip::IpPacket;
 
 use crate::forwarding::RouteTable;
+use crate::remote::Remote;
 use crate::verdict::Reason;
 
 /// The number of a peer: its place in [`Snapshot::peers`].
@@ -23,22 +25,40 @@ pub enum Target {
 }
 
 /// A peer as workers see it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Peer {
-    /// Where its datagrams go, and the only address that they are accepted from.
-    pub endpoint: SocketAddr,
+    /// How packets travel between us.
+    pub way: Way,
     /// The longest inner packet that fits the path to it, in bytes.
     pub mtu: usize,
     /// The prefixes that live behind it.
     pub allowed_ips: Vec<IpNet>,
 }
 
+/// How packets travel to and from a peer, for its life.
+#[derive(Clone)]
+pub enum Way {
+    /// As they are: to this address, which is the only one that they are accepted from.
+    Plain(SocketAddr),
+    /// Encrypted.
+    Secure {
+        /// Its address in the configuration, if there is one.
+        configured: Option<SocketAddr>,
+        /// The session, the path and the times, as they change.
+        remote: Arc<Remote>,
+    },
+}
+
 /// The peers at one moment.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Snapshot {
     peers: Vec<Peer>,
     table: RouteTable<Target>,
+    /// Of plain peers.
     endpoints: HashMap<SocketAddr, PeerId>,
+    /// Where the configuration says that encrypted peers are.
+    known: HashSet<SocketAddr>,
+    secure: bool,
 }
 
 impl Snapshot {
@@ -46,9 +66,17 @@ impl Snapshot {
     /// claim the same prefix or endpoint the later one has it.
     pub fn new(peers: Vec<Peer>, local: &[IpAddr]) -> Self {
         let mut table = RouteTable::default();
-        let mut endpoints = HashMap::new();
+        let (mut endpoints, mut known, mut secure) = (HashMap::new(), HashSet::new(), false);
         for (id, peer) in (0..).map(PeerId).zip(&peers) {
-            endpoints.insert(canonical(peer.endpoint), id);
+            match &peer.way {
+                Way::Plain(endpoint) => {
+                    endpoints.insert(canonical(*endpoint), id);
+                }
+                Way::Secure { configured, .. } => {
+                    secure = true;
+                    known.extend(configured.map(canonical));
+                }
+            }
             for prefix in &peer.allowed_ips {
                 table.insert(*prefix, Target::Peer(id));
             }
@@ -56,7 +84,7 @@ impl Snapshot {
         for address in local {
             table.insert(IpNet::from(*address), Target::Local);
         }
-        Self { peers, table, endpoints }
+        Self { peers, table, endpoints, known, secure }
     }
 
     /// The peers, in the order of their numbers.
@@ -89,7 +117,18 @@ impl Snapshot {
         }
     }
 
-    /// The peer that speaks from `source`, an address of the underlay.
+    /// Whether any peer is encrypted.
+    #[inline]
+    pub fn has_secure(&self) -> bool {
+        self.secure
+    }
+
+    /// Whether the configuration says that an encrypted peer is at `source`.
+    pub fn is_known(&self, source: SocketAddr) -> bool {
+        self.known.contains(&canonical(source))
+    }
+
+    /// The plain peer that speaks from `source`, an address of the underlay.
     ///
     /// # Errors
     /// [`Reason::UnknownEndpoint`].
@@ -152,7 +191,7 @@ mod tests {
 
     fn snapshot() -> Snapshot {
         let peer = |endpoint: &str, prefixes: &[&str]| Peer {
-            endpoint: endpoint.parse().unwrap(),
+            way: Way::Plain(endpoint.parse().unwrap()),
             mtu: 1472,
             allowed_ips: prefixes.iter().map(|p| p.parse().unwrap()).collect(),
         };
@@ -192,9 +231,9 @@ mod tests {
         let s = snapshot();
         assert_eq!(s.egress("10.42.7.1".parse().unwrap()).unwrap().0, PARIS);
         assert_eq!(s.egress("10.42.8.1".parse().unwrap()).unwrap().0, BERLIN);
-        assert_eq!(s.egress("10.43.8.1".parse().unwrap()).unwrap_err(), Reason::NoRoute);
-        assert_eq!(s.egress("10.77.0.9".parse().unwrap()).unwrap_err(), Reason::NoRoute);
-        assert_eq!(s.egress("ff02::2".parse().unwrap()).unwrap_err(), Reason::Multicast);
+        assert_eq!(s.egress("10.43.8.1".parse().unwrap()).err(), Some(Reason::NoRoute));
+        assert_eq!(s.egress("10.77.0.9".parse().unwrap()).err(), Some(Reason::NoRoute));
+        assert_eq!(s.egress("ff02::2".parse().unwrap()).err(), Some(Reason::Multicast));
     }
 
     #[test]
