@@ -14,13 +14,14 @@ use linux::netlink::{Monitor, Netlink};
 
 use linux::poll::{Signals, Waker, readable};
 use linux::tun::Device;
-use tunnel::Snapshot;
+use tunnel::{PeerId, Snapshot, Way};
 
 use crate::apply::{self, Record};
 use crate::config::Tunnel;
 use crate::data_path::{self, Running, Surroundings};
 use crate::observe::facts::{DeviceFacts, Facts};
 use crate::plan::{self, Desired, Operation};
+use crate::switchboard::{Change, Switchboard};
 use crate::underlay::{self, Knowledge};
 use crate::worker::{Event, Link, View};
 use crate::{Failure, Result};
@@ -53,6 +54,10 @@ pub enum Order {
     SocketFailed,
     /// A worker ended by a defect.
     WorkerFailed,
+    /// Something lies in the mailbox.
+    Mail,
+    /// The machine slept, or was restored from a copy of itself.
+    Gap,
 }
 
 /// Where orders arrive, from any thread; sending never blocks and never fails.
@@ -70,8 +75,10 @@ impl Inbox {
 
     /// Puts an order in.
     pub fn send(&self, order: Order) {
-        self.orders.fetch_or(1 << order as u8, Ordering::Release);
-        self.waker.wake();
+        // Who put the same one in before has woken us for it.
+        if self.orders.fetch_or(1 << order as u8, Ordering::AcqRel) & (1 << order as u8) == 0 {
+            self.waker.wake();
+        }
     }
 
     /// Takes one order back, if it is there.
@@ -99,6 +106,8 @@ impl From<Event> for Order {
             Event::DeviceGone => Self::DeviceGone,
             Event::SocketFailed => Self::SocketFailed,
             Event::WorkerFailed => Self::WorkerFailed,
+            Event::Mail => Self::Mail,
+            Event::Gap => Self::Gap,
         }
     }
 }
@@ -125,6 +134,8 @@ pub struct Control {
     paths: Vec<usize>,
     facts: Arc<Facts>,
     device: Arc<ArcSwap<DeviceFacts>>,
+    /// The encrypted peers.
+    switchboard: Switchboard,
     running: Option<Running>,
     revivals: VecDeque<Instant>,
     /// What went wrong last, so that it is said once.
@@ -145,25 +156,18 @@ struct Undo {
 }
 
 impl Control {
-    /// Control of a tunnel that is not up yet.
+    /// Control of a tunnel that is not up yet; endpoints and links are in the order of its peers.
     pub fn new(
         tunnel: Tunnel,
-        endpoints: Vec<Option<SocketAddr>>,
+        (endpoints, links): (Vec<Option<SocketAddr>>, Vec<Arc<Link>>),
         surroundings: Surroundings,
         record: Record,
+        switchboard: Switchboard,
     ) -> Result<Self> {
-        // Workers know plain peers only so far, and nothing falls back to that.
-        if let Some(peer) = tunnel.peers.iter().find(|peer| peer.transport.is_secure()) {
-            return Err(Failure::failed(format!(
-                "peer {} is {}, which no worker carries yet",
-                peer.name, peer.transport
-            )));
-        }
         let owned = record.read()?;
-        let workers = surroundings.sockets.len();
-        let links: Vec<_> = tunnel.peers.iter().map(|_| Arc::new(Link::new(workers))).collect();
         let device = Arc::new(ArcSwap::from_pointee(DeviceFacts::default()));
-        let facts = Arc::new(Facts::new(&tunnel, &endpoints, &surroundings, &links, Arc::clone(&device)));
+        let parts = (links.as_slice(), switchboard.node());
+        let facts = Arc::new(Facts::new(&tunnel, &endpoints, &surroundings, parts, Arc::clone(&device)));
         Ok(Self {
             tunnel,
             endpoints,
@@ -174,6 +178,7 @@ impl Control {
             paths: Vec::new(),
             facts,
             device,
+            switchboard,
             running: None,
             revivals: VecDeque::new(),
             complaint: None,
@@ -213,6 +218,7 @@ impl Control {
         self.owned.retain(|p| desired.prefixes.contains(p));
         self.record.write(&self.owned)?;
         self.device.store(Arc::new(DeviceFacts { mtu: desired.mtu, offloads: device.offloads.clone() }));
+        self.switchboard.set_mtu(desired.mtu, &self.paths);
         self.publish();
         Ok(Opened { device, undo })
     }
@@ -286,8 +292,10 @@ impl Control {
         let mut monitor = Monitor::open()?;
         let mut look = Instant::now() + REFRESH;
         let mut looked = Instant::now();
+        self.switchboard.start();
         loop {
-            let wait = look.saturating_duration_since(Instant::now());
+            self.follow(netlink);
+            let wait = look.saturating_duration_since(Instant::now()).min(self.switchboard.wait());
             let [signal, changes, orders] = readable([signals.as_fd(), monitor.as_fd(), inbox.as_fd()], Some(wait))?;
             if signal && signals.take().is_some() {
                 return Ok(());
@@ -306,6 +314,9 @@ impl Control {
                         "a worker thread ended by a defect in adit; please report the log above",
                     ));
                 }
+                if orders.has(Order::Gap) {
+                    self.switchboard.gap();
+                }
                 if orders.has(Order::SuperPacketsRefused) {
                     self.super_packets_refused();
                 }
@@ -314,6 +325,7 @@ impl Control {
                 }
                 soon |= orders.has(Order::PathTooNarrow) || orders.has(Order::DeviceGone);
             }
+            self.switchboard.work();
             let now = Instant::now();
             if soon {
                 look = look.min((now + SETTLE).max(looked + PAUSE));
@@ -322,6 +334,30 @@ impl Control {
                 looked = now;
                 look = now + self.look_again(netlink, inbox);
             }
+        }
+    }
+
+    /// Does what the encrypted peers have asked for.
+    fn follow(&mut self, netlink: &mut Netlink) {
+        let mut changed = false;
+        while let Some(change) = self.switchboard.next_change() {
+            match change {
+                Change::Path(_) => changed = true,
+                Change::Moved(id, endpoint) => {
+                    if let Some(slot) = self.endpoints.get_mut(id.0 as usize) {
+                        *slot = Some(endpoint);
+                    }
+                    let paths = underlay::path_mtus(netlink, &self.tunnel, &self.endpoints, Knowledge::Learned);
+                    if paths != self.paths {
+                        self.paths = paths;
+                        self.switchboard.set_mtu(self.device.load().mtu, &self.paths);
+                        changed = true;
+                    }
+                }
+            }
+        }
+        if changed {
+            self.publish();
         }
     }
 
@@ -380,6 +416,7 @@ impl Control {
                 paths.iter().min().unwrap_or(&0)
             );
             self.paths = paths;
+            self.switchboard.set_mtu(self.device.load().mtu, &self.paths);
             self.publish();
         }
         let base = underlay::path_mtus(netlink, &self.tunnel, &self.endpoints, Knowledge::Configured);
@@ -399,6 +436,7 @@ impl Control {
         let before = self.device.load();
         if before.mtu != desired.mtu {
             self.device.store(Arc::new(DeviceFacts { mtu: desired.mtu, ..DeviceFacts::clone(&before) }));
+            self.switchboard.set_mtu(desired.mtu, &self.paths);
         }
         match failures.into_iter().next() {
             Some(failure) => Err(failure),
@@ -418,12 +456,18 @@ impl Control {
     /// Shows workers the peers as they are now.
     fn publish(&self) {
         let addresses: Vec<_> = self.tunnel.device.addresses.iter().map(IpNet::addr).collect();
-        let peers = self.tunnel.peers.iter().zip(&self.endpoints).zip(&self.paths);
-        let peers = peers
-            .filter_map(|((peer, endpoint), mtu)| {
-                Some(tunnel::Peer { endpoint: (*endpoint)?, mtu: *mtu, allowed_ips: peer.allowed_ips.clone() })
-            })
-            .collect();
+        let peers = (0..).map(PeerId).zip(&self.tunnel.peers).zip(self.endpoints.iter().zip(&self.paths));
+        let peers = peers.filter_map(|((id, peer), (endpoint, mtu))| {
+            let way = match self.switchboard.remote(id) {
+                Some(remote) => Way::Secure { configured: *endpoint, remote },
+                // Plain peers have an endpoint: `underlay::resolve` sees to it.
+                None => Way::Plain((*endpoint)?),
+            };
+            // What the first link permits, unless probes or the peer's own device say less.
+            let mtu = self.switchboard.path_mtu(id).map_or(*mtu, |found| found.min(*mtu));
+            Some(tunnel::Peer { way, mtu, allowed_ips: peer.allowed_ips.clone() })
+        });
+        let peers = peers.collect();
         let snapshot = Snapshot::new(peers, &addresses);
         self.surroundings.view.store(Arc::new(View { snapshot, links: self.links.clone() }));
     }

@@ -50,7 +50,7 @@ pub struct PeerTraffic {
 }
 
 /// What one worker did.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct WorkerCounters {
     /// From the wire to the device.
     pub ingress: Traffic,
@@ -64,34 +64,44 @@ pub struct WorkerCounters {
     pub device_reads: Counter,
     /// Packets and super-packets written to the device.
     pub device_writes: Counter,
-    drops: [Counter; Reason::COUNT],
-}
-
-impl Default for WorkerCounters {
-    fn default() -> Self {
-        Self {
-            ingress: Traffic::default(),
-            egress: Traffic::default(),
-            receives: Counter::default(),
-            sends: Counter::default(),
-            device_reads: Counter::default(),
-            device_writes: Counter::default(),
-            drops: std::array::from_fn(|_| Counter::default()),
-        }
-    }
+    drops: Drops,
 }
 
 impl WorkerCounters {
     /// Counts `packets` as dropped for `reason`.
+    #[inline]
     pub fn dropped(&self, reason: Reason, packets: usize) {
-        if let Some(counter) = self.drops.get(reason.index()) {
+        self.drops.add(reason, packets);
+    }
+
+    /// Packets dropped for `reason` so far.
+    pub fn drops(&self, reason: Reason) -> u64 {
+        self.drops.get(reason)
+    }
+}
+
+/// What one thread dropped, by reason.
+#[derive(Debug)]
+pub struct Drops([Counter; Reason::COUNT]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl Drops {
+    /// Counts `packets` as dropped for `reason`.
+    #[inline]
+    pub fn add(&self, reason: Reason, packets: usize) {
+        if let Some(counter) = self.0.get(reason.index()) {
             counter.add(packets as u64);
         }
     }
 
     /// Packets dropped for `reason` so far.
-    pub fn drops(&self, reason: Reason) -> u64 {
-        self.drops.get(reason.index()).map_or(0, Counter::get)
+    pub fn get(&self, reason: Reason) -> u64 {
+        self.0.get(reason.index()).map_or(0, Counter::get)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -12,9 +13,9 @@ use linux::tun::{self, Device, Layer};
 use linux::udp::{self, Socket};
 
 use crate::config::{Transport, Workers};
-use crate::counters::{PerWorker, WorkerCounters};
+use crate::counters::{Drops, PerWorker, WorkerCounters};
 use crate::plan::ALIAS;
-use crate::worker::{Event, Parts, Report, View, Worker};
+use crate::worker::{Event, Parts, Report, Secrets, View, Worker};
 use crate::{Failure, Result, apply};
 
 /// Asked-for size of each socket's buffers in bytes. Smaller ones lose datagrams of a fast TCP stream: with the kernel's default of
@@ -34,16 +35,17 @@ pub fn workers(transport: &Transport) -> usize {
     }
 }
 
-/// One socket per worker, all on the same port.
+/// One socket per worker, all on the same port. `dont_fragment`: a datagram that is too long for the path is refused; without, the
+/// network may fragment it.
 ///
 /// # Errors
 /// With a remedy: the port is taken, the address is not ours, the port needs a right that we do not have.
-pub fn bind(transport: &Transport, workers: usize) -> Result<Vec<Arc<Socket>>> {
+pub fn bind(transport: &Transport, workers: usize, dont_fragment: bool) -> Result<Vec<Arc<Socket>>> {
     let options = |listen| udp::Options {
         listen,
         share_port: workers > 1,
         offload: transport.offload,
-        dont_fragment: true,
+        dont_fragment,
         buffer: SOCKET_BUFFER,
     };
     // Sockets that share a port would share it with another daemon's too: one that does not share finds out whether it is free.
@@ -125,8 +127,16 @@ pub struct Surroundings {
     pub sockets: Vec<Arc<Socket>>,
     /// What control publishes.
     pub view: Arc<ArcSwap<View>>,
+    /// Sessions, admission, mailbox.
+    pub secrets: Secrets,
+    /// One per worker: woken when packets that wait for a session may go, or wait in vain.
+    pub nudges: Vec<Arc<Waker>>,
+    /// When a gap in time was noticed last, for all threads that seal.
+    pub gap_noticed: Arc<AtomicU64>,
     /// Where workers count.
     pub counters: Arc<PerWorker<WorkerCounters>>,
+    /// Messages of handshakes that control dropped.
+    pub control_drops: Arc<Drops>,
     /// How they reach control.
     pub report: Report,
     /// How long they look again before they sleep.
@@ -156,7 +166,8 @@ impl Running {
     pub fn start(device: &mut Device, surroundings: &Surroundings) -> Result<Self> {
         let Some(first) = device.queues.first() else { return Err(Failure::failed("the device has no queue")) };
         let mut running = Self { threads: Vec::new(), device: first.try_clone()? };
-        for (number, (queue, socket)) in device.queues.drain(..).zip(&surroundings.sockets).enumerate() {
+        let parts = device.queues.drain(..).zip(&surroundings.sockets).zip(&surroundings.nudges);
+        for (number, ((queue, socket), nudge)) in parts.enumerate() {
             let stop = Arc::new(Waker::new()?);
             let worker = Worker::new(Parts {
                 number,
@@ -164,8 +175,11 @@ impl Running {
                 offload: device.offloads.level,
                 socket: Arc::clone(socket),
                 view: Arc::clone(&surroundings.view),
+                secrets: surroundings.secrets.clone(),
+                gap_noticed: Arc::clone(&surroundings.gap_noticed),
                 counters: Arc::clone(&surroundings.counters),
                 stop: Arc::clone(&stop),
+                nudge: Arc::clone(nudge),
                 report: Arc::clone(&surroundings.report),
                 busy_poll: surroundings.busy_poll,
             });

@@ -15,16 +15,18 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use linux::netlink::Netlink;
-use linux::poll::Signals;
+use linux::poll::{Signals, Waker};
 use linux::privilege;
 
 use crate::apply::{self, Record};
-use crate::config::Tunnel;
+use crate::config::{TransportKind, Tunnel};
 use crate::control::{Control, Inbox, Opened, Order};
 use crate::counters::per_worker;
 use crate::data_path::{self, Running, Surroundings};
+use crate::mark::MarkFile;
 use crate::observe::facts::Facts;
-use crate::worker::View;
+use crate::switchboard::{self, Switchboard};
+use crate::worker::{Link, View};
 use crate::{Directories, Failure, Result, api, underlay};
 
 /// How long an address may take to be in use.
@@ -50,14 +52,22 @@ pub fn run(tunnel: Tunnel, directories: &Directories, lifetime: Lifetime) -> Res
     directories.check_reachable()?;
     let _claim = api::Claim::take(&directories.runtime, &tunnel.device.name)?;
     let workers = data_path::workers(&tunnel.transport);
-    let sockets = data_path::bind(&tunnel.transport, workers)?;
+    // WireGuard lets the network fragment its datagrams; the others are told how much fits, and keep to it.
+    let dont_fragment = tunnel.peers.iter().any(|peer| peer.transport != TransportKind::WireGuard);
+    let sockets = data_path::bind(&tunnel.transport, workers, dont_fragment)?;
     let listen = sockets.first().map_or(tunnel.transport.listen, |socket| socket.local_address());
     let endpoints = underlay::resolve(&tunnel.peers, listen)?;
     let mut netlink = Netlink::open()?;
     let inbox = Arc::new(Inbox::new()?);
     let reports = Arc::clone(&inbox);
+    let mark = MarkFile::of(&tunnel.device.name, &directories.state);
+    let (node, secrets) = switchboard::node(&tunnel, &endpoints, &mark)?;
     let surroundings = Surroundings {
+        nudges: sockets.iter().map(|_| Waker::new().map(Arc::new)).collect::<linux::Result<_>>()?,
         sockets,
+        secrets,
+        gap_noticed: Arc::default(),
+        control_drops: Arc::default(),
         view: Arc::new(ArcSwap::from_pointee(View::default())),
         counters: Arc::new(per_worker(workers)),
         report: Arc::new(move |event| reports.send(Order::from(event))),
@@ -70,7 +80,9 @@ pub fn run(tunnel: Tunnel, directories: &Directories, lifetime: Lifetime) -> Res
         return Err(Failure::failed(format!("the device {} is in use by another daemon", device.name))
             .with_remedy("stop that one, or choose another `name` under [device]"));
     }
-    let mut control = Control::new(tunnel, endpoints, surroundings.clone(), record)?;
+    let links: Vec<_> = tunnel.peers.iter().map(|_| Arc::new(Link::new(workers))).collect();
+    let switchboard = Switchboard::new(node, surroundings.clone(), links.clone(), mark);
+    let mut control = Control::new(tunnel, (endpoints, links), surroundings.clone(), record, switchboard)?;
 
     // From here on the host changes.
     let mut opened = control.open(&mut netlink)?;

@@ -35,6 +35,17 @@ pub struct Peer {
     pub allowed_ips: Vec<IpNet>,
 }
 
+impl Peer {
+    /// The session, the path and the times of an encrypted peer.
+    #[inline]
+    pub fn remote(&self) -> Option<&Arc<Remote>> {
+        match &self.way {
+            Way::Plain(_) => None,
+            Way::Secure { remote, .. } => Some(remote),
+        }
+    }
+}
+
 /// How packets travel to and from a peer, for its life.
 #[derive(Clone)]
 pub enum Way {

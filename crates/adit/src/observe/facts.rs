@@ -7,14 +7,19 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use linux::clock;
 use linux::tun::{Offload, Offloads};
 use linux::udp::Socket;
-use tunnel::Reason;
+use tunnel::node::PeerState;
+use tunnel::peer::Standing;
+use tunnel::{PeerId, Reason, Time};
+use wire::message::Suite;
 
 use crate::api::status::{DeviceStatus, PeerStatus, Status, TransportStatus, WorkerStatus};
 use crate::config::{Peer, Tunnel};
-use crate::counters::{PerWorker, Traffic, WorkerCounters};
+use crate::counters::{Drops, PerWorker, Traffic, WorkerCounters};
 use crate::data_path::Surroundings;
+use crate::switchboard::{self, SharedNode};
 use crate::worker::Link;
 
 /// What can change about the device while it is up.
@@ -41,6 +46,8 @@ pub struct Facts {
     peers: Vec<PeerFacts>,
     device: Arc<ArcSwap<DeviceFacts>>,
     counters: Arc<PerWorker<WorkerCounters>>,
+    control_drops: Arc<Drops>,
+    node: SharedNode,
     sockets: Vec<Arc<Socket>>,
 }
 
@@ -51,12 +58,13 @@ struct PeerFacts {
 }
 
 impl Facts {
-    /// The facts of a daemon with these parts. `endpoints` and `links` are in the order of the peers.
+    /// The facts of a daemon with these parts. `endpoints` and `links` are in the order of the peers; `node` knows those
+    /// that are encrypted.
     pub fn new(
         tunnel: &Tunnel,
         endpoints: &[Option<SocketAddr>],
         surroundings: &Surroundings,
-        links: &[Arc<Link>],
+        (links, node): (&[Arc<Link>], SharedNode),
         device: Arc<ArcSwap<DeviceFacts>>,
     ) -> Self {
         let first = surroundings.sockets.first();
@@ -84,6 +92,8 @@ impl Facts {
                 .collect(),
             device,
             counters: Arc::clone(&surroundings.counters),
+            control_drops: Arc::clone(&surroundings.control_drops),
+            node,
             sockets: surroundings.sockets.clone(),
         }
     }
@@ -133,8 +143,15 @@ impl Facts {
             device_reads: w.device_reads.get(),
             device_writes: w.device_writes.get(),
         });
-        let drops =
-            |reason: Reason| (reason.name().to_owned(), self.counters.iter().map(|w| w.drops(reason)).sum::<u64>());
+        let drops = |reason: Reason| {
+            let of_workers = self.counters.iter().map(|w| w.drops(reason)).sum::<u64>();
+            (reason.name().to_owned(), of_workers + self.control_drops.get(reason))
+        };
+        let now = Time::from_nanos(clock::boottime());
+        let states: Vec<_> = {
+            let node = switchboard::lock(&self.node);
+            (0..).map(PeerId).zip(&self.peers).map(|(id, _)| node.state(id, now)).collect()
+        };
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -151,7 +168,7 @@ impl Facts {
                 segmentation: self.sockets.iter().all(|socket| socket.segmentation()),
                 ..self.transport.clone()
             },
-            peers: self.peers.iter().map(PeerFacts::status).collect(),
+            peers: self.peers.iter().zip(&states).map(|(peer, state)| peer.status(state.as_ref(), now)).collect(),
             workers: workers.collect(),
             drops: Reason::ALL.iter().copied().map(drops).filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>(),
         }
@@ -159,7 +176,7 @@ impl Facts {
 }
 
 impl PeerFacts {
-    fn status(&self) -> PeerStatus {
+    fn status(&self, state: Option<&PeerState>, now: Time) -> PeerStatus {
         let sum = |of: fn(&crate::counters::PeerTraffic) -> &Traffic| {
             self.link
                 .traffic
@@ -172,22 +189,38 @@ impl PeerFacts {
         PeerStatus {
             name: self.peer.name.clone(),
             public_key: self.peer.public_key.as_ref().map(ToString::to_string),
-            endpoint: self.endpoint.as_ref().map(ToString::to_string),
+            endpoint: state.map_or(self.endpoint, |state| state.endpoint).as_ref().map(ToString::to_string),
             transport: self.peer.transport.to_string(),
             secure: self.peer.transport.is_secure(),
-            session: "none".into(),
-            handshake_s: None,
-            suite: None,
-            problem: None,
+            session: state.map_or("none", |state| standing(state.standing)).into(),
+            handshake_s: state.and_then(|state| state.handshake).map(|at| now.since(at).as_secs()),
+            suite: state.and_then(|state| state.suite).map(|suite| suite_name(suite).to_owned()),
+            problem: state.and_then(|state| state.problem).map(|problem| problem.sentence().to_owned()),
             preshared_key: self.peer.preshared_key.is_some(),
             keepalive_s: self.peer.keepalive.map(|keepalive| keepalive.as_secs()),
-            path_mtu: None,
+            path_mtu: state.map(|state| state.mtu as u64).filter(|mtu| *mtu > 0),
             allowed_ips: self.peer.allowed_ips.clone(),
             rx_bytes,
             tx_bytes,
             rx_packets,
             tx_packets,
         }
+    }
+}
+
+fn standing(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Idle => "none",
+        Standing::Calling => "handshaking",
+        Standing::Up => "up",
+        Standing::Refused => "refused",
+    }
+}
+
+fn suite_name(suite: Suite) -> &'static str {
+    match suite {
+        Suite::Aes256Gcm => "AES-256-GCM",
+        Suite::ChaCha20Poly1305 => "ChaCha20-Poly1305",
     }
 }
 
