@@ -546,7 +546,10 @@ impl Node {
     }
 
     fn want_mark(&mut self, now: Now) {
-        if let Some(mark) = self.stamps.wanted_mark(now.wall) {
+        // Without peers there is nobody to stamp anything for.
+        if !self.by_public.is_empty()
+            && let Some(mark) = self.stamps.wanted_mark(now.wall)
+        {
             self.outputs.push_back(Output::Mark(mark));
         }
     }
