@@ -32,7 +32,7 @@ pub enum KeyFileError {
     Missing(PathBuf),
     /// There is no preshared key, which both ends must have.
     #[error(
-        "the preshared key file {} does not exist: make one with `umask 077 && head -c 32 /dev/urandom | base64 > {}`, and copy \
+        "the preshared key file {} does not exist: make one with `umask 077 && adit keygen --preshared > {}`, and copy \
          it to the peer", .0.display(), .0.display()
     )]
     MissingPreshared(PathBuf),
@@ -114,12 +114,8 @@ impl PrivateKey {
     ///
     /// # Errors
     /// What the stream said.
-    pub fn write(&self, mut stream: impl Write) -> io::Result<()> {
-        let mut line = Zeroizing::new([b'\n'; TEXT_LENGTH + 1]);
-        let (text, _) = line.split_at_mut(TEXT_LENGTH);
-        STANDARD.encode_slice(self.bytes.as_ref(), text).map_err(io::Error::other)?;
-        stream.write_all(line.as_ref())?;
-        stream.flush()
+    pub fn write(&self, stream: impl Write) -> io::Result<()> {
+        write_secret(&self.bytes, stream)
     }
 
     /// The key's bytes, for key agreement.
@@ -152,6 +148,24 @@ impl PresharedKey {
         if bytes.iter().all(|byte| *byte == 0) { Err(NotAKey) } else { Ok(Self(Arc::new(bytes))) }
     }
 
+    /// A new secret.
+    ///
+    /// # Errors
+    /// The random generator failed.
+    pub fn generate() -> io::Result<Self> {
+        let mut bytes = Zeroizing::new([0; LENGTH]);
+        rand::fill(bytes.as_mut()).map_err(|_| io::Error::other("the random generator failed"))?;
+        Self::from_bytes(bytes).map_err(io::Error::other)
+    }
+
+    /// Writes the secret as its line of text.
+    ///
+    /// # Errors
+    /// What the stream said.
+    pub fn write(&self, stream: impl Write) -> io::Result<()> {
+        write_secret(&self.0, stream)
+    }
+
     /// Reads a file with one line of base64, of which the rules are those of [`PrivateKey::read_file`].
     ///
     /// # Errors
@@ -179,6 +193,15 @@ impl fmt::Debug for PresharedKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PresharedKey(..)")
     }
+}
+
+/// Writes 32 bytes as a line of base64, without a buffer that would keep a copy.
+fn write_secret(bytes: &[u8; LENGTH], mut stream: impl Write) -> io::Result<()> {
+    let mut line = Zeroizing::new([b'\n'; TEXT_LENGTH + 1]);
+    let (text, _) = line.split_at_mut(TEXT_LENGTH);
+    STANDARD.encode_slice(bytes, text).map_err(io::Error::other)?;
+    stream.write_all(line.as_ref())?;
+    stream.flush()
 }
 
 /// A public key: who a peer is.

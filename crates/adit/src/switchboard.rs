@@ -81,7 +81,9 @@ pub fn node(tunnel: &Tunnel, endpoints: &[Option<SocketAddr>], mark: &MarkFile) 
     let mut identities = Vec::new();
     for kind in [TransportKind::Sealed, TransportKind::WireGuard] {
         let used = tunnel.peers.iter().any(|peer| peer.transport == kind);
-        if let (Some(protocol), Some(key), true) = (protocol(kind), &tunnel.device.private_key, used) {
+        let special = tunnel.device.wireguard_private_key.as_ref().filter(|_| kind == TransportKind::WireGuard);
+        let key = special.or(tunnel.device.private_key.as_ref());
+        if let (Some(protocol), Some(key), true) = (protocol(kind), key, used) {
             let identity = Identity::new(key.as_bytes()).map_err(|e| Failure::failed(format!("our key: {e}")))?;
             identities.push((protocol, identity));
         }

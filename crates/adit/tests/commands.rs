@@ -190,6 +190,9 @@ fn keys_are_made_and_derived() {
     let public = assert_succeeds(&public);
     assert_eq!((public.len(), public.trim_end().len()), (45, 44));
     assert_ne!(private, public);
+    let preshared = [(); 2].map(|()| assert_succeeds(&world.run("keygen --preshared")).to_owned());
+    assert_eq!(preshared.each_ref().map(String::len), [45; 2]);
+    assert_ne!(preshared[0], preshared[1]);
     // RFC 7748, section 6.1
     let bob = world.feed("pubkey", "XasIfmJKikt54X+Lg4AO5m87sSkmGLb9HC+LJ/+I4Os=\n");
     assert_eq!(assert_succeeds(&bob), "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=\n");

@@ -3,18 +3,28 @@
 use std::{fs, io, os::unix::fs::MetadataExt};
 
 use super::output;
-use crate::{Failure, Result, key::PrivateKey};
+use crate::{
+    Failure, Result,
+    key::{PresharedKey, PrivateKey},
+};
 
 const AFTER_HELP: &str = "\
 Example, for a file that nobody else can read:
   umask 077 && adit keygen > private.key
 
-The text is the same as that of `wg genkey`: either program's keys serve the other.";
+For a secret that two peers share beside their keys (the same file on both):
+  umask 077 && adit keygen --preshared > preshared.key
+
+The texts are the same as those of `wg genkey` and `wg genpsk`: either program's keys serve the other.";
 
 /// Make a private key and print it
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub(super) struct Arguments {}
+pub(super) struct Arguments {
+    /// Make a preshared key instead
+    #[arg(long)]
+    preshared: bool,
+}
 
 impl Arguments {
     pub(super) fn run(self) -> Result<()> {
@@ -23,8 +33,13 @@ impl Arguments {
                 "others can read the file that this key is written to: use `umask 077` before, or `chmod 600`"
             );
         }
-        let key = PrivateKey::generate().map_err(|error| Failure::failed(format!("cannot make a key: {error}")))?;
-        output::outcome(key.write(io::stdout().lock())).map(drop)
+        let failed = |error| Failure::failed(format!("cannot make a key: {error}"));
+        let written = if self.preshared {
+            PresharedKey::generate().map_err(failed)?.write(io::stdout().lock())
+        } else {
+            PrivateKey::generate().map_err(failed)?.write(io::stdout().lock())
+        };
+        output::outcome(written).map(drop)
     }
 }
 

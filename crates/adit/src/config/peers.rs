@@ -51,8 +51,6 @@ struct Taken {
     keys: HashMap<PublicKey, Owner>,
     endpoints: HashMap<Endpoint, Owner>,
     prefixes: HashMap<IpNet, Owner>,
-    /// The encrypted transport of this file, by its first peer.
-    encrypted: Option<(TransportKind, Owner)>,
 }
 
 #[derive(Clone)]
@@ -67,7 +65,6 @@ fn peer(document: &Document, raw: raw::Peer, own_addresses: &[IpNet], taken: &mu
     let kind = transport_kind(document, &raw)?;
     refuse_meaningless(document, &raw, kind)?;
 
-    refuse_two_roles(document, &raw, kind, owner(&raw.span), taken)?;
     let public_key = public_key(document, &raw, kind, &name)?;
     if let (Some(text), Some(key)) = (&raw.public_key, public_key)
         && let Some(other) = taken.keys.insert(key, owner(&text.span))
@@ -161,29 +158,6 @@ fn refuse_meaningless(document: &Document, raw: &raw::Peer, kind: TransportKind)
         return Err(document.error(&text.span, sentence));
     }
     Ok(())
-}
-
-/// One private key serves one encrypted transport: what proves who we are in one of them must say nothing in the other.
-fn refuse_two_roles(
-    document: &Document,
-    raw: &raw::Peer,
-    kind: TransportKind,
-    owner: Owner,
-    taken: &mut Taken,
-) -> Result<(), Error> {
-    if !kind.is_secure() {
-        return Ok(());
-    }
-    let (first, other) = taken.encrypted.get_or_insert((kind, owner.clone()));
-    if *first == kind {
-        return Ok(());
-    }
-    let sentence = format!(
-        "peer {:?} is {kind} and peer {:?} (line {}) is {first}, but one private key must not serve both: move one of them into a \
-         second file, with another private-key-file, name of the device and listen port, and start a second `adit up`",
-        owner.peer, other.peer, other.line
-    );
-    Err(document.error(raw.transport.as_ref().map_or(&raw.span, |text| &text.span), sentence))
 }
 
 fn public_key(

@@ -27,6 +27,7 @@ pub(super) struct Device {
     pub(super) addresses: Texts,
     pub(super) mtu: Option<Located<WordOrNumber>>,
     pub(super) private_key_file: Text,
+    pub(super) wireguard_private_key_file: Text,
 }
 
 /// `[transport]`
@@ -53,7 +54,7 @@ pub(super) struct Peer {
 
 /// Where each key lives, to help whoever wrote it into another section.
 const HOMES: &[(&str, &[&str])] = &[
-    ("[device]", &["mode", "addresses", "mtu", "private-key-file"]),
+    ("[device]", &["mode", "addresses", "mtu", "private-key-file", "wireguard-private-key-file"]),
     ("[transport]", &["listen", "workers", "offload", "busy-poll"]),
     ("[[peer]]", &["public-key", "endpoint", "allowed-ips", "preshared-key-file", "keepalive"]),
 ];
@@ -110,6 +111,7 @@ impl Device {
             addresses: section.strings("addresses", "a list of strings such as [\"10.77.0.1/24\"]")?,
             mtu: section.word_or_number("mtu", "\"auto\" or a number of bytes")?,
             private_key_file: section.string("private-key-file", "a string, the path of a file")?,
+            wireguard_private_key_file: section.string("wireguard-private-key-file", "a string, the path of a file")?,
         };
         section.finish(home)?;
         Ok(device)

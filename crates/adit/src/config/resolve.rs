@@ -51,9 +51,10 @@ pub(super) fn tunnel(document: &Document, raw: raw::Tunnel) -> Result<Tunnel, Er
     let preshared: Vec<raw::Text> = peers.iter().map(|peer| peer.preshared_key_file.clone()).collect();
     let mut peers = peers::resolve(document, peers, &addresses, &transport)?;
     let mtu = mtu(document, device.mtu.as_ref(), carries_ipv6(&addresses, &peers), largest_mtu(&peers))?;
-    let private_key = keys::private_key(document, &device, &peers)?;
-    keys::preshared_keys(document, &preshared, private_key.as_ref(), &mut peers)?;
-    let device = Device { name, addresses, mtu, private_key };
+    let (private_key, wireguard_private_key) = keys::private_keys(document, &device, &peers)?;
+    let own: Vec<_> = private_key.iter().chain(&wireguard_private_key).collect();
+    keys::preshared_keys(document, &preshared, &own, &mut peers)?;
+    let device = Device { name, addresses, mtu, private_key, wireguard_private_key };
     Ok(Tunnel { device, transport, peers, source: document.path.clone() })
 }
 

@@ -30,6 +30,8 @@ pub struct Device {
     pub mtu: Mtu,
     /// Our identity; present unless every peer is plain.
     pub private_key: Option<PrivateKey>,
+    /// Our identity towards wireguard peers, where it is another one; always present beside sealed peers.
+    pub wireguard_private_key: Option<PrivateKey>,
 }
 
 /// The largest packet of the device, in bytes.

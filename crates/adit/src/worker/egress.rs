@@ -107,7 +107,7 @@ impl Path {
         let from = link.local.load().as_deref().copied();
         let flow = Flow { to, from, ecn: packet.ecn(), lane: packet.flow_hash(), tag: id.0 };
         if packets.segment_len() > peer.mtu {
-            return self.forward_narrow(view, &packet, &packets, peer.mtu, &mut |path, piece| {
+            return self.forward_narrow(&packet, &packets, peer.mtu, &mut |path, piece| {
                 path.put(view, &flow, piece.len(), |slot| {
                     slot.copy_from_slice(piece);
                     true
@@ -148,7 +148,7 @@ impl Path {
         let flow = Flow { to: path.endpoint, from, ecn: packet.ecn(), lane, tag: id.0 };
         let sealing = Sealing { id, session, remote, flow, mtu: peer.mtu };
         if packets.segment_len() > peer.mtu {
-            return self.forward_narrow(view, &packet, &packets, peer.mtu, &mut |path, piece| {
+            return self.forward_narrow(&packet, &packets, peer.mtu, &mut |path, piece| {
                 let counter = path.reserve(&sealing, 1, piece.len() + DATA_OVERHEAD).ok_or(Reason::NoSession)?;
                 path.seal(view, &sealing, counter, Flags::NONE, piece)
             });
@@ -288,13 +288,11 @@ impl Path {
     #[cold]
     fn forward_narrow(
         &mut self,
-        view: &View,
         packet: &IpPacket<'_>,
         packets: &SuperPacket<'_>,
         mtu: usize,
-        put: &mut dyn FnMut(&mut Self, &[u8]) -> Result<(), Reason>,
+        put: &mut Put<'_>,
     ) -> Result<(), Reason> {
-        let _ = view;
         if packet.dont_fragment() {
             self.tell_sender(packet, Unreachable::TooBig { mtu: u32::try_from(mtu).unwrap_or(u32::MAX) });
             self.dropped(Reason::TooBig, packets.count().saturating_sub(1));
@@ -419,6 +417,9 @@ impl Path {
         }
     }
 }
+
+/// Puts a piece of a packet into a train.
+type Put<'a> = dyn FnMut(&mut Path, &[u8]) -> Result<(), Reason> + 'a;
 
 /// Whom a packet is sealed for, and how it gets there.
 struct Sealing<'a> {

@@ -259,6 +259,36 @@ fn key_files() {
 }
 
 #[test]
+fn two_encrypted_transports_take_two_keys() {
+    let both = |keys: &str| {
+        let peer = |name: &str, ip: &str, public: &str, transport: &str| {
+            format!(
+                "[[peer]]\nname = \"{name}\"\npublic-key = \"{public}\"\nallowed-ips = [\"{ip}\"]\ntransport = \"{transport}\"\n"
+            )
+        };
+        let peers = peer("oslo", "10.77.0.3", BOB, "sealed")
+            + &peer("rome", "10.77.0.4", "XasIfmJKikt54X+Lg4AO5m87sSkmGLb9HC+LJ/+I4Es=", "wireguard");
+        format!("[device]\naddresses = [\"10.77.0.1/24\"]\n{keys}\n{peers}")
+    };
+    let keys = Keys::new(&both("private-key-file = \"a\"\nwireguard-private-key-file = \"b\""));
+    keys.write("a", PRIVATE_KEY, 0o600);
+    keys.write("b", PRIVATE_KEY, 0o600);
+    let fault = keys.fault();
+    assert!(fault.contains("tunnel.toml:4:") && fault.contains("must not serve both"), "{fault}");
+    keys.write("b", OUR_KEY, 0o600);
+    let tunnel = config::load(&keys.configuration()).unwrap();
+    let [one, two] =
+        [tunnel.device.private_key, tunnel.device.wireguard_private_key].map(|key| key.unwrap().public_key());
+    assert_ne!(one, two);
+    // For wireguard alone either name will do.
+    let wireguard =
+        both("wireguard-private-key-file = \"b\"").replace("transport = \"sealed\"", "transport = \"wireguard\"");
+    fs::write(keys.configuration(), wireguard).unwrap();
+    let device = config::load(&keys.configuration()).unwrap().device;
+    assert!(device.private_key.is_none() && device.wireguard_private_key.unwrap().public_key() == two);
+}
+
+#[test]
 fn preshared_key_files() {
     let keys = Keys::new(&sealed("preshared-key-file = \"psk\""));
     let check = |what: &str, phrases: &[&str]| {
@@ -271,7 +301,7 @@ fn preshared_key_files() {
             assert!(!fault.contains(&secret[..8]), "{what}: {fault}");
         }
     };
-    check("missing", &["preshared key file", "does not exist", "umask 077", "base64 > ", "the peer"]);
+    check("missing", &["preshared key file", "does not exist", "umask 077", "keygen --preshared > ", "the peer"]);
     for mode in [0o644, 0o640, 0o620, 0o601] {
         keys.write("psk", PRESHARED_KEY, mode);
         check("open", &["open to other users", &format!("{mode:04o}"), "chmod 600"]);
@@ -353,7 +383,7 @@ proptest! {
     fn any_value_anywhere_is_a_tunnel_or_one_line(
         section in 0..3_usize,
         key in prop::sample::select(vec![
-            "name", "mode", "addresses", "mtu", "private-key-file", "listen", "workers", "offload", "busy-poll",
+            "name", "mode", "addresses", "mtu", "private-key-file", "wireguard-private-key-file", "listen", "workers", "offload", "busy-poll",
             "public-key", "endpoint", "allowed-ips", "transport", "preshared-key-file", "keepalive",
         ]),
         value in prop_oneof![
