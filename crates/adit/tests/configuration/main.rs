@@ -312,7 +312,7 @@ fn preshared_key_files() {
         check(content, &["does not hold a preshared key", "wg genpsk"]);
     }
     keys.write("psk", OUR_KEY, 0o600);
-    check("our private key", &["is our private key", "\"berlin\" must not know", "base64"]);
+    check("our private key", &["is our private key", "\"berlin\" must not know", "keygen --preshared"]);
     keys.write("psk", PRESHARED_KEY, 0o400);
     assert!(config::load(&keys.configuration()).unwrap().peers[0].preshared_key.is_some());
     fs::remove_file(keys.directory.path().join("psk")).unwrap();
