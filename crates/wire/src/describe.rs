@@ -11,7 +11,8 @@ use crate::ecn::Ecn;
 use crate::ethernet::{EthernetFrame, MacAddress, ethertype};
 use crate::icmp::{self, IcmpMessage};
 use crate::ip::{Fragment, IpPacket, Version, protocol};
-use crate::message::{self, Message, Step};
+use crate::message::data::{DATA_OVERHEAD, LANE_MASK};
+use crate::message::{self, CookieReply, DataHeader, Flags, Handshake, Message, Protocol, Step};
 use crate::tcp::{TcpSegment, flags};
 use crate::udp::UdpDatagram;
 
@@ -190,11 +191,24 @@ impl Stack<'_> {
     fn message(&mut self, bytes: &[u8]) {
         match message::classify(bytes) {
             Message::Plain(packet) => self.ip(packet),
-            Message::Sealed(step, bytes) => self.push("sealed", format!("{}, {} B", step_name(step), bytes.len())),
-            Message::WireGuard(step, bytes) => {
-                self.push("WireGuard", format!("{}, {} B", step_name(step), bytes.len()));
-            }
+            Message::Sealed(step, bytes) => self.encrypted("sealed", step, bytes),
+            Message::WireGuard(step, bytes) => self.encrypted("WireGuard", step, bytes),
             Message::Unknown(bytes) => self.push("data", format!("{} B", bytes.len())),
+        }
+    }
+
+    /// What those see of an encrypted message who do not have its keys: all that is said here lies in the clear.
+    fn encrypted(&mut self, name: &'static str, step: Step, bytes: &[u8]) {
+        let said = match step {
+            Step::Initiation | Step::Response => Handshake::parse(bytes).map(|message| handshake_meaning(&message)),
+            Step::Cookie => {
+                CookieReply::parse(bytes).map(|reply| format!("cookie reply, receiver {:#010x}", reply.receiver))
+            }
+            Step::Data => DataHeader::parse(bytes).map(|header| data_meaning(&header, bytes.len())),
+        };
+        match said {
+            Ok(meaning) => self.push(name, meaning),
+            Err(why) => self.broken(name, bytes, why),
         }
     }
 
@@ -210,13 +224,31 @@ fn station(address: MacAddress) -> String {
     if address == MacAddress::BROADCAST { "broadcast".to_owned() } else { address.to_string() }
 }
 
-fn step_name(step: Step) -> &'static str {
-    match step {
-        Step::Initiation => "handshake initiation",
-        Step::Response => "handshake response",
-        Step::Cookie => "cookie reply",
-        Step::Data => "encrypted data",
+fn handshake_meaning(message: &Handshake<'_>) -> String {
+    let (sender, length) = (message.sender(), message.noise().len());
+    let mut meaning = match message.step() {
+        Step::Response => format!("handshake response, sender {sender:#010x}, receiver {:#010x}", message.receiver()),
+        _ => format!("handshake initiation, sender {sender:#010x}"),
+    };
+    let _ = write!(meaning, ", {length} B of Noise");
+    meaning
+}
+
+/// `length` is that of the whole message, as far as it was captured.
+fn data_meaning(header: &DataHeader, length: usize) -> String {
+    let mut meaning = format!("data, receiver {:#010x}", header.index());
+    if header.protocol == Protocol::Sealed {
+        let _ = write!(meaning, ", lane {}", header.receiver & LANE_MASK);
     }
+    let _ = write!(meaning, ", counter {}, encrypted {} B", header.counter, length.saturating_sub(DATA_OVERHEAD));
+    for (flag, word) in
+        [(Flags::CHECKSUM_PARTIAL, "checksum partial"), (Flags::CONTINUES, "continues"), (Flags::CONTROL, "control")]
+    {
+        if header.flags.contains(flag) {
+            let _ = write!(meaning, ", {word}");
+        }
+    }
+    meaning
 }
 
 fn ip_summary(packet: &IpPacket<'_>) -> String {
@@ -289,6 +321,7 @@ mod tests {
     use super::*;
     use crate::icmp::{IcmpHeader, Unreachable, error_reply};
     use crate::ip::IpHeader;
+    use crate::message::HandshakeHeader;
     use crate::tcp::TcpHeader;
     use crate::udp::UdpHeader;
 
@@ -382,10 +415,39 @@ mod tests {
     }
 
     #[test]
-    fn encrypted_datagrams_are_named() {
+    fn of_encrypted_datagrams_their_headers_are_told() {
         let last = |payload: &[u8]| text(LinkLayer::Ip, &ip(0, protocol::UDP, &udp(8285, payload))).pop().unwrap();
-        assert_eq!(last(&[0xa4, 0, 0, 0, 9]), "sealed: encrypted data, 5 B");
-        assert_eq!(last(&[1, 0, 0, 0, 9]), "WireGuard: handshake initiation, 5 B");
+        let header = DataHeader {
+            protocol: Protocol::Sealed,
+            flags: Flags::CHECKSUM_PARTIAL.with(Flags::CONTINUES),
+            receiver: 0x0122_3347,
+            counter: 9,
+        };
+        let data = |header: DataHeader| last(&[&header.emit()[..], &[0x45; 56]].concat());
+        assert_eq!(
+            data(header),
+            "sealed: data, receiver 0x01223340, lane 7, counter 9, encrypted 40 B, checksum partial, continues"
+        );
+        let control = DataHeader { flags: Flags::CONTROL, ..header };
+        assert_eq!(data(control), "sealed: data, receiver 0x01223340, lane 7, counter 9, encrypted 40 B, control");
+        let wireguard = DataHeader { protocol: Protocol::WireGuard, flags: Flags::NONE, ..header };
+        assert_eq!(data(wireguard), "WireGuard: data, receiver 0x01223347, counter 9, encrypted 40 B");
+        let handshake = |protocol: Protocol, step| {
+            let header = HandshakeHeader { protocol, step, sender: 0x10, receiver: 0x20 };
+            last(&header.emit(&vec![7; protocol.noise_len(step)]).unwrap())
+        };
+        assert_eq!(
+            handshake(Protocol::Sealed, Step::Initiation),
+            "sealed: handshake initiation, sender 0x00000010, 120 B of Noise"
+        );
+        assert_eq!(
+            handshake(Protocol::WireGuard, Step::Response),
+            "WireGuard: handshake response, sender 0x00000010, receiver 0x00000020, 48 B of Noise"
+        );
+        let reply = CookieReply { protocol: Protocol::Sealed, receiver: 0x30, nonce: &[1; 24], sealed: &[2; 32] };
+        assert_eq!(last(&reply.emit()), "sealed: cookie reply, receiver 0x00000030");
+        assert_eq!(last(&[0xa4, 0, 0, 0, 9]), "sealed: too short for its header (5 B)");
+        assert_eq!(last(&[1, 0, 0, 0, 9]), "WireGuard: too short for its header (5 B)");
         assert_eq!(last(&[0xff]), "data: 1 B");
         assert_eq!(last(&[]), "UDP: 40000 → 8285, 0 B");
     }
