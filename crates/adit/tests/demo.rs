@@ -137,7 +137,11 @@ fn the_document_has_every_part_and_nothing_is_left() {
 
     let hosts = document["topology"]["hosts"].as_array().unwrap();
     assert_eq!(hosts.iter().map(|host| host["containers"].as_array().unwrap().len()).sum::<usize>(), 4);
-    assert_eq!(hosts[0]["mtu"], 1472);
+    assert_eq!(hosts[0]["mtu"], 1440);
+    for host in hosts {
+        assert_eq!((&host["transport"], &host["encrypted"]), (&"sealed".into(), &true.into()), "{host}");
+        assert!(["AES-256-GCM", "ChaCha20-Poly1305"].contains(&host["suite"].as_str().unwrap()), "{host}");
+    }
 
     let reachability = list("reachability");
     let paths: Vec<_> = reachability.iter().map(|row| row["path"].as_str().unwrap()).collect();
@@ -147,11 +151,15 @@ fn the_document_has_every_part_and_nothing_is_left() {
 
     let throughput = list("throughput");
     let paths: Vec<_> = throughput.iter().map(|row| row["path"].as_str().unwrap()).collect();
-    assert_eq!(paths, ["veth pair", "veth + bridge", "classic TUN", "adit", "kernel VXLAN"]);
+    assert_eq!(paths, ["veth pair", "veth + bridge", "classic TUN", "adit plain", "adit sealed", "kernel VXLAN"]);
     assert!(throughput.iter().all(|row| row["gbps"].as_f64() > Some(0.0) && row["times_vxlan"].as_f64() > Some(0.0)));
     let per_call = |row: usize| throughput[row]["packets_per_call"]["read"].as_f64().unwrap();
     assert!((0.99..=1.0).contains(&per_call(2)), "the classic path reads one packet a call, not {}", per_call(2));
-    assert!(per_call(3) > 2.0, "adit reads super-packets, not {} packets a call", per_call(3));
+    for row in [3, 4] {
+        assert!(per_call(row) > 2.0, "adit reads super-packets, not {} packets a call", per_call(row));
+    }
+    let encrypted: Vec<_> = throughput.iter().filter(|row| row["encrypted"] == true).map(|row| &row["path"]).collect();
+    assert_eq!(encrypted, ["adit sealed"]);
 
     journey_makes_sense(&list("journey"), &document["packet"]);
     assert!(list("buffers").iter().all(|host| host["receive"].as_u64() > Some(0)));
@@ -172,10 +180,23 @@ fn journey_makes_sense(journey: &[Value], packet: &Value) {
         let headers = hop["headers"].as_array().unwrap();
         let tunnelled = headers.iter().any(|header| header["depth"] == 1);
         assert_eq!(tunnelled, hop["device"] == "under0", "{hop}");
-        // Ethernet 14, IPv4 20, UDP 8; on the card once more the latter two around the packet.
-        let around = if hop["layer"] == "L2" { 14 } else { 0 } + if tunnelled { 56 } else { 28 };
+        // Ethernet 14, IPv4 20, UDP 8; on the card once more the latter two around the packet, and 32 of the sealed message.
+        let around = if hop["layer"] == "L2" { 14 } else { 0 } + if tunnelled { 88 } else { 28 };
         assert_eq!(hop["size"].as_u64(), Some(payload + around), "{hop}");
+        // On the card no header is to be seen that was encrypted.
+        let names: Vec<_> = headers.iter().map(|header| header["name"].as_str().unwrap()).collect();
+        assert!(if tunnelled {
+            names == ["Ethernet", "IPv4", "UDP", "sealed"]
+        } else {
+            names.ends_with(&["IPv4", "UDP"])
+        });
+        assert_eq!(hop["known_by"] == "content", !tunnelled, "{hop}");
     }
+    let messages: Vec<_> =
+        journey.iter().filter(|hop| hop["device"] == "under0").map(|hop| &hop["headers"][3]["summary"]).collect();
+    assert!(messages.len() == 2 && messages[0] == messages[1], "the same message on both cards: {messages:?}");
+    let encrypted = format!("encrypted {} B", payload + 28);
+    assert!(messages[0].as_str().unwrap().contains(&encrypted), "{messages:?}");
 }
 
 #[test]
@@ -194,7 +215,9 @@ fn the_text_fits_and_has_no_escapes_where_no_terminal_is() {
         "Throughput",
         "The journey of one packet",
         "Nothing is left.",
-        "not encrypted",
+        "encrypted and authenticated",
+        "within a host nothing is encrypted",
+        "Only the sealed path is encrypted",
     ] {
         assert!(text.contains(words), "{words:?} is missing in:\n{text}");
     }

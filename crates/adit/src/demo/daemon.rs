@@ -17,15 +17,36 @@ use linux::poll::readable;
 
 use super::layout::{Host, Lane};
 use super::watch::Watch;
+use crate::api::status::PeerStatus;
 use crate::api::{self, Status};
+use crate::key::{PrivateKey, PublicKey};
 use crate::{Failure, Result};
 
 /// How long a daemon may take until it is ready.
 const READY: Duration = Duration::from_secs(10);
+/// How long two daemons may take until they have a session: the first call of one may come before the other is there, and the next
+/// goes out five seconds later.
+const SESSION: Duration = Duration::from_secs(15);
 /// How long it may take to remove what it has set up.
 const STOP: Duration = Duration::from_secs(5);
 /// How much of a daemon's log a failure quotes, in lines.
 const QUOTED: usize = 3;
+
+/// How a daemon carries packets.
+#[derive(Clone, Copy)]
+pub(super) enum Way<'a> {
+    /// Encrypted.
+    Sealed {
+        /// Its own key.
+        own: &'a PrivateKey,
+        /// Who the other end is.
+        other: PublicKey,
+    },
+    /// As they are, in super-packets.
+    Plain,
+    /// As they are, one by one.
+    Classic,
+}
 
 /// A running daemon; stopped with this value.
 #[derive(Debug)]
@@ -38,18 +59,24 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a daemon for `lane` in the namespace of `host`. `place` is a directory for the files of this run.
+    /// Starts a daemon for `lane` in the namespace of `host`. `place` is a directory for the files of this run, its key among them.
     ///
     /// # Errors
     /// It could not be started.
-    pub(super) fn start(host: &Host, net: &NetNs, lane: &Lane, offload: bool, place: &Path) -> Result<Self> {
+    pub(super) fn start(host: &Host, net: &NetNs, lane: &Lane, way: Way<'_>, place: &Path) -> Result<Self> {
         let directory = place.join(format!("{}-{}", host.name, lane.device));
         let failed =
             |what: &str, error| Failure::failed(format!("cannot {what} for the daemon on {}: {error}", host.name));
         DirBuilder::new().mode(0o700).create(&directory).map_err(|error| failed("make a directory", error))?;
         let (file, log) = (directory.join("adit.toml"), directory.join("log"));
         let (runtime, state) = (directory.join("run"), directory.join("state"));
-        write_private(&file, &configuration(host, lane, offload)).map_err(|error| failed("write a file", error))?;
+        let written =
+            create_private(&file).and_then(|mut file| file.write_all(configuration(host, lane, way).as_bytes()));
+        written.map_err(|error| failed("write a file", error))?;
+        if let Way::Sealed { own, .. } = way {
+            let written = create_private(&directory.join(KEY)).and_then(|file| own.write(file));
+            written.map_err(|error| failed("write a key", error))?;
+        }
         let errors = File::create(&log).map_err(|error| failed("open a log", error))?;
         let program = std::env::current_exe().map_err(|error| failed("find this program", error))?;
         let mut command = Command::new(program);
@@ -84,6 +111,23 @@ impl Daemon {
             }
         }
         Ok(())
+    }
+
+    /// Waits until it has a session with the other end, and answers what it says of itself then.
+    ///
+    /// # Errors
+    /// There is none in time; what the daemon says about it is quoted.
+    pub(super) fn wait_session(&self, watch: &Watch) -> Result<Status> {
+        let up = |peer: &PeerStatus| peer.session == "up";
+        let status = watch.until(SESSION, || Ok(Some(self.status()?).filter(|status| status.peers.iter().all(up))))?;
+        match status {
+            Some(status) => Ok(status),
+            None => {
+                let problem = self.status()?.peers.into_iter().find_map(|peer| peer.problem);
+                let problem = problem.map_or_else(String::new, |problem| format!(" ({problem})"));
+                Err(self.failure(&format!("has no session after {} seconds{problem}", SESSION.as_secs())))
+            }
+        }
     }
 
     fn failure(&self, what: &str) -> Failure {
@@ -145,20 +189,30 @@ impl Drop for Daemon {
     }
 }
 
-fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(text.as_bytes())
+/// The name of its key file, beside the configuration.
+const KEY: &str = "private.key";
+
+fn create_private(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// What a person would write for this host.
-fn configuration(host: &Host, lane: &Lane, offload: bool) -> String {
+fn configuration(host: &Host, lane: &Lane, way: Way<'_>) -> String {
     let other = host.other();
     let (own, listen) = (lane.node(host), lane.endpoint(host));
     let (node, subnet, endpoint) = (lane.node(other), lane.subnet(other), lane.endpoint(other));
+    let offload = !matches!(way, Way::Classic);
+    let (key_file, transport) = match way {
+        Way::Sealed { other, .. } => {
+            (format!("private-key-file = \"{KEY}\"\n"), format!("public-key = \"{other}\"\ntransport = \"sealed\""))
+        }
+        Way::Plain | Way::Classic => (String::new(), "transport = \"plain\"".to_owned()),
+    };
     format!(
         r#"[device]
 name = "{device}"
 addresses = ["{own}/24"]
-
+{key_file}
 [transport]
 listen = "{listen}"
 offload = {offload}
@@ -167,7 +221,7 @@ offload = {offload}
 name = "{peer}"
 endpoint = "{endpoint}"
 allowed-ips = ["{node}/32", "{subnet}"]
-transport = "plain"
+{transport}
 "#,
         device = lane.device,
         peer = other.name,
@@ -177,14 +231,20 @@ transport = "plain"
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::layout::{ADIT, CLASSIC, HOSTS};
+    use crate::demo::layout::{ADIT, CLASSIC, HOSTS, PLAIN};
 
     #[test]
     fn our_configurations_are_accepted() {
+        let directory = tempfile::tempdir().unwrap();
+        let [own, other] = [(); 2].map(|()| PrivateKey::generate().unwrap());
+        own.write(create_private(&directory.path().join(KEY)).unwrap()).unwrap();
+        let sealed = Way::Sealed { own: &own, other: other.public_key() };
         for host in HOSTS {
-            for (lane, offload) in [(ADIT, true), (CLASSIC, false)] {
-                let text = configuration(&host, &lane, offload);
-                let tunnel = crate::config::parse(Path::new("adit.toml"), text).unwrap();
+            for (lane, way, offload) in
+                [(ADIT, sealed, true), (PLAIN, Way::Plain, true), (CLASSIC, Way::Classic, false)]
+            {
+                let text = configuration(&host, &lane, way);
+                let tunnel = crate::config::parse(&directory.path().join("adit.toml"), text).unwrap();
                 assert_eq!(tunnel.transport.offload, offload);
                 assert_eq!(tunnel.device.name, lane.device);
             }

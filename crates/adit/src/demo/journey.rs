@@ -3,6 +3,9 @@
 //!
 //! What is seen is where the packet was, when, and with which bytes. That it passed through user space in between follows from
 //! the order: a packet that leaves by the TUN device and comes out of the card within a datagram was read and sent by the daemon.
+//!
+//! Within the hosts the packet is known by what it says. Between them it is encrypted: there it is the one datagram that has its
+//! length and passed at its time, and on the second card the one with the same ciphertext.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, SystemTime};
@@ -11,6 +14,11 @@ use linux::capture::{Capture, Direction};
 use linux::netlink::Layer;
 use linux::netns::NetNs;
 use wire::describe::{self, LinkLayer, TunnelPorts};
+use wire::ethernet::EthernetFrame;
+use wire::ip::IpPacket;
+use wire::message::data::DATA_OVERHEAD;
+use wire::message::{DataHeader, Flags};
+use wire::udp::UdpDatagram;
 
 use super::layout::{ADIT, BRIDGE, CARD, HOSTS, UNDERLAY};
 use super::report::{Crossing, Header, Hop, Packet};
@@ -20,6 +28,8 @@ use crate::{Failure, Result};
 
 /// The UDP port on both ends, one that nothing is registered for.
 const PORT: u16 = 4242;
+/// Bytes of the packet's own headers, IPv4 and UDP.
+const HEADERS: usize = 20 + 8;
 /// How long the packet may take.
 const DELIVERY: Duration = Duration::from_secs(2);
 /// How often it is tried: a packet may be lost, and the clock may be set while it travels.
@@ -46,6 +56,7 @@ struct Station<'a> {
 }
 
 /// What one device saw.
+#[derive(Clone)]
 struct Sighting {
     timestamp_ns: u64,
     layer: Layer,
@@ -123,16 +134,13 @@ fn once(topology: &Topology, attempt: usize) -> Result<(Packet, Vec<Hop>)> {
     let delivered = SystemTime::now();
 
     let start_ns = nanoseconds(start);
-    let mut hops = Vec::with_capacity(stations.len());
+    let mut seen = Vec::with_capacity(stations.len());
     for (station, capture) in stations.iter().zip(&mut captures) {
-        let sighting = find(capture, station, payload.as_bytes())?.ok_or_else(|| {
-            Failure::failed(format!(
-                "the packet of the journey was not seen on {} of {}",
-                station.device, station.place
-            ))
-        })?;
-        hops.push(hop(station, &sighting, start_ns));
+        seen.push(sightings(capture, station)?);
     }
+    let found = recognise(&stations, &seen, payload.as_bytes())?;
+    let hops: Vec<_> =
+        stations.iter().zip(&found).map(|(station, (sighting, by))| hop(station, sighting, by, start_ns)).collect();
     if !hops.is_sorted_by(|a, b| a.us <= b.us) {
         return Err(Failure::failed("the system's clock was set during the journey of the packet"));
     }
@@ -158,25 +166,72 @@ fn not_arrived(error: std::io::Error) -> Failure {
     Failure::failed(format!("the packet of the journey did not arrive: {error}"))
 }
 
-/// The first packet with `payload` that passed in the station's direction. All of them were there before it was delivered.
-fn find(capture: &mut Capture, station: &Station<'_>, payload: &[u8]) -> Result<Option<Sighting>> {
+/// All that passed in the station's direction. The packet is among it: it was there before it was delivered.
+fn sightings(capture: &mut Capture, station: &Station<'_>) -> Result<Vec<Sighting>> {
     let mut buffer = vec![0; 65_536];
+    let mut seen = Vec::new();
     while let Some(captured) = capture.recv(&mut buffer)? {
-        let bytes = buffer.get(..captured.length).unwrap_or_default();
-        let ours = bytes.windows(payload.len()).any(|window| window == payload);
-        if ours && (captured.direction == Direction::Outgoing) == station.out {
-            return Ok(Some(Sighting {
+        if (captured.direction == Direction::Outgoing) == station.out {
+            seen.push(Sighting {
                 timestamp_ns: captured.timestamp_ns,
                 layer: captured.layer,
                 size: captured.original_length,
-                bytes: bytes.to_vec(),
-            }));
+                bytes: buffer.get(..captured.length).unwrap_or_default().to_vec(),
+            });
         }
     }
-    Ok(None)
+    Ok(seen)
 }
 
-fn hop(station: &Station<'_>, sighting: &Sighting, start_ns: u64) -> Hop {
+/// Finds the packet in what each station saw, and says how it was known.
+fn recognise<'s>(
+    stations: &[Station<'_>],
+    seen: &'s [Vec<Sighting>],
+    payload: &[u8],
+) -> Result<Vec<(&'s Sighting, &'static str)>> {
+    let says_it = |sighting: &&Sighting| sighting.bytes.windows(payload.len()).any(|window| window == payload);
+    let in_clear: Vec<_> = seen.iter().map(|seen| seen.iter().find(says_it)).collect();
+    let mut found: Vec<(&Sighting, &'static str)> = Vec::with_capacity(seen.len());
+    let mut ciphertext = None;
+    for (number, (station, seen)) in stations.iter().zip(seen).enumerate() {
+        let lost = |why| {
+            let (device, place) = (station.device, station.place);
+            Failure::failed(format!("the packet of the journey {why} on {device} of {place}"))
+        };
+        let sighting = if station.device != UNDERLAY {
+            (in_clear.get(number).copied().flatten().ok_or_else(|| lost("was not seen"))?, "content")
+        } else if let Some(ciphertext) = ciphertext {
+            let same = |sighting: &&Sighting| sealed(sighting) == Some(ciphertext);
+            (seen.iter().find(same).ok_or_else(|| lost("was not seen"))?, "ciphertext")
+        } else {
+            let after = found.last().map_or(0, |(sighting, _)| sighting.timestamp_ns);
+            let before = in_clear.iter().skip(number).flatten().next().map_or(u64::MAX, |next| next.timestamp_ns);
+            let fits = |sighting: &&Sighting| {
+                (after..=before).contains(&sighting.timestamp_ns)
+                    && sealed(sighting).is_some_and(|message| message.len() == DATA_OVERHEAD + HEADERS + payload.len())
+            };
+            let mut fitting = seen.iter().filter(fits);
+            let first = fitting.next().ok_or_else(|| lost("was not seen"))?;
+            if fitting.next().is_some() {
+                return Err(lost("could not be told from another"));
+            }
+            ciphertext = sealed(first);
+            (first, "length")
+        };
+        found.push(sighting);
+    }
+    Ok(found)
+}
+
+/// The sealed message with a packet in it that a card saw.
+fn sealed(sighting: &Sighting) -> Option<&[u8]> {
+    let frame = EthernetFrame::parse(&sighting.bytes).ok()?;
+    let packet = IpPacket::parse_cut(frame.payload()).ok()?;
+    let message = UdpDatagram::parse_cut(packet.payload()).ok()?.payload();
+    DataHeader::parse(message).ok().filter(|header| !header.flags.contains(Flags::CONTROL)).map(|_| message)
+}
+
+fn hop(station: &Station<'_>, sighting: &Sighting, known_by: &'static str, start_ns: u64) -> Hop {
     let ethernet = sighting.layer == Layer::Ethernet;
     let link = if ethernet { LinkLayer::Ethernet } else { LinkLayer::Ip };
     let ports = TunnelPorts { adit: Some(ADIT.port), vxlan: None };
@@ -188,18 +243,19 @@ fn hop(station: &Station<'_>, sighting: &Sighting, start_ns: u64) -> Hop {
         direction: if station.out { "out" } else { "in" },
         layer: if ethernet { "L2" } else { "L3" },
         size: sighting.size,
+        known_by,
         headers: stacked(describe::describe(link, &sighting.bytes, &ports)),
     }
 }
 
-/// Tells what is inside the tunnel from what is around it: inside begins with the second IP header.
+/// Tells what is the tunnel's from what is around it: that begins with an encrypted message, or with the second IP header.
 fn stacked(layers: Vec<describe::Layer>) -> Vec<Header> {
-    let mut ip_headers = 0usize;
+    let mut begun = 0usize;
     layers
         .into_iter()
         .map(|layer| {
-            ip_headers += usize::from(matches!(layer.name, "IPv4" | "IPv6"));
-            Header { name: layer.name, summary: layer.summary, depth: ip_headers.saturating_sub(1) }
+            begun += usize::from(matches!(layer.name, "IPv4" | "IPv6" | "sealed" | "WireGuard"));
+            Header { name: layer.name, summary: layer.summary, depth: begun.saturating_sub(1) }
         })
         .collect()
 }
@@ -219,6 +275,8 @@ fn microseconds(at_ns: u64, start_ns: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use wire::udp::UdpHeader;
+
     use super::*;
 
     #[test]
@@ -226,5 +284,47 @@ mod tests {
         let layer = |name| describe::Layer { name, summary: String::new() };
         let headers = stacked(["Ethernet", "IPv4", "UDP", "IPv4", "UDP"].map(layer).into());
         assert_eq!(headers.iter().map(|header| header.depth).collect::<Vec<_>>(), [0, 0, 0, 1, 1]);
+        let headers = stacked(["Ethernet", "IPv4", "UDP", "sealed"].map(layer).into());
+        assert_eq!(headers.iter().map(|header| header.depth).collect::<Vec<_>>(), [0, 0, 0, 1]);
+    }
+
+    fn frame(timestamp_ns: u64, payload: &[u8]) -> Sighting {
+        use wire::ip::{IpHeader, protocol};
+        let mut udp = vec![0; 8 + payload.len()];
+        UdpHeader { source_port: 7777, destination_port: 7777 }.emit(Default::default(), payload, &mut udp).unwrap();
+        let mut bytes = vec![0; 34];
+        bytes[12] = 8;
+        let header = IpHeader::new([192, 0, 2, 1].into(), [192, 0, 2, 2].into(), protocol::UDP);
+        header.emit(udp.len(), &mut bytes[14..]).unwrap();
+        bytes.extend(udp);
+        Sighting { timestamp_ns, layer: Layer::Ethernet, size: bytes.len(), bytes }
+    }
+
+    fn message(counter: u64, flags: Flags, length: usize) -> Vec<u8> {
+        let header = DataHeader { protocol: wire::message::Protocol::Sealed, flags, receiver: 0x20, counter };
+        [&header.emit()[..], &vec![counter as u8; length + 16]].concat()
+    }
+
+    #[test]
+    fn between_the_hosts_it_is_known_by_its_length_and_then_by_its_ciphertext() {
+        let net = NetNs::current().unwrap();
+        let station = |device| Station { crossings: &[], place: "berlin", net: &net, device, out: true };
+        let stations = ["adit0", UNDERLAY, UNDERLAY, "adit0"].map(station);
+        let (before, ours, after) =
+            (message(1, Flags::NONE, 33), message(2, Flags::NONE, 33), message(3, Flags::NONE, 33));
+        let (probe, other) = (message(4, Flags::CONTROL, 33), message(5, Flags::NONE, 34));
+        let cable: Vec<_> =
+            [(5, &before), (11, &probe), (12, &ours), (13, &other), (21, &after)].map(|(at, m)| frame(at, m)).into();
+        let seen = [vec![frame(10, b"hello")], cable.clone(), cable.clone(), vec![frame(20, b"hello")]];
+        let found = recognise(&stations, &seen, b"hello").unwrap();
+        let found: Vec<_> = found.iter().map(|(sighting, by)| (sighting.timestamp_ns, *by)).collect();
+        assert_eq!(found, [(10, "content"), (12, "length"), (12, "ciphertext"), (20, "content")]);
+
+        let mut doubtful = seen.clone();
+        doubtful[1].push(frame(14, &message(6, Flags::NONE, 33)));
+        assert!(recognise(&stations, &doubtful, b"hello").is_err());
+        let mut lost = seen;
+        lost[2].clear();
+        assert!(recognise(&stations, &lost, b"hello").is_err());
     }
 }

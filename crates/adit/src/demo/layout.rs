@@ -1,4 +1,4 @@
-//! Names and addresses: two hosts, two containers on each, and three lanes between the hosts.
+//! Names and addresses: two hosts, two containers on each, and four lanes between the hosts.
 //!
 //! A *lane* is a way to carry packets from host to host. Each has prefixes of its own, in which every container has an
 //! address, so that the destination alone decides which lane a packet takes, and lanes can be compared side by side.
@@ -91,9 +91,11 @@ pub(super) struct Lane {
     pub(super) port: u16,
 }
 
-/// adit as it is.
+/// adit as it is: encrypted.
 pub(super) const ADIT: Lane = Lane { device: "adit0", containers: 42, nodes: 77, port: 7777 };
-/// adit without offloads, one packet per system call: what programs on TUN devices were like.
+/// adit without encryption.
+pub(super) const PLAIN: Lane = Lane { device: "plain0", containers: 45, nodes: 80, port: 7779 };
+/// adit without encryption and without offloads, one packet per system call: what programs on TUN devices were like.
 pub(super) const CLASSIC: Lane = Lane { device: "classic0", containers: 43, nodes: 78, port: 7778 };
 /// The kernel's own tunnel.
 pub(super) const VXLAN: Lane = Lane { device: "vx0", containers: 44, nodes: 79, port: 4789 };
@@ -148,7 +150,7 @@ mod tests {
     #[test]
     fn lanes_and_hosts_share_no_address() {
         let mut seen = std::collections::HashSet::new();
-        for lane in [ADIT, CLASSIC, VXLAN] {
+        for lane in [ADIT, PLAIN, CLASSIC, VXLAN] {
             for host in HOSTS {
                 assert!(seen.insert(lane.node(&host)));
                 assert!(seen.insert(lane.gateway(&host)));
@@ -165,7 +167,7 @@ mod tests {
     #[test]
     fn device_names_are_the_kernels() {
         let ports = HOSTS.iter().flat_map(|host| host.containers).map(|container| container.port);
-        for name in ports.chain([BRIDGE, UNDERLAY, CARD, ADIT.device, CLASSIC.device, VXLAN.device]) {
+        for name in ports.chain([BRIDGE, UNDERLAY, CARD, ADIT.device, PLAIN.device, CLASSIC.device, VXLAN.device]) {
             assert!(linux::netlink::is_valid_name(name), "{name}");
         }
     }

@@ -27,8 +27,9 @@ use linux::netns::NetNs;
 use linux::privilege::{self, Capability, has_capability};
 
 use crate::api::Status;
+use crate::key::PrivateKey;
 use crate::{Failure, Result};
-use daemon::Daemon;
+use daemon::{Daemon, Way};
 use layout::{ADIT, BRIDGE, CARD, HOSTS, UNDERLAY_MTU};
 use place::{Lock, Place};
 use report::screen::Screen;
@@ -127,16 +128,15 @@ impl Stage {
     /// Builds it; answers what the daemons say of themselves.
     fn build(&mut self, watch: &Watch) -> Result<Vec<Status>> {
         let topology = self.topology.insert(Topology::hosts()?);
-        for host in &HOSTS {
+        let [berlin, paris] = [new_key()?, new_key()?];
+        for (host, own, other) in HOSTS.iter().zip([(&berlin, &paris), (&paris, &berlin)]).map(|(h, (o, p))| (h, o, p))
+        {
             watch.check()?;
-            let net = topology.host(host)?.net();
-            self.daemons.push(Daemon::start(host, net, &ADIT, true, self.place.path())?);
+            let way = Way::Sealed { own, other: other.public_key() };
+            self.daemons.push(Daemon::start(host, topology.host(host)?.net(), &ADIT, way, self.place.path())?);
         }
-        let mut states = Vec::new();
-        for daemon in &mut self.daemons {
-            daemon.wait_ready(watch)?;
-            states.push(daemon.status()?);
-        }
+        self.daemons.iter_mut().try_for_each(|daemon| daemon.wait_ready(watch))?;
+        let states = self.daemons.iter().map(|daemon| daemon.wait_session(watch)).collect::<Result<Vec<_>>>()?;
         // What fits into the tunnel on every host.
         let mtu = states.iter().map(|status| status.device.mtu).min().unwrap_or(UNDERLAY_MTU);
         topology.add_containers(mtu)?;
@@ -163,11 +163,16 @@ impl Stage {
     }
 }
 
+/// A key for this run. Its file is removed with all others.
+fn new_key() -> Result<PrivateKey> {
+    PrivateKey::generate().map_err(|error| Failure::failed(format!("cannot make a key: {error}")))
+}
+
 fn tell(stage: &mut Stage, options: Options, rootless: bool, (screen, watch): (&Screen, &Watch)) -> Result<Report> {
     let effort = Effort::of(options);
     let style = screen.style();
     screen.say(&format!(
-        "{}: two hosts with containers, joined by a tunnel that runs in user space.",
+        "{}: two hosts with containers, joined by an encrypted tunnel that runs in user space.",
         style.bold("adit demo")
     ));
     screen.progress("building hosts, daemons and containers");
@@ -204,7 +209,7 @@ fn tell(stage: &mut Stage, options: Options, rootless: bool, (screen, watch): (&
     let (packet, hops) = journey::follow(topology, watch)?;
     let (from, to, size) = (&packet.from, &packet.to, packet.payload_bytes);
     screen.heading(4, &format!("The journey of one packet: UDP, {size} bytes, from web {from} to app {to}"));
-    let per_call = throughput.iter().find(|row| row.path == "adit").and_then(|row| row.packets_per_call);
+    let per_call = throughput.iter().find(|row| row.encrypted).and_then(|row| row.packets_per_call);
     screen.say(&text::journey(&packet, &hops, style));
     screen.say(&format!("\n{}", text::journey_notes(&packet, per_call)));
 
@@ -271,6 +276,9 @@ fn describe(states: &[Status]) -> report::Topology {
         mtu: status.device.mtu,
         offloads: status.device.offloads.clone(),
         listen: status.transport.listen.to_string(),
+        transport: status.peers.first().map(|peer| peer.transport.clone()).unwrap_or_default(),
+        encrypted: status.peers.iter().all(|peer| peer.secure),
+        suite: status.peers.first().and_then(|peer| peer.suite.clone()),
         routed: ADIT.subnet(host.other()).to_string(),
         containers: host
             .containers

@@ -1,4 +1,4 @@
-//! The same TCP load on five paths, in turns, so that all of them see the machine's good and bad moments.
+//! The same TCP load on six paths, in turns, so that all of them see the machine's good and bad moments.
 
 use std::net::Ipv4Addr;
 use std::path::Path as FilePath;
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use linux::netns::NetNs;
 
-use super::daemon::Daemon;
-use super::layout::{ADIT, CLASSIC, HOSTS, Host, Lane, VXLAN};
+use super::daemon::{Daemon, Way};
+use super::layout::{ADIT, CLASSIC, HOSTS, Host, Lane, PLAIN, VXLAN};
 use super::load::{self, Load};
 use super::reach::{self, Try};
 use super::report::screen::Screen;
@@ -21,6 +21,10 @@ use crate::api::status::WorkerStatus;
 /// Names of the two paths that others are compared with.
 const VETH_PATH: &str = "veth pair";
 const VXLAN_PATH: &str = "kernel VXLAN";
+/// Names of the three paths that daemons carry.
+pub(super) const CLASSIC_PATH: &str = "classic TUN";
+pub(super) const PLAIN_PATH: &str = "adit plain";
+pub(super) const SEALED_PATH: &str = "adit sealed";
 
 /// How long and how often.
 #[derive(Debug, Clone, Copy)]
@@ -35,36 +39,44 @@ struct Path<'a> {
     what: &'static str,
     from: (&'static str, &'a NetNs),
     to: (&'static str, &'a NetNs, Ipv4Addr),
+    encrypted: bool,
     /// Who carries it: the sender's daemon and the receiver's.
     daemons: Option<[&'a Daemon; 2]>,
 }
 
-/// What is there only to compare with: the classic daemons and the kernel's tunnel.
+/// What is there only to compare with: daemons that do not encrypt, and the kernel's tunnel.
 struct Rivals<'a> {
     topology: &'a Topology,
+    plain: Vec<Daemon>,
     classic: Vec<Daemon>,
 }
 
 impl<'a> Rivals<'a> {
     fn build(topology: &'a Topology, place: &FilePath, watch: &Watch) -> Result<Self> {
-        let mut classic = Vec::new();
-        for host in &HOSTS {
-            classic.push(Daemon::start(host, topology.host(host)?.net(), &CLASSIC, false, place)?);
+        let start = |lane, way| {
+            HOSTS
+                .iter()
+                .map(|host| Daemon::start(host, topology.host(host)?.net(), lane, way, place))
+                .collect::<Result<Vec<_>>>()
+        };
+        let (mut plain, mut classic) = (start(&PLAIN, Way::Plain)?, start(&CLASSIC, Way::Classic)?);
+        for (lane, daemons) in [(&PLAIN, &mut plain), (&CLASSIC, &mut classic)] {
+            daemons.iter_mut().try_for_each(|daemon| daemon.wait_ready(watch))?;
+            let mtu = daemons.first().map_or(Ok(0), |daemon| daemon.status().map(|status| status.device.mtu))?;
+            topology.add_lane(lane, mtu)?;
         }
-        classic.iter_mut().try_for_each(|daemon| daemon.wait_ready(watch))?;
-        let mtu = classic.first().map_or(Ok(0), |daemon| daemon.status().map(|status| status.device.mtu))?;
-        topology.add_lane(&CLASSIC, mtu)?;
         let mtu = topology.add_vxlan()?;
         topology.add_lane(&VXLAN, mtu)?;
-        Ok(Self { topology, classic })
+        Ok(Self { topology, plain, classic })
     }
 
     fn remove(self) -> Result<()> {
-        let Self { topology, classic } = self;
+        let Self { topology, plain, classic } = self;
         topology.remove_lane(&VXLAN)?;
         topology.remove_vxlan()?;
         topology.remove_lane(&CLASSIC)?;
-        Daemon::stop_all(classic)
+        topology.remove_lane(&PLAIN)?;
+        Daemon::stop_all(plain.into_iter().chain(classic).collect())
     }
 }
 
@@ -81,7 +93,7 @@ pub(super) fn measure(
 ) -> Result<Vec<Throughput>> {
     screen.progress("setting up the paths to compare with");
     let rivals = Rivals::build(topology, place, watch)?;
-    let paths = paths(topology, daemons, &rivals.classic)?;
+    let paths = paths(topology, daemons, &rivals)?;
     for path in &paths {
         let attempt = Try { path: path.name, from: path.from, to: (path.to.0, path.to.2) };
         reach::measure(&attempt, 1, watch)?;
@@ -105,19 +117,27 @@ pub(super) fn measure(
     Ok(table)
 }
 
-fn paths<'a>(topology: &'a Topology, adit: &'a [Daemon], classic: &'a [Daemon]) -> Result<Vec<Path<'a>>> {
+fn paths<'a>(topology: &'a Topology, sealed: &'a [Daemon], rivals: &'a Rivals<'_>) -> Result<Vec<Path<'a>>> {
     let [berlin, paris] = &HOSTS;
     let ([web, db], [app, _]) = (&berlin.containers, &paris.containers);
     let host = |host: &Host| topology.host(host).map(super::topology::Namespace::net);
     let from = (web.name, topology.container(web)?.net());
     let target = topology.container(app)?.net();
-    let to = |lane: &Lane| (app.name, target, lane.address(paris, app));
+    let across = |name, what, lane: &Lane, daemons| Path {
+        name,
+        what,
+        from,
+        to: (app.name, target, lane.address(paris, app)),
+        encrypted: false,
+        daemons,
+    };
     Ok(vec![
         Path {
             name: VETH_PATH,
             what: "the bare cable",
             from: (berlin.name, host(berlin)?),
             to: (paris.name, host(paris)?, paris.underlay()),
+            encrypted: false,
             daemons: None,
         },
         Path {
@@ -125,11 +145,13 @@ fn paths<'a>(topology: &'a Topology, adit: &'a [Daemon], classic: &'a [Daemon]) 
             what: "on one host",
             from,
             to: (db.name, topology.container(db)?.net(), ADIT.address(berlin, db)),
+            encrypted: false,
             daemons: None,
         },
-        Path { name: "classic TUN", what: "one packet per call", from, to: to(&CLASSIC), daemons: pair(classic) },
-        Path { name: "adit", what: "super-packets", from, to: to(&ADIT), daemons: pair(adit) },
-        Path { name: VXLAN_PATH, what: "all in the kernel", from, to: to(&VXLAN), daemons: None },
+        across(CLASSIC_PATH, "one packet per call", &CLASSIC, pair(&rivals.classic)),
+        across(PLAIN_PATH, "super-packets", &PLAIN, pair(&rivals.plain)),
+        Path { encrypted: true, ..across(SEALED_PATH, "the same, encrypted", &ADIT, pair(sealed)) },
+        across(VXLAN_PATH, "all in the kernel", &VXLAN, None),
     ])
 }
 
@@ -196,6 +218,7 @@ fn summarise(paths: &[Path<'_>], rounds: &[Vec<(Load, Option<PerCall>)>]) -> Vec
                 from: path.from.0,
                 to: path.to.0,
                 what: path.what,
+                encrypted: path.encrypted,
                 gbps: median(speeds.clone()),
                 times_vxlan: ratios_to(&speeds, VXLAN_PATH),
                 times_veth: ratios_to(&speeds, VETH_PATH),

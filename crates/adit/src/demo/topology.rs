@@ -163,7 +163,7 @@ impl Topology {
     }
 
     /// Gives bridges and containers addresses in a lane's prefixes, and the containers a route to those of the other host. `mtu`
-    /// is what the lane carries, in bytes.
+    /// is what the lane carries, in bytes; the containers' cards may take less.
     ///
     /// # Errors
     /// What the kernel refused.
@@ -174,13 +174,14 @@ impl Topology {
             netlink.add_address(bridge, ip_net(lane.gateway(host), 24), true)?;
             for container in &host.containers {
                 let mut netlink = self.container(container)?.netlink()?;
-                let card = netlink.existing_link(CARD)?.index;
+                let card = netlink.existing_link(CARD)?;
                 let address = lane.address(host, container);
-                netlink.add_address(card, ip_net(address, 24), true)?;
+                netlink.add_address(card.index, ip_net(address, 24), true)?;
                 netlink.add_route(&Route {
                     gateway: Some(lane.gateway(host).into()),
                     source: Some(address.into()),
-                    mtu: Some(mtu),
+                    // A route that promised more than the card takes would be believed.
+                    mtu: Some(mtu.min(card.mtu)),
                     ..Route::new(lane.subnet(host.other()).into())
                 })?;
             }

@@ -62,6 +62,7 @@ fn half(host: &Host) -> Vec<String> {
         format!("TUN     {:<11}{}", host.device, host.addresses.join(" ")),
         arrows("read()", "write()"),
         format!("daemon  adit, UDP {}", host.listen),
+        format!("{:<8}{}", host.transport, host.suite.as_deref().unwrap_or("NOT ENCRYPTED")),
         arrows("sendmsg()", "recvmsg()"),
         format!("card    {:<11}{}", super::super::layout::UNDERLAY, host.underlay),
     ];
@@ -153,9 +154,12 @@ mod tests {
             gateway: format!("10.42.{number}.1/24"),
             device: "adit0".into(),
             addresses: vec![format!("10.77.0.{number}/24")],
-            mtu: 1472,
+            mtu: 1440,
             offloads: Vec::new(),
             listen: format!("192.0.2.{number}:7777"),
+            transport: "sealed".into(),
+            encrypted: true,
+            suite: Some("ChaCha20-Poly1305".into()),
             routed: format!("10.42.{}.0/24", 3 - number),
             containers: ports
                 .into_iter()
@@ -189,7 +193,16 @@ mod tests {
         assert_eq!(count('┴'), 4);
         let sides = drawing.lines().filter(|line| line.starts_with(" │"));
         assert!(sides.clone().count() > 5 && sides.clone().all(|line| line.chars().count() == 79), "{drawing}");
-        for name in ["web", "db", "app", "cache", "10.42.2.3", "192.0.2.1:7777", "10.42.1.0/24 → adit0"] {
+        for name in [
+            "web",
+            "db",
+            "app",
+            "cache",
+            "10.42.2.3",
+            "192.0.2.1:7777",
+            "10.42.1.0/24 → adit0",
+            "sealed  ChaCha20-Poly1305",
+        ] {
             assert!(drawing.contains(name), "{name}");
         }
     }

@@ -58,6 +58,12 @@ pub(super) struct Host {
     pub(super) offloads: Vec<String>,
     /// Where the daemon takes datagrams.
     pub(super) listen: String,
+    /// How packets travel to the other host: `sealed`, `wireguard` or `plain`.
+    pub(super) transport: String,
+    /// Whether they are encrypted and authenticated on the way.
+    pub(super) encrypted: bool,
+    /// What encrypts them.
+    pub(super) suite: Option<String>,
     /// The prefix that is routed into the device.
     pub(super) routed: String,
     pub(super) containers: Vec<Container>,
@@ -103,6 +109,8 @@ pub(super) struct Throughput {
     pub(super) from: &'static str,
     pub(super) to: &'static str,
     pub(super) what: &'static str,
+    /// Whether what travels between the hosts is encrypted.
+    pub(super) encrypted: bool,
     /// 10⁹ bits of payload per second, the median of the rounds.
     pub(super) gbps: f64,
     /// The same per round.
@@ -160,6 +168,8 @@ pub(super) struct Hop {
     pub(super) layer: &'static str,
     /// Bytes, all headers included.
     pub(super) size: usize,
+    /// How it was known to be this packet: `content`, or where it is encrypted `length` and `ciphertext`.
+    pub(super) known_by: &'static str,
     /// Outermost first.
     pub(super) headers: Vec<Header>,
 }
@@ -169,7 +179,7 @@ pub(super) struct Hop {
 pub(super) struct Header {
     pub(super) name: &'static str,
     pub(super) summary: String,
-    /// 0: the packet as it travels; 1: what the tunnel carries in it.
+    /// 0: the packet as it travels; 1: the tunnel's message in it.
     pub(super) depth: usize,
 }
 

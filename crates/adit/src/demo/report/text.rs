@@ -2,9 +2,10 @@
 
 use super::screen::Style;
 use super::{Buffers, Crossing, Hop, Packet, Pairs, PerCall, Reach, Throughput, Topology};
+use crate::demo::throughput::{CLASSIC_PATH, PLAIN_PATH, SEALED_PATH};
 
 /// Columns of the longest bar.
-const BAR: usize = 22;
+const BAR: usize = 20;
 /// An eighth of a column, two eighths, …: U+258F down to U+2589, then a whole one.
 const EIGHTHS: [char; 8] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉', '█'];
 
@@ -22,7 +23,16 @@ pub(in crate::demo) fn under_drawing(topology: &Topology, buffers: &[Buffers], r
             lines.push("(without root as much as net.core.rmem_max and wmem_max allow, so speeds may differ)".into());
         }
     }
-    lines.push("transport \"plain\": not encrypted, not authenticated, as flannel's UDP mode was".into());
+    match topology.hosts.first().and_then(|host| host.suite.as_ref()) {
+        Some(suite) => {
+            lines.push(format!(
+                "between the hosts: transport \"sealed\", encrypted and authenticated by {suite}, with keys of this run"
+            ));
+            lines
+                .push("within a host nothing is encrypted: who is root there can read what its containers send".into());
+        }
+        None => lines.push("between the hosts: not encrypted, not authenticated".into()),
+    }
     indented(&lines)
 }
 
@@ -75,7 +85,7 @@ pub(in crate::demo) fn throughput(rows: &[Throughput], style: Style) -> String {
     let mut lines = vec![style.dim(&head)];
     for row in rows {
         let bar = format!("{:<BAR$}", bar(row.gbps, fastest));
-        let own = row.path == "adit";
+        let own = row.encrypted;
         let name = format!("{:<15}", row.path);
         lines.push(format!(
             "   {}{:>6}  {}{:>9.2}{:>8.2}{:>10.2}  {}",
@@ -96,11 +106,13 @@ pub(in crate::demo) fn throughput_notes(rows: &[Throughput], seconds: f64, round
     let plural = if rounds == 1 { "round" } else { "rounds" };
     let mut lines = vec![
         format!("One TCP stream, {seconds} s a path, {rounds} {plural}; all on this one machine, so read the ratios."),
-        "The pair joins berlin and paris, the bridge web and db; the other three are ways from web to app.".into(),
+        "The pair joins berlin and paris, the bridge web and db; the other four are ways from web to app.".into(),
+        "Only the sealed path is encrypted; the others carry every byte as anybody on the cable can read it.".into(),
         "CPU is that of the whole machine: both ends, the daemons and the load itself.".into(),
     ];
     let per_call = |path: &str| rows.iter().find(|row| row.path == path).and_then(|row| row.packets_per_call);
-    if let (Some(adit), Some(classic)) = (per_call("adit"), per_call("classic TUN")) {
+    let counted = [SEALED_PATH, PLAIN_PATH, CLASSIC_PATH].map(|path| (path, per_call(path)));
+    if counted.iter().any(|(_, per_call)| per_call.is_some()) {
         let calls = |of: PerCall| {
             format!(
                 "{:.0} a read(), {:.0} a sendmsg(), {:.0} a recvmsg(), {:.0} a write()",
@@ -108,8 +120,8 @@ pub(in crate::demo) fn throughput_notes(rows: &[Throughput], seconds: f64, round
             )
         };
         lines.push("Packets per system call, counted:".into());
-        lines.push(format!("   adit         {}", calls(adit)));
-        lines.push(format!("   classic TUN  {}", calls(classic)));
+        let told = counted.into_iter().filter_map(|(path, per_call)| per_call.map(|of| (path, calls(of))));
+        lines.extend(told.map(|(path, calls)| format!("   {path:<13}{calls}")));
     }
     indented(&lines)
 }
@@ -170,13 +182,19 @@ fn crossing_line(number: usize, crossing: &Crossing, style: Style) -> String {
     format!("           {}", style.warm(&text))
 }
 
-/// The headers of one depth in short: names with who speaks to whom, and the hop limit, which shows where it was routed.
+/// The headers of one depth in short: names with who speaks to whom, and the hop limit, which shows where it was routed; of what is
+/// encrypted its number and its length, as there is no more to be seen.
 fn headers(hop: &Hop, depth: usize) -> String {
     let short = |header: &super::Header| {
         let parts: Vec<_> = header.summary.split(", ").collect();
         let ttl = parts.iter().find(|part| part.starts_with("ttl ")).map_or_else(String::new, |ttl| format!(" {ttl}"));
         match header.name {
             "Ethernet" => "Eth".to_owned(),
+            name @ "sealed" => {
+                let told = |part: &&&str| part.starts_with("counter ") || part.starts_with("encrypted ");
+                let told: Vec<_> = parts.iter().filter(told).copied().collect();
+                format!("{name} {}, {}", parts.first().unwrap_or(&""), told.join(", "))
+            }
             name => format!("{name} {}{ttl}", parts.first().unwrap_or(&"")),
         }
     };
@@ -195,6 +213,8 @@ pub(in crate::demo) fn journey_notes(packet: &Packet, per_call: Option<PerCall>)
         format!(
             "{copies_by_model} copies of its bytes for that: one per crossing by how these calls work, not measured."
         ),
+        "Between the two daemons nobody can read it. What we know it by there: its length, which no other".into(),
+        "datagram had at that time, and on the second card that its ciphertext is the same, byte for byte.".into(),
         "On each host it went through the IP stack twice: as itself, and as the payload of UDP.".into(),
         format!("The daemons took {first:.0} and {second:.0} of the {delivered_us:.0} µs, waking up included."),
     ];
