@@ -3,12 +3,22 @@
 
     cargo build --release
     sudo bench/compare.py                              # everything that is installed
-    sudo bench/compare.py vxlan classic plain          # only these
+    sudo bench/compare.py vxlan sealed plain           # only these
+    sudo bench/compare.py sealed-1 sealed-2            # four streams on two workers against one
     sudo bench/compare.py -u wire -r 5 --json out.json
 
-Systems: veth (the limit), vxlan (the kernel's tunnel, no encryption), plain | classic | plain-poll (adit), wireguard-go, openvpn,
-tinc (Debian packages), boringtun, gotatun (cargo install boringtun-cli gotatun-cli). `classic` is adit's plain transport with every
-offload off and one packet per system call: flannel's UDP mode as it was.
+Systems:
+  veth                   the limit: no tunnel at all
+  vxlan                  the kernel's tunnel, no encryption
+  sealed, wireguard      adit, encrypted: its own transport, and WireGuard's
+  sealed-1, sealed-2     the same as sealed with 1 and with 2 workers, whatever the machine has
+  plain                  adit without encryption
+  classic                adit without encryption and offloads, one packet per system call: flannel's UDP mode as it was
+  sealed-poll, plain-poll  adit that looks for 50 us before it sleeps
+  wireguard-go, openvpn, tinc  others in user space, from Debian: sudo apt-get install wireguard-go openvpn openssl tinc
+                         (packaging/bench-packages)
+  boringtun, gotatun     others in user space: cargo install boringtun-cli gotatun-cli
+What is not installed is left out, unless it is named.
 
 Underlays: `virtual` is a veth pair with its offloads (what two VMs or containers on one host see); `wire` is a veth pair
 without segmentation offload, so that every datagram crosses alone (nearer to a cable).
@@ -20,7 +30,7 @@ Noise is 15 to 25 %: use -r 5 or more before believing a small difference. A sys
 The congestion control is cubic where the kernel lets a namespace choose it (it must be in net.ipv4.tcp_allowed_congestion_control of
 the host), else the host's own; the table says which it was.
 
-Needs root, iproute2, iperf3, sockperf, ethtool, iputils-ping, wireguard-tools; traffic stays inside the two namespaces.
+Needs root, iproute2, iperf3, sockperf, ethtool, iputils-ping, wireguard-tools (packaging/test-packages); traffic stays inside the two namespaces.
 """
 import argparse, json, os, re, shutil, signal, statistics, subprocess, sys, tempfile, time
 
@@ -186,13 +196,15 @@ def tinc(bed):
 
 SYSTEMS = {
     "veth": veth, "vxlan": vxlan,
-    "plain": adit("plain"), "classic": adit("plain", "offload = false"), "plain-poll": adit("plain", 'busy-poll = "50us"'),
+    "sealed": adit("sealed"), "wireguard": adit("wireguard"), "plain": adit("plain"), "classic": adit("plain", "offload = false"),
+    "sealed-1": adit("sealed", "workers = 1"), "sealed-2": adit("sealed", "workers = 2"),
+    "sealed-poll": adit("sealed", 'busy-poll = "50us"'), "plain-poll": adit("plain", 'busy-poll = "50us"'),
     "wireguard-go": wireguard_userspace("env WG_PROCESS_FOREGROUND=1 wireguard-go -f {device}"),
     "boringtun": wireguard_userspace("env WG_SUDO=1 boringtun-cli -f --disable-drop-privileges {device}"),
     "gotatun": wireguard_userspace("gotatun -f --disable-drop-privileges {device}"),
     "openvpn": openvpn, "tinc": tinc,
 }
-ADIT = {"plain", "classic", "plain-poll"}
+ADIT = {"sealed", "wireguard", "plain", "classic", "sealed-1", "sealed-2", "sealed-poll", "plain-poll"}
 PROGRAM = {"wireguard-go": "wireguard-go", "boringtun": "boringtun-cli", "gotatun": "gotatun", "openvpn": "openvpn", "tinc": "tincd"}
 
 
