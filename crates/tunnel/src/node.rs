@@ -238,12 +238,21 @@ impl Node {
                 && (peer.settings.protocol == Protocol::Sealed || peer.settings.keepalive.is_some())
         });
         let eager: Vec<_> = eager.map(|peer| peer.id).collect();
-        // A few at a time: each costs Diffie-Hellman here and there.
-        for (number, id) in (0..).zip(eager) {
-            self.schedule(id, Some(now.time + Duration::from_millis(number * 5)));
+        for id in eager {
             if let Some(peer) = self.peer(id) {
                 peer.eager = true;
             }
+        }
+        self.call_eagerly(now);
+    }
+
+    /// Calls whom nobody has to ask for, unless that is being done.
+    fn call_eagerly(&mut self, now: Now) {
+        let eager = self.peers.iter().flatten().filter(|peer| peer.eager && !peer.is_calling());
+        let eager: Vec<_> = eager.map(|peer| peer.id).collect();
+        // A few at a time: each costs Diffie-Hellman here and there.
+        for (number, id) in (0..).zip(eager) {
+            self.schedule(id, Some(now.time + Duration::from_millis(number * 5)));
         }
         self.handle_timeout(now);
     }
@@ -251,7 +260,8 @@ impl Node {
     /// Says that this mark is on disk.
     pub fn marked(&mut self, mark: Duration, now: Now) {
         self.stamps.marked(mark);
-        self.handle_timeout(now);
+        // At the start there was no timestamp to call with before.
+        self.call_eagerly(now);
     }
 
     /// Says how large a packet our device takes; peers are told with the next handshake.
