@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use bed::daemon::{Configuration, Daemon, PORT, Place, exists};
-use bed::packet::Random;
+use bed::packet::{MARK, Random};
 use bed::sniffer::{Sniffer, contains};
 use bed::traffic::{End, connection, exchange_over, exchange_tcp, exchange_udp};
 use bed::{Bed, Family, Host, await_address, wait_at_most, wait_for};
@@ -19,9 +19,6 @@ use linux::tun::{Device, Options};
 use wire::ip::{IpPacket, protocol};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
-
-/// In every packet that must not be seen outside of a tunnel.
-const MARK: &[u8; 16] = b"adit-must-hide-!";
 
 /// How soon a daemon has repaired what somebody broke.
 const REPAIR: Duration = Duration::from_secs(2);

@@ -6,6 +6,7 @@ mod bed;
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bed::daemon::{Configuration, PORT, Place};
@@ -190,7 +191,7 @@ fn a_narrow_link_far_away_is_learned_of_and_streams_survive() {
         // Host 3 is a router; what is behind it plays host 2.
         let bed = Bed::new(3);
         let (host, router) = (bed.host(1), bed.host(3));
-        let far = Host { number: 2, namespace: router.container() };
+        let far = Host { number: 2, namespace: router.container(), guard: Arc::clone(&router.guard) };
         let mut netlink = host.netlink();
         for (family, net) in FAMILIES.into_iter().zip(["10.43.0.0/24", "fd40:3::/64"]) {
             let route = Route { protocol: 4, ..Route::new(net.parse().unwrap()) };

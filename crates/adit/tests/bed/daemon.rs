@@ -15,6 +15,7 @@ use adit::key::{PrivateKey, PublicKey};
 use linux::netns::NetNs;
 use tempfile::TempDir;
 
+use super::guard::Guard;
 use super::{Family, Host, PATIENCE, wait_for};
 
 /// The program under test.
@@ -175,6 +176,7 @@ pub(crate) struct Place {
     file: String,
     device: String,
     listen: String,
+    guard: Arc<Guard>,
 }
 
 impl Place {
@@ -183,29 +185,31 @@ impl Place {
         let directory = tempfile::tempdir().unwrap();
         // Others are to reach the status socket.
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
-        Self::within(host.namespace.clone(), Arc::new(directory), configuration)
+        Self::within(host.namespace.clone(), Arc::new(directory), configuration, Arc::clone(&host.guard))
     }
 
     /// A place of another device on the same host, that shares the directories.
     pub(crate) fn beside(other: &Self, configuration: &Configuration) -> Self {
-        Self::within(other.namespace.clone(), Arc::clone(&other.directory), configuration)
+        Self::within(other.namespace.clone(), Arc::clone(&other.directory), configuration, Arc::clone(&other.guard))
     }
 
     /// The same directories and configuration on another host.
     pub(crate) fn moved(&self, host: &Host) -> Self {
         let (device, listen, file) = (self.device.clone(), self.listen.clone(), self.file.clone());
-        Self { namespace: host.namespace.clone(), directory: Arc::clone(&self.directory), file, device, listen }
+        let (directory, guard) = (Arc::clone(&self.directory), Arc::clone(&host.guard));
+        Self { namespace: host.namespace.clone(), directory, file, device, listen, guard }
     }
 
-    fn within(namespace: NetNs, directory: Arc<TempDir>, configuration: &Configuration) -> Self {
+    fn within(namespace: NetNs, directory: Arc<TempDir>, configuration: &Configuration, guard: Arc<Guard>) -> Self {
         let (device, listen) = (configuration.device.clone(), configuration.listen.clone());
-        let place = Self { namespace, directory, file: format!("{device}.toml"), device, listen };
+        let place = Self { namespace, directory, file: format!("{device}.toml"), device, listen, guard };
         place.configure(configuration);
         place
     }
 
     /// Writes another configuration, for the next start.
     pub(crate) fn configure(&self, configuration: &Configuration) {
+        self.guard.note(configuration);
         for (name, secret) in configuration.secrets() {
             let mut options = File::options();
             let mut file = options.create(true).write(true).truncate(true).mode(0o600).open(self.path(&name)).unwrap();

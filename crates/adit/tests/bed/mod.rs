@@ -4,17 +4,20 @@
 //!
 //! The underlay is a bridge in a namespace of its own. Host `n` has 192.0.2.n and 2001:db8::n on it; its tunnel device `adit0`
 //! has 10.77.0.n and fd77::n, and 10.(40+n).0.0/16 and fd40:n::/32 live behind it.
+//!
+//! Where all tunnels are encrypted, a [`guard`] sees to it that the underlay shows nothing of what they carry.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 pub(crate) mod daemon;
+pub(crate) mod guard;
 pub(crate) mod packet;
 pub(crate) mod sniffer;
 pub(crate) mod traffic;
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -22,6 +25,8 @@ use linux::netlink::{Address, LinkChange, Netlink, Route, VethEnd};
 use linux::netns::NetNs;
 use linux::privilege::{self, Capability};
 use linux::sysctl;
+
+use guard::Guard;
 
 /// How long anything may take that does not fail. Generous, since tests share their machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -35,8 +40,9 @@ pub(crate) enum Family {
 
 /// Hosts on one underlay.
 pub(crate) struct Bed {
-    switch: NetNs,
+    pub(crate) switch: NetNs,
     pub(crate) hosts: Vec<Host>,
+    guard: Arc<Guard>,
 }
 
 /// One host: a namespace with the device `under0`.
@@ -44,6 +50,7 @@ pub(crate) struct Host {
     /// From 1.
     pub(crate) number: usize,
     pub(crate) namespace: NetNs,
+    pub(crate) guard: Arc<Guard>,
 }
 
 impl Bed {
@@ -55,8 +62,14 @@ impl Bed {
         netlink.create_bridge("switch", Some([2, 0, 0, 0, 0, 0xfe])).unwrap();
         let bridge = netlink.existing_link("switch").unwrap().index;
         netlink.set_up(bridge, true).unwrap();
-        let hosts = (1..=hosts).map(|number| Host::plug_in(&mut netlink, bridge, number)).collect();
-        Self { switch, hosts }
+        let guard = Arc::new(Guard::new(&switch, hosts));
+        let hosts = (1..=hosts).map(|number| Host::plug_in(&mut netlink, bridge, number, Arc::clone(&guard))).collect();
+        Self { switch, hosts, guard }
+    }
+
+    /// How many encrypted datagrams the [`guard`] has seen so far.
+    pub(crate) fn encrypted(&self) -> u64 {
+        self.guard.encrypted()
     }
 
     /// Host `number`, from 1.
@@ -65,8 +78,14 @@ impl Bed {
     }
 }
 
+impl Drop for Bed {
+    fn drop(&mut self) {
+        self.guard.end();
+    }
+}
+
 impl Host {
-    fn plug_in(switch: &mut Netlink, bridge: u32, number: usize) -> Self {
+    fn plug_in(switch: &mut Netlink, bridge: u32, number: usize, guard: Arc<Guard>) -> Self {
         let namespace = namespace();
         let port = format!("port{number}");
         let (a, b) = (
@@ -77,7 +96,7 @@ impl Host {
         let index = switch.existing_link(&port).unwrap().index;
         let change = LinkChange { controller: Some(Some(bridge)), up: Some(true), ..LinkChange::default() };
         switch.change_link(index, &change).unwrap();
-        let host = Self { number, namespace };
+        let host = Self { number, namespace, guard };
         // The kernel says nothing by itself there.
         host.set(&["net", "ipv6", "conf", "under0", "addr_gen_mode"], "1");
         let mut netlink = host.netlink();
@@ -147,7 +166,7 @@ impl Host {
             let route = Route::new(everywhere.parse().unwrap());
             inside.add_route(&Route { gateway: Some(self.behind(family, 1)), device: Some(index), ..route }).unwrap();
         }
-        let inside = Self { number: self.number, namespace: container };
+        let inside = Self { number: self.number, namespace: container, guard: Arc::clone(&self.guard) };
         inside.await_address(self.behind(Family::V6, 2));
         self.await_address(self.behind(Family::V6, 1));
         inside.namespace

@@ -5,6 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, UdpHeader};
 use wire::ecn::Ecn;
 
+/// In all payloads of 16 bytes or more, again and again, so that they are known wherever they are seen in the clear.
+pub(crate) const MARK: &[u8; 16] = b"adit-must-hide-!";
+
+/// Bytes from one mark to the next: each packet of a stream holds some.
+const MARK_SPACING: usize = 64;
+
 /// A UDP packet and what tests vary about it.
 #[derive(Clone, Debug)]
 pub(crate) struct UdpPacket {
@@ -80,12 +86,18 @@ impl Random {
         ((self.next() >> 16) % limit as u64) as usize
     }
 
+    /// A payload: random bytes, with the [`MARK`] in between.
     pub(crate) fn bytes(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(length + 8);
         while bytes.len() < length {
             bytes.extend(self.next().to_le_bytes());
         }
         bytes.truncate(length);
+        for piece in bytes.chunks_mut(MARK_SPACING) {
+            if let Some(start) = piece.first_chunk_mut() {
+                *start = *MARK;
+            }
+        }
         bytes
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use linux::capture::{Capture, Captured};
+use linux::capture::{Capture, Captured, Tally};
 use linux::netns::NetNs;
 use linux::poll::readable;
 use wire::vnet::VnetHdr;
@@ -69,8 +69,7 @@ impl Sniffer {
                     found.extend(wanted(&captured, &self.buffer[..captured.length]));
                 }
                 if last {
-                    assert_eq!(self.capture.tally().unwrap().lost, 0, "nothing was missed");
-                    return found;
+                    return (found, self.capture.tally().unwrap());
                 }
                 let _ = readable([self.capture.as_fd()], Some(Duration::from_millis(20))).unwrap();
             }
@@ -82,12 +81,19 @@ impl Sniffer {
 /// A sniffer at work.
 pub(crate) struct Watch<T> {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<T>>,
+    thread: JoinHandle<(Vec<T>, Tally)>,
 }
 
 impl<T> Watch<T> {
-    /// Ends it; what it has found.
+    /// Ends it; what it has found. Nothing passed unseen.
     pub(crate) fn collect(self) -> Vec<T> {
+        let (found, tally) = self.collect_what_was_seen();
+        assert_eq!(tally.lost, 0, "nothing was missed");
+        found
+    }
+
+    /// Ends it; what it has found, and how much it saw and missed.
+    pub(crate) fn collect_what_was_seen(self) -> (Vec<T>, Tally) {
         self.stop.store(true, Ordering::Release);
         self.thread.join().unwrap()
     }
@@ -113,5 +119,5 @@ impl Injector {
 
 /// Whether `bytes` contain a mark.
 pub(crate) fn contains(bytes: &[u8], mark: &[u8]) -> bool {
-    bytes.windows(mark.len()).any(|window| window == mark)
+    memchr::memmem::find(bytes, mark).is_some()
 }
