@@ -12,7 +12,7 @@ use bed::daemon::{Configuration, Daemon, PORT, Place};
 use bed::packet::{Random, UdpPacket};
 use bed::sniffer::{Injector, Sniffer};
 use bed::traffic::{End, exchange_tcp, exchange_udp, receive_marked, send_marked};
-use bed::{Bed, Family, Host, PATIENCE, at, await_address, wait_for};
+use bed::{Bed, Family, Host, PATIENCE, at, await_address, over, wait_for};
 use etherparse::PacketBuilder;
 use linux::capture::Direction;
 use linux::ping::Pinger;
@@ -21,14 +21,59 @@ use wire::vnet::VnetHdr;
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
+over! {
+    plain: {
+        tcp_and_udp_of_both_families_cross_an_ipv4_underlay
+        tcp_and_udp_of_both_families_cross_an_ipv6_underlay
+        a_side_without_offloads_understands_one_with_them
+        two_sides_without_offloads_carry_the_same
+        any_number_of_workers_carries_the_same
+        busy_polling_carries_the_same
+        many_flows_at_once_do_not_mix
+        containers_of_two_hosts_reach_each_other
+        of_three_hosts_the_longest_prefix_decides
+        a_ping_comes_back
+        pings_of_any_size_come_back
+        congestion_marks_of_the_inner_header_survive
+    }
+}
+
+over! {
+    sealed: {
+        tcp_and_udp_of_both_families_cross_an_ipv4_underlay
+        tcp_and_udp_of_both_families_cross_an_ipv6_underlay
+        a_side_without_offloads_understands_one_with_them
+        two_sides_without_offloads_carry_the_same
+        any_number_of_workers_carries_the_same
+        busy_polling_carries_the_same
+        many_flows_at_once_do_not_mix
+        containers_of_two_hosts_reach_each_other
+        of_three_hosts_the_longest_prefix_decides
+        a_ping_comes_back
+        pings_of_any_size_come_back
+        congestion_marks_of_the_inner_header_survive
+        a_congestion_mark_set_on_the_way_is_carried_inwards
+    }
+}
+
+over! {
+    wireguard: {
+        tcp_and_udp_of_both_families_cross_an_ipv4_underlay
+        tcp_and_udp_of_both_families_cross_an_ipv6_underlay
+        a_side_without_offloads_understands_one_with_them
+        any_number_of_workers_carries_the_same
+        a_ping_comes_back
+        pings_of_any_size_come_back
+        congestion_marks_of_the_inner_header_survive
+        a_congestion_mark_set_on_the_way_is_carried_inwards
+    }
+}
+
 /// Two hosts, and a configuration of each.
-fn pair(outer: Family, lines: [&str; 2]) -> (Bed, Place, Place) {
+fn pair(transport: &'static str, outer: Family, lines: [&str; 2]) -> (Bed, Place, Place) {
     let bed = Bed::new(2);
-    let place = |me: usize, peer| {
-        let host = bed.host(me);
-        Place::new(host, &Configuration::new(host, &[peer], outer).with(lines[me - 1]))
-    };
-    let (a, b) = (place(1, 2), place(2, 1));
+    let [one, two] = Configuration::pair([bed.host(1), bed.host(2)], outer, transport);
+    let (a, b) = (Place::new(bed.host(1), &one.with(lines[0])), Place::new(bed.host(2), &two.with(lines[1])));
     (bed, a, b)
 }
 
@@ -48,55 +93,48 @@ fn exchange_all(bed: &Bed) {
     }
 }
 
-#[test]
-fn tcp_and_udp_of_both_families_cross_an_ipv4_underlay() {
-    let (bed, a, b) = pair(Family::V4, [""; 2]);
+fn tcp_and_udp_of_both_families_cross_an_ipv4_underlay(transport: &'static str) {
+    let (bed, a, b) = pair(transport, Family::V4, [""; 2]);
     let (_a, _b) = (a.start(), b.start());
     exchange_all(&bed);
 }
 
-#[test]
-fn tcp_and_udp_of_both_families_cross_an_ipv6_underlay() {
-    let (bed, a, b) = pair(Family::V6, [""; 2]);
+fn tcp_and_udp_of_both_families_cross_an_ipv6_underlay(transport: &'static str) {
+    let (bed, a, b) = pair(transport, Family::V6, [""; 2]);
     let (_a, _b) = (a.start(), b.start());
     exchange_all(&bed);
 }
 
-#[test]
-fn a_side_without_offloads_understands_one_with_them() {
-    let (bed, a, b) = pair(Family::V4, ["offload = false", ""]);
+fn a_side_without_offloads_understands_one_with_them(transport: &'static str) {
+    let (bed, a, b) = pair(transport, Family::V4, ["offload = false", ""]);
     let (_a, _b) = (a.start(), b.start());
     exchange_all(&bed);
 }
 
-#[test]
-fn two_sides_without_offloads_carry_the_same() {
-    let (bed, a, b) = pair(Family::V6, ["offload = false"; 2]);
+fn two_sides_without_offloads_carry_the_same(transport: &'static str) {
+    let (bed, a, b) = pair(transport, Family::V6, ["offload = false"; 2]);
     let (_a, _b) = (a.start(), b.start());
     exchange_all(&bed);
 }
 
-#[test]
-fn any_number_of_workers_carries_the_same() {
+fn any_number_of_workers_carries_the_same(transport: &'static str) {
     for (workers, others) in [(1, 4), (2, 2), (4, 1)] {
         let lines = [format!("workers = {workers}"), format!("workers = {others}")];
-        let (bed, a, b) = pair(Family::V4, lines.each_ref().map(String::as_str));
+        let (bed, a, b) = pair(transport, Family::V4, lines.each_ref().map(String::as_str));
         let (a, _b) = (a.start(), b.start());
         assert_eq!(a.status().transport.workers, workers);
         exchange_all(&bed);
     }
 }
 
-#[test]
-fn busy_polling_carries_the_same() {
-    let (bed, a, b) = pair(Family::V4, ["busy-poll = \"50us\""; 2]);
+fn busy_polling_carries_the_same(transport: &'static str) {
+    let (bed, a, b) = pair(transport, Family::V4, ["busy-poll = \"50us\""; 2]);
     let (_a, _b) = (a.start(), b.start());
     exchange_all(&bed);
 }
 
-#[test]
-fn many_flows_at_once_do_not_mix() {
-    let (bed, a, b) = pair(Family::V4, ["workers = 2"; 2]);
+fn many_flows_at_once_do_not_mix(transport: &'static str) {
+    let (bed, a, b) = pair(transport, Family::V4, ["workers = 2"; 2]);
     let (_a, _b) = (a.start(), b.start());
     thread::scope(|scope| {
         for i in 0..24 {
@@ -111,9 +149,8 @@ fn many_flows_at_once_do_not_mix() {
     });
 }
 
-#[test]
-fn containers_of_two_hosts_reach_each_other() {
-    let (bed, a, b) = pair(Family::V4, [""; 2]);
+fn containers_of_two_hosts_reach_each_other(transport: &'static str) {
+    let (bed, a, b) = pair(transport, Family::V4, [""; 2]);
     let (_a, _b) = (a.start(), b.start());
     let (left, right) = (bed.host(1).container(), bed.host(2).container());
     for family in FAMILIES {
@@ -126,8 +163,7 @@ fn containers_of_two_hosts_reach_each_other() {
     }
 }
 
-#[test]
-fn of_three_hosts_the_longest_prefix_decides() {
+fn of_three_hosts_the_longest_prefix_decides(transport: &'static str) {
     let bed = Bed::new(3);
     // 1 and 2, and 1 and 3, speak IPv4 outside; 2 and 3 speak IPv6.
     let configuration = |me: usize, four: usize, other: usize, outer| {
@@ -145,10 +181,14 @@ fn of_three_hosts_the_longest_prefix_decides() {
                 _ => {}
             }
         }
-        Place::new(bed.host(me), &configuration)
+        configuration
     };
-    let places =
+    let mut ends =
         [configuration(1, 2, 3, Family::V4), configuration(2, 1, 3, Family::V6), configuration(3, 1, 2, Family::V6)];
+    if transport != "plain" {
+        ends = Configuration::with_keys(ends, transport);
+    }
+    let places: Vec<_> = bed.hosts.iter().zip(&ends).map(|(host, end)| Place::new(host, end)).collect();
     let daemons: Vec<Daemon<'_>> = places.iter().map(Place::start).collect();
     for family in FAMILIES {
         for (from, to) in [(1, 2), (2, 3), (3, 1)] {
@@ -169,9 +209,8 @@ fn of_three_hosts_the_longest_prefix_decides() {
     }
 }
 
-#[test]
-fn a_ping_comes_back() {
-    let (bed, a, b) = pair(Family::V4, [""; 2]);
+fn a_ping_comes_back(transport: &'static str) {
+    let (bed, a, b) = pair(transport, Family::V4, [""; 2]);
     let (a, _b) = (a.start(), b.start());
     let IpAddr::V4(far) = bed.host(2).inner(Family::V4) else { unreachable!("IPv4") };
     let mut pinger = bed.host(1).namespace.run(|| Pinger::open(far, 7)).unwrap().unwrap();
@@ -187,9 +226,8 @@ fn a_ping_comes_back() {
     });
 }
 
-#[test]
-fn pings_of_any_size_come_back() {
-    let (bed, a, b) = pair(Family::V4, [""; 2]);
+fn pings_of_any_size_come_back(transport: &'static str) {
+    let (bed, a, b) = pair(transport, Family::V4, [""; 2]);
     let (_a, _b) = (a.start(), b.start());
     let mut random = Random::new(4);
     let mut injector = Injector::open(&bed.host(1).namespace, "adit0");
@@ -201,14 +239,15 @@ fn pings_of_any_size_come_back() {
     };
     await_address(&bed.host(2).namespace, far6.into());
     await_address(&bed.host(1).namespace, near6.into());
-    for (sequence, size) in [16, 17, 56, 1000, 1001, 1424, 1444].into_iter().enumerate() {
+    let longest = 1500 - Family::V4.overhead(transport) as usize;
+    for (sequence, size) in [16, 17, 56, 1000, 1001, longest - 48, longest - 28].into_iter().enumerate() {
         let payload = random.bytes(size);
         let mut requests = [Vec::new(), Vec::new()];
         let four = PacketBuilder::ipv4(near.octets(), far.octets(), 64).icmpv4_echo_request(7, sequence as u16);
         four.write(&mut requests[0], &payload).unwrap();
         let six = PacketBuilder::ipv6(near6.octets(), far6.octets(), 64).icmpv6_echo_request(7, sequence as u16);
         // The largest only fits without the 20 bytes more.
-        let payload6 = &payload[..size.min(1424)];
+        let payload6 = &payload[..size.min(longest - 48)];
         six.write(&mut requests[1], payload6).unwrap();
         for (request, payload) in requests.iter().zip([&payload[..], payload6]) {
             injector.send(&VnetHdr::NONE, request).unwrap();
@@ -220,10 +259,9 @@ fn pings_of_any_size_come_back() {
     }
 }
 
-#[test]
-fn congestion_marks_of_the_inner_header_survive() {
+fn congestion_marks_of_the_inner_header_survive(transport: &'static str) {
     for outer in FAMILIES {
-        let (bed, a, b) = pair(outer, [""; 2]);
+        let (bed, a, b) = pair(transport, outer, [""; 2]);
         let (_a, _b) = (a.start(), b.start());
         for family in FAMILIES {
             let from = inner(bed.host(1), family).marked_udp(0);
@@ -273,6 +311,34 @@ fn a_congestion_mark_of_the_outer_header_is_carried_inwards() {
             let before = daemon.drops("congestion");
             send_marked(&wire, to, Ecn::Ce, &packet(Ecn::NotEct));
             daemon.await_drops("congestion", before + 1);
+        }
+    }
+}
+
+/// Here the mark is set where a router would: on the way.
+fn a_congestion_mark_set_on_the_way_is_carried_inwards(transport: &'static str) {
+    for outer in FAMILIES {
+        let (bed, a, b) = pair(transport, outer, [""; 2]);
+        let (_a, b) = (a.start(), b.start());
+        // A session first, so that what is marked is data.
+        exchange_udp(inner(bed.host(1), Family::V4), inner(bed.host(2), Family::V4), [100]);
+        let header = if outer == Family::V4 { "ip" } else { "ip6" };
+        let rules = format!(
+            "table netdev congestion {{ chain arriving {{ type filter hook ingress device under0 priority 0; {header} ecn != ce \
+             udp dport {PORT} {header} ecn set ce; }}; }}"
+        );
+        bed.host(2).run("nft", &[&rules]);
+        for family in FAMILIES {
+            let from = inner(bed.host(1), family).marked_udp(0);
+            let to = inner(bed.host(2), family).marked_udp(0);
+            for ecn in [Ecn::Ect0, Ecn::Ect1, Ecn::Ce] {
+                send_marked(&from, to.local_address(), ecn, b"marked on the way");
+                let expected = (from.local_address(), Ecn::Ce, b"marked on the way".to_vec());
+                assert_eq!(receive_marked(&to), expected, "{family:?} in {outer:?}, sent with {ecn:?}");
+            }
+            let before = b.drops("congestion");
+            send_marked(&from, to.local_address(), Ecn::NotEct, b"cannot be marked");
+            wait_for("the packet to be dropped", || (b.drops("congestion") > before).then_some(()));
         }
     }
 }

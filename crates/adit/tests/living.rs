@@ -13,19 +13,52 @@ use bed::daemon::{Configuration, Daemon, PORT, Place, exists};
 use bed::packet::{MARK, Random};
 use bed::sniffer::{Sniffer, contains};
 use bed::traffic::{End, connection, exchange_over, exchange_tcp, exchange_udp};
-use bed::{Bed, Family, Host, await_address, wait_at_most, wait_for};
+use bed::{Bed, Family, Host, await_address, over, wait_at_most, wait_for};
 use linux::netlink::{PROTOCOL, Route, RouteKind, VethEnd};
 use linux::tun::{Device, Options};
 use wire::ip::{IpPacket, protocol};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
+over! {
+    plain: {
+        a_stop_by_signal_leaves_the_host_as_it_was
+        a_stop_comes_through_under_full_load
+        a_killed_daemon_leaks_nothing_and_its_successor_takes_over
+        a_deleted_device_is_back_within_two_seconds
+        answers_leave_from_the_address_that_was_written_to
+    }
+}
+
+over! {
+    sealed: {
+        a_stop_by_signal_leaves_the_host_as_it_was
+        a_stop_comes_through_under_full_load
+        a_killed_daemon_leaks_nothing_and_its_successor_takes_over
+        a_deleted_device_is_back_within_two_seconds
+        answers_leave_from_the_address_that_was_written_to
+    }
+}
+
+over! {
+    wireguard: {
+        a_killed_daemon_leaks_nothing_and_its_successor_takes_over
+        answers_leave_from_the_address_that_was_written_to
+    }
+}
+
 /// How soon a daemon has repaired what somebody broke.
 const REPAIR: Duration = Duration::from_secs(2);
 
 fn pair() -> (Bed, [Place; 2]) {
+    pair_by("plain")
+}
+
+fn pair_by(transport: &'static str) -> (Bed, [Place; 2]) {
     let bed = Bed::new(2);
-    let places = [(1, 2), (2, 1)].map(|(me, peer)| place(bed.host(me), &[peer]));
+    let hosts = [bed.host(1), bed.host(2)];
+    let [one, two] = Configuration::pair(hosts, Family::V4, transport);
+    let places = [Place::new(hosts[0], &one), Place::new(hosts[1], &two)];
     (bed, places)
 }
 
@@ -47,9 +80,8 @@ fn ifindex(host: &Host) -> u32 {
     host.netlink().existing_link("adit0").unwrap().index
 }
 
-#[test]
-fn a_stop_by_signal_leaves_the_host_as_it_was() {
-    let (bed, [one, two]) = pair();
+fn a_stop_by_signal_leaves_the_host_as_it_was(transport: &'static str) {
+    let (bed, [one, two]) = pair_by(transport);
     let before = bed.host(1).state();
     let _two = two.start();
     for _ in 0..3 {
@@ -62,9 +94,8 @@ fn a_stop_by_signal_leaves_the_host_as_it_was() {
     }
 }
 
-#[test]
-fn a_stop_comes_through_under_full_load() {
-    let (bed, [one, two]) = pair();
+fn a_stop_comes_through_under_full_load(transport: &'static str) {
+    let (bed, [one, two]) = pair_by(transport);
     let before = bed.host(1).state();
     let (daemon, _two) = (one.start(), two.start());
     carries(&bed);
@@ -154,9 +185,8 @@ impl Talker<'_> {
     }
 }
 
-#[test]
-fn a_killed_daemon_leaks_nothing_and_its_successor_takes_over() {
-    let (bed, [one, two]) = pair();
+fn a_killed_daemon_leaks_nothing_and_its_successor_takes_over(transport: &'static str) {
+    let (bed, [one, two]) = pair_by(transport);
     let (host, peer) = (bed.host(1), bed.host(2));
     // What the tunnel does not take would leave by the underlay.
     let mut netlink = host.netlink();
@@ -224,9 +254,8 @@ impl Drop for Ending<'_> {
     }
 }
 
-#[test]
-fn a_deleted_device_is_back_within_two_seconds() {
-    let (bed, [one, two]) = pair();
+fn a_deleted_device_is_back_within_two_seconds(transport: &'static str) {
+    let (bed, [one, two]) = pair_by(transport);
     let (host, _two) = (bed.host(1), two.start());
     let before = host.state();
     let mut daemon = one.start();
@@ -413,8 +442,7 @@ fn a_device_of_somebody_else_is_refused_and_untouched() {
     one.start().terminate();
 }
 
-#[test]
-fn answers_leave_from_the_address_that_was_written_to() {
+fn answers_leave_from_the_address_that_was_written_to(transport: &'static str) {
     for (outer, extra, endpoint) in
         [(Family::V4, "192.0.2.101/24", "192.0.2.101:7777"), (Family::V6, "2001:db8::101/64", "[2001:db8::101]:7777")]
     {
@@ -425,12 +453,10 @@ fn answers_leave_from_the_address_that_was_written_to() {
         let net: ipnet::IpNet = extra.parse().unwrap();
         netlink.add_address(index, net, true).unwrap();
         host.await_address(net.addr());
-        let mut configuration = Configuration::new(host, &[2], outer);
-        configuration.listen = format!("[::]:{PORT}");
-        let one = Place::new(host, &configuration);
-        let mut configuration = Configuration::new(peer, &[1], outer);
-        configuration.peers[0].endpoint = endpoint.into();
-        let two = Place::new(peer, &configuration);
+        let [mut near, mut far] = Configuration::pair([host, peer], outer, transport);
+        near.listen = format!("[::]:{PORT}");
+        far.peers[0].endpoint = endpoint.into();
+        let (one, two) = (Place::new(host, &near), Place::new(peer, &far));
         let (_one, two) = (one.start(), two.start());
         for family in FAMILIES {
             // The far end speaks first; from any other address it would refuse the answers.
@@ -438,6 +464,7 @@ fn answers_leave_from_the_address_that_was_written_to() {
             exchange_tcp(inner(&bed, 2, family), inner(&bed, 1, family), 500_001, 500_003);
         }
         assert_eq!(two.drops("unknown_endpoint"), 0);
+        assert_eq!(two.status().peers[0].endpoint.as_deref(), Some(endpoint), "it has not moved");
     }
 }
 

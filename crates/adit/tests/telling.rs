@@ -13,25 +13,59 @@ use bed::daemon::{Configuration, PORT, Place};
 use bed::packet::{Random, UdpPacket};
 use bed::sniffer::{Injector, Sniffer};
 use bed::traffic::{End, connection, exchange_over, exchange_udp};
-use bed::{Bed, Family, Host, PATIENCE, at, await_address, wait_for};
+use bed::{Bed, Family, Host, PATIENCE, at, await_address, over, wait_for};
 use linux::capture::Direction;
 use linux::netlink::Route;
 use linux::netns::NetNs;
 use linux::udp::{self, Flow, SendError, SendQueue};
 use wire::ecn::Ecn;
 use wire::ip::{IpPacket, protocol};
+use wire::tcp::{TcpSegment, flags};
 use wire::vnet::VnetHdr;
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
+over! {
+    plain: {
+        senders_learn_how_long_a_packet_may_be
+        the_device_follows_the_underlay_and_a_stream_survives
+        a_stream_survives_a_path_narrower_than_the_device
+        a_narrow_link_far_away_is_learned_of_and_streams_survive
+        a_packet_that_may_be_fragmented_arrives_in_fragments
+        the_tunnel_is_a_link_and_leaves_the_ttl_alone
+        a_closed_port_is_told_of_across_the_tunnel
+    }
+}
+
+over! {
+    sealed: {
+        senders_learn_how_long_a_packet_may_be
+        the_device_follows_the_underlay_and_a_stream_survives
+        a_stream_survives_a_path_narrower_than_the_device
+        a_narrow_link_far_away_is_learned_of_and_streams_survive
+        a_packet_that_may_be_fragmented_arrives_in_fragments
+        the_tunnel_is_a_link_and_leaves_the_ttl_alone
+        a_closed_port_is_told_of_across_the_tunnel
+        a_connection_begins_with_segments_that_fit
+    }
+}
+
+over! {
+    wireguard: {
+        senders_learn_how_long_a_packet_may_be
+        the_device_follows_the_underlay_and_a_stream_survives
+        a_stream_survives_a_path_narrower_than_the_device
+        a_narrow_link_far_away_is_learned_of_and_streams_survive
+    }
+}
+
 /// Two hosts and a configuration of each, as `change` makes it.
-fn pair(outer: Family, change: impl Fn(&mut Configuration)) -> (Bed, [Place; 2]) {
+fn pair(transport: &'static str, outer: Family, change: impl Fn(&mut Configuration)) -> (Bed, [Place; 2]) {
     let bed = Bed::new(2);
-    let places = [(1, 2), (2, 1)].map(|(me, peer)| {
-        let mut configuration = Configuration::new(bed.host(me), &[peer], outer);
-        change(&mut configuration);
-        Place::new(bed.host(me), &configuration)
-    });
+    let hosts = [bed.host(1), bed.host(2)];
+    let mut ends = Configuration::pair(hosts, outer, transport);
+    ends.iter_mut().for_each(change);
+    let places = [Place::new(hosts[0], &ends[0]), Place::new(hosts[1], &ends[1])];
     (bed, places)
 }
 
@@ -47,7 +81,7 @@ fn refusal(socket: &UdpSocket) -> ErrorKind {
 
 #[test]
 fn senders_learn_that_nobody_is_there() {
-    let (bed, [one, _]) = pair(Family::V4, |_| {});
+    let (bed, [one, _]) = pair("plain", Family::V4, |_| {});
     let daemon = one.start();
     let host = bed.host(1);
     let container = host.container();
@@ -100,10 +134,10 @@ fn await_log(daemon: &bed::daemon::Daemon<'_>, words: &str) {
     wait_for(words, || daemon.log().contains(words).then_some(()));
 }
 
-#[test]
-fn senders_learn_how_long_a_packet_may_be() {
-    for (outer, underlay, expected) in [(Family::V4, 1400, 1372), (Family::V6, 1400, 1352)] {
-        let (bed, [one, two]) = pair(outer, |configuration| configuration.mtu = Some(1450));
+fn senders_learn_how_long_a_packet_may_be(transport: &'static str) {
+    for outer in FAMILIES {
+        let (underlay, expected) = (1400, 1400 - outer.overhead(transport));
+        let (bed, [one, two]) = pair(transport, outer, |configuration| configuration.mtu = Some(1450));
         let (daemon, _two) = (one.start(), two.start());
         let host = bed.host(1);
         let container = host.container();
@@ -136,18 +170,18 @@ fn senders_learn_how_long_a_packet_may_be() {
     }
 }
 
-#[test]
-fn the_device_follows_the_underlay_and_a_stream_survives() {
+fn the_device_follows_the_underlay_and_a_stream_survives(transport: &'static str) {
     for outer in FAMILIES {
-        let (bed, [one, two]) = pair(outer, |_| {});
+        let (bed, [one, two]) = pair(transport, outer, |_| {});
         let (daemon, _two) = (one.start(), two.start());
-        let overhead = if outer == Family::V4 { 28 } else { 48 };
+        let overhead = outer.overhead(transport);
         let host = bed.host(1);
         let device_mtu = || host.netlink().existing_link("adit0").unwrap().mtu;
         assert_eq!(device_mtu(), 1500 - overhead);
         let end = |n: usize, family| End::new(&bed.host(n).namespace, bed.host(n).inner(family));
         let flows = FAMILIES.map(|family| connection(end(1, family), end(2, family)));
-        for mtu in [1500, 1400, 1340, 1500] {
+        // A device is never narrower than IPv6 permits.
+        for mtu in [1500, 1400, 1280 + overhead, 1500] {
             // Both ends of the cable, as a device takes nothing longer than it sends.
             bed.host(2).set_mtu("under0", mtu);
             host.set_mtu("under0", mtu);
@@ -165,10 +199,9 @@ fn the_device_follows_the_underlay_and_a_stream_survives() {
     }
 }
 
-#[test]
-fn a_stream_survives_a_path_narrower_than_the_device() {
+fn a_stream_survives_a_path_narrower_than_the_device(transport: &'static str) {
     for outer in FAMILIES {
-        let (bed, [one, two]) = pair(outer, |configuration| configuration.mtu = Some(1450));
+        let (bed, [one, two]) = pair(transport, outer, |configuration| configuration.mtu = Some(1450));
         let (_one, _two) = (one.start(), two.start());
         let containers = [bed.host(1).container(), bed.host(2).container()];
         let end = |n: usize, family| End::new(&containers[n - 1], bed.host(n).behind(family, 2));
@@ -185,8 +218,7 @@ fn a_stream_survives_a_path_narrower_than_the_device() {
     }
 }
 
-#[test]
-fn a_narrow_link_far_away_is_learned_of_and_streams_survive() {
+fn a_narrow_link_far_away_is_learned_of_and_streams_survive(transport: &'static str) {
     for outer in FAMILIES {
         // Host 3 is a router; what is behind it plays host 2.
         let bed = Bed::new(3);
@@ -198,12 +230,12 @@ fn a_narrow_link_far_away_is_learned_of_and_streams_survive() {
             netlink.add_route(&Route { gateway: Some(router.underlay(family)), ..route }).unwrap();
         }
         let endpoint = at(router.behind(outer, 2), PORT).to_string();
-        let mut configuration = Configuration::new(host, &[2], outer);
-        configuration.peers[0].endpoint.clone_from(&endpoint);
-        let one = Place::new(host, &configuration);
-        let two = Place::new(&far, &Configuration { listen: endpoint, ..Configuration::new(&far, &[1], outer) });
+        let [mut here, mut there] = Configuration::pair([host, &far], outer, transport);
+        here.peers[0].endpoint.clone_from(&endpoint);
+        there.listen = endpoint;
+        let (one, two) = (Place::new(host, &here), Place::new(&far, &there));
         let (daemon, _two) = (one.start(), two.start());
-        let overhead = if outer == Family::V4 { 28 } else { 48 };
+        let overhead = outer.overhead(transport);
         assert_eq!(daemon.status().device.mtu, 1500 - overhead);
 
         let near = |family| End::new(&host.namespace, host.inner(family));
@@ -228,6 +260,35 @@ fn a_narrow_link_far_away_is_learned_of_and_streams_survive() {
     }
 }
 
+/// The largest segment that a connection's first packet asks for.
+fn first_mss(bytes: &[u8]) -> Option<u16> {
+    let packet = IpPacket::parse(bytes).ok().filter(|packet| packet.protocol() == protocol::TCP)?;
+    TcpSegment::parse(packet.payload()).ok().filter(|segment| segment.flags() & flags::SYN != 0)?.mss()
+}
+
+/// The device is wider than the way, as configured by somebody who did not know: without clamping each connection would begin with
+/// packets that are too big.
+fn a_connection_begins_with_segments_that_fit(transport: &'static str) {
+    for outer in FAMILIES {
+        let (bed, [one, two]) = pair(transport, outer, |configuration| configuration.mtu = Some(1500));
+        let (_one, _two) = (one.start(), two.start());
+        let path = u16::try_from(1500 - outer.overhead(transport)).unwrap();
+        let containers = [bed.host(1).container(), bed.host(2).container()];
+        for family in FAMILIES {
+            let headers = if family == Family::V4 { 20 + 20 } else { 40 + 20 };
+            let end = |n: usize| End::new(&containers[n - 1], bed.host(n).behind(family, 2));
+            let sniffer = Sniffer::open(&containers[1], "eth0");
+            let segments = sniffer.watch(|_, frame| first_mss(frame.get(14..)?));
+            let (a, b) = connection(end(1), end(2));
+            let mut random = Random::new(2);
+            exchange_over((&a, &b), &random.bytes(100_001), &random.bytes(100_003));
+            let segments = segments.collect();
+            // The SYN arrived clamped; the answer is seen before it enters the tunnel.
+            assert!(segments.iter().any(|&mss| mss <= path - headers), "{family:?} in {outer:?}: {segments:?}");
+        }
+    }
+}
+
 /// The next datagram that arrives.
 fn receive(socket: &UdpSocket) -> Vec<u8> {
     let mut buffer = vec![0; 65_536];
@@ -236,17 +297,17 @@ fn receive(socket: &UdpSocket) -> Vec<u8> {
     buffer
 }
 
-#[test]
-fn a_packet_that_may_be_fragmented_arrives_in_fragments() {
-    let (bed, [one, two]) = pair(Family::V4, |configuration| configuration.mtu = Some(1450));
+fn a_packet_that_may_be_fragmented_arrives_in_fragments(transport: &'static str) {
+    let (bed, [one, two]) = pair(transport, Family::V4, |configuration| configuration.mtu = Some(1450));
     let (daemon, _two) = (one.start(), two.start());
     bed.host(1).set_mtu("under0", 600);
-    await_log(&daemon, "takes packets of 572 bytes");
+    let path = 600 - Family::V4.overhead(transport) as usize;
+    await_log(&daemon, &format!("takes packets of {path} bytes"));
     let (from, to) = (bed.host(1).inner(Family::V4), bed.host(2).inner(Family::V4));
     let receiver = End::new(&bed.host(2).namespace, to).udp_on(5000);
     let mut injector = Injector::open(&bed.host(1).namespace, "adit0");
     let mut random = Random::new(3);
-    for length in [1, 544, 545, 560, 1000, 1400, 1422] {
+    for length in [1, path - 28, path - 27, path - 12, 1000, 1400, 1422] {
         let payload = random.bytes(length);
         let packet = UdpPacket { dont_fragment: false, ..UdpPacket::new((from, 4000), (to, 5000), &payload) };
         let sniffer = Sniffer::open(&bed.host(2).namespace, "adit0");
@@ -254,8 +315,8 @@ fn a_packet_that_may_be_fragmented_arrives_in_fragments() {
         injector.send(&VnetHdr::NONE, &packet.bytes()).unwrap();
         assert!(receive(&receiver) == payload, "{length} bytes");
         let pieces = pieces.collect();
-        assert_eq!(pieces.len(), (20 + 8 + length - 20).div_ceil(552 / 8 * 8).max(1), "{pieces:?}");
-        assert!(pieces.iter().all(|&piece| piece <= 572), "{pieces:?}");
+        assert_eq!(pieces.len(), (8 + length).div_ceil((path - 20) / 8 * 8), "{pieces:?}");
+        assert!(pieces.iter().all(|&piece| piece <= path), "{pieces:?}");
     }
 }
 
@@ -271,9 +332,8 @@ fn send_from(namespace: &NetNs, packet: &[u8]) {
     Injector::open(namespace, "adit0").send(&VnetHdr::NONE, packet).unwrap();
 }
 
-#[test]
-fn the_tunnel_is_a_link_and_leaves_the_ttl_alone() {
-    let (bed, [one, two]) = pair(Family::V4, |_| {});
+fn the_tunnel_is_a_link_and_leaves_the_ttl_alone(transport: &'static str) {
+    let (bed, [one, two]) = pair(transport, Family::V4, |_| {});
     let (_one, _two) = (one.start(), two.start());
     for family in FAMILIES {
         let (from, to) = (bed.host(1).inner(family), bed.host(2).inner(family));
@@ -285,9 +345,8 @@ fn the_tunnel_is_a_link_and_leaves_the_ttl_alone() {
     }
 }
 
-#[test]
-fn a_closed_port_is_told_of_across_the_tunnel() {
-    let (bed, [one, two]) = pair(Family::V6, |_| {});
+fn a_closed_port_is_told_of_across_the_tunnel(transport: &'static str) {
+    let (bed, [one, two]) = pair(transport, Family::V6, |_| {});
     let (_one, _two) = (one.start(), two.start());
     for family in FAMILIES {
         let socket = End::new(&bed.host(1).namespace, bed.host(1).inner(family)).udp();

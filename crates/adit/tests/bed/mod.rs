@@ -7,7 +7,7 @@
 //!
 //! Where all tunnels are encrypted, a [`guard`] sees to it that the underlay shows nothing of what they carry.
 
-#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "each test program uses a part of it")]
 
 pub(crate) mod daemon;
 pub(crate) mod guard;
@@ -37,6 +37,30 @@ pub(crate) enum Family {
     V4,
     V6,
 }
+
+impl Family {
+    /// Bytes that a transport adds to a packet outside, IP header included.
+    pub(crate) fn overhead(self, transport: &str) -> u32 {
+        let headers = if self == Self::V4 { 20 + 8 } else { 40 + 8 };
+        headers + if transport == "plain" { 0 } else { 16 + 16 }
+    }
+}
+
+/// Makes a test of each of these functions for each of these transports, whose name is their argument: `sealed::it_works`.
+macro_rules! over {
+    ($($transport:ident)+: $tests:tt) => { $(crate::bed::over!(@ $transport $tests);)+ };
+    (@ $transport:ident { $($test:ident)+ }) => {
+        mod $transport {
+            $(
+                #[test]
+                fn $test() {
+                    super::$test(stringify!($transport));
+                }
+            )+
+        }
+    };
+}
+pub(crate) use over;
 
 /// Hosts on one underlay.
 pub(crate) struct Bed {
@@ -134,6 +158,14 @@ impl Host {
         let mut netlink = self.netlink();
         let index = netlink.existing_link(link).unwrap().index;
         netlink.change_link(index, &LinkChange { mtu: Some(mtu), ..LinkChange::default() }).unwrap();
+    }
+
+    /// Runs a program on this host, which is to succeed; answers what it prints.
+    pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> String {
+        let output = self.namespace.run(|| Command::new(program).args(arguments).output()).unwrap();
+        let output = output.unwrap_or_else(|e| panic!("{program}: {e}"));
+        assert!(output.status.success(), "{program} {arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// Changes a kernel setting of this host's.
