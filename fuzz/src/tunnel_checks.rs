@@ -75,7 +75,7 @@ fn identity(seed: u8) -> Identity {
 }
 
 fn respond(incoming: Incoming) -> Vec<u8> {
-    let answer = Answer { outcome: Outcome::Accepted(Suite::Aes256Gcm), mode: Mode::Tun, mtu: 1420 };
+    let answer = Answer { outcome: Outcome::Accepted(Suite::Aes256Gcm), mode: Mode::Tun, aes: true, mtu: 1420 };
     incoming.respond(&PSK, 0x20, &answer, Zeroizing::new([4; 32])).unwrap().1
 }
 

@@ -221,24 +221,16 @@ impl Recipe {
             Protocol::Sealed => {
                 let answer = Answer::parse(payload).map_err(|_| Failure::Payload)?;
                 match answer.outcome {
-                    Outcome::Accepted(suite) => (Some(answer), suite),
+                    Outcome::Accepted(suite) if suite == Suite::of(self.hello.aes, answer.aes) => (Some(answer), suite),
+                    Outcome::Accepted(_) => return Err(Failure::Suite),
                     Outcome::RefusedMode | Outcome::RefusedEpoch => return Ok(Finished::Refused(answer)),
                 }
             }
         };
-        if self.protocol == Protocol::Sealed && !is_due(suite, self.hello.aes) {
-            return Err(Failure::Suite);
-        }
         let [from_us, from_them] = data_keys(self.protocol, suite, state, [self.sender, receiver_index])?;
         let keys = Keys { send: from_us, receive: from_them, suite };
         Ok(Finished::Established { keys, receiver_index, answer })
     }
-}
-
-/// Whether a sealed suite can follow from the initiator's CPU. Where that has AES both suites can: the responder's CPU is
-/// what decides, and the answer is the only word on it.
-fn is_due(suite: Suite, initiator_has_aes: bool) -> bool {
-    [true, false].into_iter().any(|responder_has_aes| suite == Suite::of(initiator_has_aes, responder_has_aes))
 }
 
 /// An initiation that opened: who asks for what, before anything was decided.
@@ -315,7 +307,7 @@ impl Incoming {
     /// by which we will know the session. WireGuard accepts, whatever `answer` says.
     ///
     /// # Errors
-    /// [`Failure::Suite`] if `answer` names a suite that cannot be due, [`Failure::LowOrder`], [`Failure::Library`].
+    /// [`Failure::Suite`] if `answer` names a suite that does not follow from what both CPUs have, [`Failure::LowOrder`], [`Failure::Library`].
     pub fn respond(
         self,
         psk: &[u8; 32],
@@ -324,7 +316,7 @@ impl Incoming {
         ephemeral: Zeroizing<[u8; 32]>,
     ) -> Result<(Option<Keys>, Vec<u8>), Failure> {
         if let (Protocol::Sealed, Outcome::Accepted(suite)) = (self.protocol, answer.outcome)
-            && !is_due(suite, self.hello.aes)
+            && suite != Suite::of(self.hello.aes, answer.aes)
         {
             return Err(Failure::Suite);
         }
@@ -405,35 +397,41 @@ mod tests {
         Zeroizing::new([seed; 32])
     }
 
-    fn answer(outcome: Outcome) -> Answer {
-        Answer { outcome, mode: Mode::Tun, mtu: 1420 }
+    fn answer(outcome: Outcome, aes: bool) -> Answer {
+        Answer { outcome, mode: Mode::Tun, aes, mtu: 1420 }
     }
 
     #[test]
-    fn a_suite_that_cannot_follow_aborts_and_leaves_the_handshake_pending() {
+    fn another_suite_than_the_due_one_aborts_and_leaves_the_handshake_pending() {
         let (us, them) = (identity(1), identity(2));
-        let hello = Hello { aes: false, ..Hello::default() };
-        let (mut pending, message) =
-            initiate(Protocol::Sealed, &us, them.public(), &[0; 32], 16, &hello, ephemeral(3)).unwrap();
-        let message = Handshake::parse(&message).unwrap();
-        let incoming = || read_initiation(Protocol::Sealed, &them, &message).unwrap();
-        let aes = answer(Outcome::Accepted(Suite::Aes256Gcm));
-        assert_eq!(incoming().respond(&[0; 32], 32, &aes, ephemeral(4)).err(), Some(Failure::Suite));
-
-        let (_, forbidden) = incoming().write(&[0; 32], 32, &aes, ephemeral(4)).unwrap();
-        for _ in 0..2 {
-            let failure = pending.finish(&Handshake::parse(&forbidden).unwrap()).err();
-            assert_eq!(failure, Some(Failure::Suite));
+        let suites = [Suite::Aes256Gcm, Suite::ChaCha20Poly1305];
+        for (ours, theirs) in [(true, true), (true, false), (false, true), (false, false)] {
+            let hello = Hello { aes: ours, ..Hello::default() };
+            let (mut pending, message) =
+                initiate(Protocol::Sealed, &us, them.public(), &[0; 32], 16, &hello, ephemeral(3)).unwrap();
+            let message = Handshake::parse(&message).unwrap();
+            let incoming = || read_initiation(Protocol::Sealed, &them, &message).unwrap();
+            let due = Suite::of(ours, theirs);
+            for other in suites.into_iter().filter(|suite| *suite != due) {
+                let other = answer(Outcome::Accepted(other), theirs);
+                assert_eq!(incoming().respond(&[0; 32], 32, &other, ephemeral(4)).err(), Some(Failure::Suite));
+                let (_, forbidden) = incoming().write(&[0; 32], 32, &other, ephemeral(4)).unwrap();
+                for _ in 0..2 {
+                    let failure = pending.finish(&Handshake::parse(&forbidden).unwrap()).err();
+                    assert_eq!(failure, Some(Failure::Suite), "{ours} {theirs}");
+                }
+            }
+            assert_eq!(incoming().suite(theirs), due);
+            let (keys, response) =
+                incoming().respond(&[0; 32], 48, &answer(Outcome::Accepted(due), theirs), ephemeral(5)).unwrap();
+            let Ok(Finished::Established { keys: ours, receiver_index: 48, .. }) =
+                pending.finish(&Handshake::parse(&response).unwrap())
+            else {
+                panic!("the genuine response came later and must do");
+            };
+            let keys = keys.unwrap();
+            assert_eq!((&ours.send, ours.suite), (&keys.receive, due));
         }
-        let due = answer(Outcome::Accepted(incoming().suite(true)));
-        let (keys, response) = incoming().respond(&[0; 32], 48, &due, ephemeral(5)).unwrap();
-        let Ok(Finished::Established { keys: ours, receiver_index: 48, .. }) =
-            pending.finish(&Handshake::parse(&response).unwrap())
-        else {
-            panic!("the genuine response came later and must do");
-        };
-        assert_eq!(ours.send, keys.unwrap().receive);
-        assert_eq!(ours.suite, Suite::ChaCha20Poly1305);
     }
 
     #[test]
@@ -446,7 +444,7 @@ mod tests {
         incoming.ephemeral.put(ephemeral(4));
         incoming.state.set_psk(2, &[0; 32]).unwrap();
         let header = HandshakeHeader { protocol: Protocol::Sealed, step: Step::Response, sender: 32, receiver: 16 };
-        let undefined = write(&mut incoming.state, header, &[0, 1, 0, 0, 0, 0, 0, 1]).unwrap();
+        let undefined = write(&mut incoming.state, header, &[0, 2, 0, 0, 0, 0, 0, 1]).unwrap();
         assert_eq!(pending.finish(&Handshake::parse(&undefined).unwrap()).err(), Some(Failure::Payload));
         assert!(pending.state.is_some());
     }

@@ -322,7 +322,7 @@ impl Node {
             Protocol::Sealed if hello.epoch != 0 => Outcome::RefusedEpoch,
             Protocol::Sealed | Protocol::WireGuard => Outcome::Accepted(Suite::of(hello.aes, aes)),
         };
-        let answer = Answer { outcome, mode, mtu };
+        let answer = Answer { outcome, mode, aes, mtu };
         let preshared = Zeroizing::new(*peer.settings.preshared);
         let index = self.claim(protocol).ok_or(Reason::RateLimited)?;
         let done = self.ephemeral().and_then(|ephemeral| incoming.respond(&preshared, index, &answer, ephemeral).ok());

@@ -126,7 +126,8 @@ fn messages() -> Vec<(String, Vec<u8>)> {
     let hello = Hello { timestamp, epoch: 1, mtu: 1420, mode: Mode::Tun, aes: true };
     messages.push(("seed-hello".to_owned(), hello.emit().to_vec()));
     let outcome = Outcome::Accepted(Suite::Aes256Gcm);
-    messages.push(("seed-answer".to_owned(), Answer { outcome, mode: Mode::Tun, mtu: 1420 }.emit().to_vec()));
+    messages
+        .push(("seed-answer".to_owned(), Answer { outcome, mode: Mode::Tun, aes: true, mtu: 1420 }.emit().to_vec()));
     for (name, control) in [("probe", Control::Probe { id: 7 }), ("ack", Control::Ack { id: 7, length: 72 })] {
         let mut plaintext = vec![0; 40];
         let length = control.emit(&mut plaintext).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Hello    TAI64N 12 | epoch 4 | mtu 2 | mode 1 | flags 1 | zero 4
-//! Answer   verdict 1 | suite 1 | mode 1 | zero 1 | mtu 2 | zero 2
+//! Answer   verdict 1 | suite 1 | mode 1 | flags 1 | mtu 2 | zero 2
 //! ```
 //!
 //! These are the sealed transport's. WireGuard says only the timestamp, and nothing.
@@ -16,7 +16,7 @@ pub const ANSWER: usize = 8;
 /// Bytes of a [`Tai64n`].
 pub const TIMESTAMP: usize = 12;
 
-/// Bit of a hello's flags: the CPU has AES instructions.
+/// Bit of the flags of both: the CPU has AES instructions.
 const AES: u8 = 1;
 
 /// A TAI64N label, as it is on the wire: big-endian seconds and nanoseconds, so that later ones compare greater.
@@ -141,6 +141,8 @@ pub struct Answer {
     pub outcome: Outcome,
     /// What it carries.
     pub mode: Mode,
+    /// Whether its CPU has AES instructions, so that the initiator can tell which suite is due.
+    pub aes: bool,
     /// The longest inner packet it takes, in bytes.
     pub mtu: u16,
 }
@@ -149,10 +151,13 @@ impl Answer {
     /// Reads a payload.
     ///
     /// # Errors
-    /// [`Malformed::Value`]: an unknown verdict, suite or mode, a suite beside a refusal or none beside an acceptance,
+    /// [`Malformed::Value`]: an unknown verdict, suite, mode or flag, a suite beside a refusal or none beside an acceptance,
     /// or a reserved byte that is not zero.
     pub fn parse(bytes: &[u8; ANSWER]) -> Result<Self, Malformed> {
-        let [verdict, suite, mode, 0, m0, m1, 0, 0] = *bytes else { return Err(Malformed::Value) };
+        let [verdict, suite, mode, flags, m0, m1, 0, 0] = *bytes else { return Err(Malformed::Value) };
+        if flags & !AES != 0 {
+            return Err(Malformed::Value);
+        }
         let outcome = match (verdict, suite) {
             (0, 1) => Outcome::Accepted(Suite::Aes256Gcm),
             (0, 2) => Outcome::Accepted(Suite::ChaCha20Poly1305),
@@ -160,7 +165,8 @@ impl Answer {
             (2, 0) => Outcome::RefusedEpoch,
             _ => return Err(Malformed::Value),
         };
-        Ok(Self { outcome, mode: Mode::from_number(mode)?, mtu: u16::from_le_bytes([m0, m1]) })
+        let (mode, aes) = (Mode::from_number(mode)?, flags & AES != 0);
+        Ok(Self { outcome, mode, aes, mtu: u16::from_le_bytes([m0, m1]) })
     }
 
     /// The payload.
@@ -172,7 +178,7 @@ impl Answer {
             Outcome::RefusedEpoch => (2, 0),
         };
         let [m0, m1] = self.mtu.to_le_bytes();
-        [verdict, suite, self.mode.number(), 0, m0, m1, 0, 0]
+        [verdict, suite, self.mode.number(), if self.aes { AES } else { 0 }, m0, m1, 0, 0]
     }
 }
 
@@ -198,16 +204,18 @@ mod tests {
 
     #[test]
     fn answer_has_the_bytes_of_the_format() {
-        let answer = |outcome| Answer { outcome, mode: Mode::Tun, mtu: 1420 };
-        for (outcome, verdict, suite) in [
-            (Outcome::Accepted(Suite::Aes256Gcm), 0, 1),
-            (Outcome::Accepted(Suite::ChaCha20Poly1305), 0, 2),
-            (Outcome::RefusedMode, 1, 0),
-            (Outcome::RefusedEpoch, 2, 0),
+        for (outcome, aes, start) in [
+            (Outcome::Accepted(Suite::Aes256Gcm), true, [0, 1, 0, 1]),
+            (Outcome::Accepted(Suite::ChaCha20Poly1305), false, [0, 2, 0, 0]),
+            (Outcome::Accepted(Suite::ChaCha20Poly1305), true, [0, 2, 0, 1]),
+            (Outcome::RefusedMode, false, [1, 0, 0, 0]),
+            (Outcome::RefusedEpoch, true, [2, 0, 0, 1]),
         ] {
-            let bytes = [verdict, suite, 0, 0, 0x8c, 0x05, 0, 0];
-            assert_eq!(answer(outcome).emit(), bytes);
-            assert_eq!(Answer::parse(&bytes), Ok(answer(outcome)));
+            let [verdict, suite, mode, flags] = start;
+            let bytes = [verdict, suite, mode, flags, 0x8c, 0x05, 0, 0];
+            let answer = Answer { outcome, mode: Mode::Tun, aes, mtu: 1420 };
+            assert_eq!(answer.emit(), bytes);
+            assert_eq!(Answer::parse(&bytes), Ok(answer));
         }
     }
 
@@ -225,7 +233,8 @@ mod tests {
             [1, 1, 0, 0, 0, 0, 0, 0],
             [3, 0, 0, 0, 0, 0, 0, 0],
             [0, 1, 2, 0, 0, 0, 0, 0],
-            [0, 1, 0, 1, 0, 0, 0, 0],
+            [0, 1, 0, 2, 0, 0, 0, 0],
+            [0, 1, 0, 0x81, 0, 0, 0, 0],
             [0, 1, 0, 0, 0, 0, 1, 0],
             [0, 1, 0, 0, 0, 0, 0, 1],
         ] {
