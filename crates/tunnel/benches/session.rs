@@ -116,7 +116,7 @@ fn begin(protocol: Protocol, us: &Identity, them: &Identity) -> (Initiator, Vec<
 }
 
 fn respond(protocol: Protocol, them: &Identity, message: &[u8]) -> Vec<u8> {
-    let answer = Answer { outcome: Outcome::Accepted(Suite::Aes256Gcm), mode: Mode::Tun, mtu: MTU as u16 };
+    let answer = Answer { outcome: Outcome::Accepted(Suite::Aes256Gcm), mode: Mode::Tun, mtu: MTU as u16, aes: true };
     let incoming = read_initiation(protocol, them, &Handshake::parse(message).unwrap()).unwrap();
     incoming.respond(&[0; 32], 0x20, &answer, key(4)).unwrap().1
 }
