@@ -207,11 +207,13 @@ impl Node {
     #[must_use]
     pub fn state(&self, id: PeerId, now: Time) -> Option<PeerState> {
         let peer = self.peer_ref(id)?;
+        // Who looks is told as soon as there has been time for an answer, and not when all attempts are over.
+        let unanswered = peer.attempt.as_ref().is_some_and(|a| !a.settled && now >= a.began + REKEY_TIMEOUT);
         Some(PeerState {
             standing: peer.standing(now),
             handshake: peer.handshake,
             suite: peer.current.as_ref().map(|session| session.suite()),
-            problem: peer.problem,
+            problem: peer.problem.or(unanswered.then_some(Problem::NoAnswer)),
             endpoint: peer.endpoint(),
             mtu: peer.search.mtu(),
         })
