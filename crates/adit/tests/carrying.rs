@@ -149,6 +149,16 @@ fn many_flows_at_once_do_not_mix(transport: &'static str) {
     });
 }
 
+/// Sends long datagrams until one arrives: senders behind a narrower link learn of it by a loss.
+fn learn_path(from: End<'_>, to: End<'_>) {
+    let (sender, receiver) = (from.udp(), to.udp());
+    receiver.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    wait_for("a long datagram", || {
+        sender.send_to(&[1; 5000], receiver.local_addr().unwrap()).unwrap();
+        receiver.recv_from(&mut [0; 5000]).ok()
+    });
+}
+
 fn containers_of_two_hosts_reach_each_other(transport: &'static str) {
     let (bed, a, b) = pair(transport, Family::V4, [""; 2]);
     let (_a, _b) = (a.start(), b.start());
@@ -157,7 +167,10 @@ fn containers_of_two_hosts_reach_each_other(transport: &'static str) {
         let (from, to) =
             (End::new(&left, bed.host(1).behind(family, 2)), End::new(&right, bed.host(2).behind(family, 2)));
         exchange_tcp(from, to, 1_000_001, 999_999);
-        exchange_udp(to, from, [1, 700, 1400, 5000]);
+        exchange_udp(to, from, [1, 700, 1300]);
+        learn_path(to, from);
+        learn_path(from, to);
+        exchange_udp(to, from, [1400, 5000]);
         // From the host itself, which has an address in the tunnel, into the other's container.
         exchange_tcp(inner(bed.host(1), family), to, 100_001, 7);
     }
@@ -201,7 +214,7 @@ fn of_three_hosts_the_longest_prefix_decides(transport: &'static str) {
             let net: ipnet::IpNet = net.parse().unwrap();
             bed.host(host).netlink().add_address(1, net, true).unwrap();
             let before = [sent(0), sent(1)];
-            exchange_udp(inner(bed.host(1), family), End::new(&bed.host(host).namespace, net.addr()), [100, 1400]);
+            exchange_udp(inner(bed.host(1), family), End::new(&bed.host(host).namespace, net.addr()), [100, 1300]);
             let through = host - 2;
             wait_for("the counter of the right peer", || (sent(through) == before[through] + 2).then_some(()));
             assert_eq!(sent(1 - through), before[1 - through], "{net} is not behind the other");
@@ -218,11 +231,13 @@ fn a_ping_comes_back(transport: &'static str) {
         let time = pinger.round_trip(PATIENCE).unwrap().expect("an answer");
         assert!(time < Duration::from_secs(1), "{time:?}");
     }
+    // WireGuard fills packets up to a multiple of 16 bytes, which counts where they are sent.
+    let sent = if transport == "wireguard" { 960 } else { 840 };
     // A worker counts a packet after it has handed it over.
     wait_for("the counters", || {
         let peer = &a.status().peers[0];
         let counters = [peer.tx_packets, peer.rx_packets, peer.tx_bytes, peer.rx_bytes];
-        (counters == [10, 10, 840, 840]).then_some(())
+        (counters == [10, 10, sent, 840]).then_some(())
     });
 }
 

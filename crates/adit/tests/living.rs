@@ -90,7 +90,9 @@ fn a_stop_by_signal_leaves_the_host_as_it_was(transport: &'static str) {
         carries(&bed);
         daemon.terminate();
         assert_eq!(bed.host(1).state(), before);
-        assert_eq!(one.leftovers(), [""; 0]);
+        // How far the time stamps of handshakes went outlives the daemon: its successor must not use an older one.
+        let kept: &[&str] = if transport == "plain" { &[] } else { &["adit0.mark"] };
+        assert_eq!(one.leftovers(), kept);
     }
 }
 

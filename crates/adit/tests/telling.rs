@@ -251,7 +251,10 @@ fn a_narrow_link_far_away_is_learned_of_and_streams_survive(transport: &'static 
         router.set_mtu("c0", 1400);
         far.set_mtu("eth0", 1400);
         exchange();
-        await_log(&daemon, &format!("takes packets of {} bytes", 1400 - overhead));
+        // WireGuard's datagrams may be fragmented on their way, so that nobody has to learn anything.
+        if transport != "wireguard" {
+            await_log(&daemon, &format!("takes packets of {} bytes", 1400 - overhead));
+        }
         // What is learned on the way to one peer is told to those who send there; it does not narrow the device for all.
         assert_eq!(daemon.status().device.mtu, 1500 - overhead);
         for family in FAMILIES {

@@ -57,19 +57,21 @@ impl Guard {
         match &mut *state {
             State::Watching { configurations, .. } if is_encrypted => *configurations += 1,
             State::Watching { .. } => stop(&mut state),
-            State::Idle if is_encrypted => *state = State::Watching { watches: self.watch(), configurations: 1 },
+            State::Idle if is_encrypted => {
+                *state = State::Watching { watches: self.watch(configuration), configurations: 1 };
+            }
             State::Idle => *state = State::Off,
             State::Off => {}
         }
     }
 
     /// What goes between two of n ports is seen at one of the first n - 1.
-    fn watch(&self) -> Vec<Watch<String>> {
+    fn watch(&self, configuration: &Configuration) -> Vec<Watch<String>> {
         let ports = 1..self.hosts.max(2);
         ports
             .map(|port| {
                 let (encrypted, mut leaks) = (Arc::clone(&self.encrypted), 0);
-                let patterns = Patterns::new(self.hosts);
+                let patterns = Patterns::new(self.hosts, configuration);
                 Sniffer::open(&self.switch, &format!("port{port}")).watch(move |captured, frame| {
                     if is_encrypted_data(frame) {
                         encrypted.fetch_add(1, Ordering::Relaxed);
@@ -122,11 +124,17 @@ struct Patterns {
 }
 
 impl Patterns {
-    fn new(hosts: usize) -> Self {
+    fn new(hosts: usize, configuration: &Configuration) -> Self {
         let mut addresses = Vec::new();
+        // A network behind a host that daemons are reached on is a part of the underlay.
+        let endpoints: Vec<_> = configuration.peers.iter().map(|peer| &peer.endpoint).collect();
+        let is_outside = |network: String| endpoints.iter().any(|endpoint| endpoint.contains(&network));
         // A source and the beginning of a destination, since four bytes alone are in any ciphertext sooner or later.
         for host in 1..=hosts as u8 {
             addresses.push(vec![10, 77, 0, host, 10, 77, 0]);
+            if is_outside(format!("10.{}.", 40 + host)) || is_outside(format!("fd40:{host}:")) {
+                continue;
+            }
             addresses.extend((1..=hosts as u8).map(|other| vec![10, 40 + host, 0, 2, 10, 40 + other, 0]));
             addresses.push([&[0xfd, 0x40, 0, host][..], &[0; 10]].concat());
         }

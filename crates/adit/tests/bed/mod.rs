@@ -148,6 +148,23 @@ impl Host {
         address(family, ["10.77.0.", "fd77::"], self.number)
     }
 
+    /// The link-layer address of its device on the underlay.
+    pub(crate) fn mac(&self) -> [u8; 6] {
+        self.netlink().existing_link("under0").unwrap().mac.unwrap()
+    }
+
+    /// Gives it another address on the underlay, and takes the first one away.
+    pub(crate) fn move_to(&self, address: IpNet) {
+        // Otherwise an address of IPv4 takes with it those that came later.
+        self.set(&["net", "ipv4", "conf", "under0", "promote_secondaries"], "1");
+        let mut netlink = self.netlink();
+        let index = netlink.existing_link("under0").unwrap().index;
+        netlink.add_address(index, address, true).unwrap();
+        self.await_address(address.addr());
+        let family = if address.addr().is_ipv4() { Family::V4 } else { Family::V6 };
+        netlink.delete_address(index, IpNet::new(self.underlay(family), address.prefix_len()).unwrap()).unwrap();
+    }
+
     /// Waits until an address of this host can be used.
     pub(crate) fn await_address(&self, address: IpAddr) {
         await_address(&self.namespace, address);

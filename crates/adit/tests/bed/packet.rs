@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, UdpHeader};
+use etherparse::{IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder, UdpHeader};
 use wire::ecn::Ecn;
 
 /// In all payloads of 16 bytes or more, again and again, so that they are known wherever they are seen in the clear.
@@ -62,6 +62,15 @@ impl UdpPacket {
         bytes.extend(&self.payload);
         bytes
     }
+}
+
+/// An Ethernet frame with a UDP datagram over IPv4, from and to whomever.
+pub(crate) fn frame(macs: ([u8; 6], [u8; 6]), from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let (IpAddr::V4(source), IpAddr::V4(destination)) = (from.ip(), to.ip()) else { panic!("IPv4") };
+    let builder = PacketBuilder::ethernet2(macs.0, macs.1).ipv4(source.octets(), destination.octets(), 64);
+    let mut frame = Vec::with_capacity(14 + 20 + 8 + payload.len());
+    builder.udp(from.port(), to.port()).write(&mut frame, payload).unwrap();
+    frame
 }
 
 /// Random numbers that are the same in every run.
