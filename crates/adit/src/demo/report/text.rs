@@ -25,13 +25,11 @@ pub(in crate::demo) fn under_drawing(topology: &Topology, buffers: &[Buffers], r
     }
     match topology.hosts.first().and_then(|host| host.suite.as_ref()) {
         Some(suite) => {
-            lines.push(format!(
-                "between the hosts: transport \"sealed\", encrypted and authenticated by {suite}, with keys of this run"
-            ));
+            lines.push(format!("between hosts: encrypted and authenticated, sealed with {suite} and keys of this run"));
             lines
                 .push("within a host nothing is encrypted: who is root there can read what its containers send".into());
         }
-        None => lines.push("between the hosts: not encrypted, not authenticated".into()),
+        None => lines.push("between hosts: not encrypted, not authenticated".into()),
     }
     indented(&lines)
 }
