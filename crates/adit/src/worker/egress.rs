@@ -108,7 +108,7 @@ impl Path {
         let flow = Flow { to, from, ecn: packet.ecn(), lane: packet.flow_hash(), tag: id.0 };
         if packets.segment_len() > peer.mtu {
             return self.forward_narrow(&packet, &packets, peer.mtu, &mut |path, piece| {
-                path.put(view, &flow, piece.len(), |slot| {
+                path.put(view, &flow, (piece.len(), piece.len()), |slot| {
                     slot.copy_from_slice(piece);
                     true
                 })
@@ -116,7 +116,7 @@ impl Path {
         }
         for i in 0..packets.count() {
             let length = packets.len_of(i);
-            self.put(view, &flow, length, |slot| packets.emit(i, slot) == length)?;
+            self.put(view, &flow, (length, length), |slot| packets.emit(i, slot) == length)?;
         }
         self.send_when_full(view);
         Ok(())
@@ -251,16 +251,16 @@ impl Path {
     ) -> Result<(), Reason> {
         let Sealing { session, flow, mtu, .. } = sealing;
         let length = session.datagram_len(packet.len(), *mtu);
-        self.put(view, flow, length, |slot| session.seal(counter, flags, flow.lane, packet, slot))
+        self.put(view, flow, (length, packet.len()), |slot| session.seal(counter, flags, flow.lane, packet, slot))
     }
 
-    /// Writes one datagram of `length` bytes into a train; `write` answers whether it did.
+    /// Writes one datagram of `length` bytes, of which `inside` are a packet's, into a train; `write` answers whether it did.
     #[inline]
     fn put(
         &mut self,
         view: &View,
         flow: &Flow,
-        length: usize,
+        (length, inside): (usize, usize),
         write: impl FnOnce(&mut [u8]) -> bool,
     ) -> Result<(), Reason> {
         let written = match self.trains.slot(flow, length) {
@@ -273,7 +273,7 @@ impl Path {
         if !written {
             return Err(Reason::SendFailed);
         }
-        self.trains.commit(length);
+        self.trains.commit_counted(length, inside);
         Ok(())
     }
 
@@ -391,13 +391,10 @@ impl Path {
                 return;
             }
             let id = PeerId(sent.flow.tag);
-            let secure = view.snapshot.peer(id).is_some_and(|peer| peer.remote().is_some());
-            // What is inside is counted. WireGuard's padding counts as inside.
-            let bytes = sent.bytes - if secure { sent.datagrams * DATA_OVERHEAD } else { 0 };
-            counters.egress.add(sent.datagrams, bytes);
+            counters.egress.add(sent.datagrams, sent.counted);
             let link = view.links.get(id.0 as usize);
             if let Some(traffic) = link.and_then(|link| link.traffic.get(number)) {
-                traffic.egress.add(sent.datagrams, bytes);
+                traffic.egress.add(sent.datagrams, sent.counted);
             }
             if sent.source_lost
                 && let Some(link) = link

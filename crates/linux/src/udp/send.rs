@@ -53,6 +53,8 @@ pub struct Sent<'a> {
     pub datagrams: usize,
     /// Their bytes, headers not counted.
     pub bytes: usize,
+    /// What was said of them in [`SendQueue::commit_counted`], summed up.
+    pub counted: usize,
     /// Datagrams that it did not take, and why.
     pub failed: Option<(usize, SendError)>,
     /// Whether the source address of the flow is no longer ours: it was sent from another.
@@ -90,6 +92,7 @@ struct Train {
     length: usize,
     stride: usize,
     datagrams: usize,
+    counted: usize,
     /// Takes more: not full, and no shorter datagram yet, which must be the last.
     open: bool,
 }
@@ -157,11 +160,13 @@ impl SendQueue {
                 length: 0,
                 stride: 0,
                 datagrams: 0,
+                counted: 0,
                 open: true,
             });
         }
         let train = self.trains.get_mut(self.used).ok_or(Full)?;
         (train.flow, train.length, train.stride, train.datagrams, train.open) = (*flow, 0, length, 0, true);
+        train.counted = 0;
         self.used += 1;
         Ok(self.used - 1)
     }
@@ -169,6 +174,12 @@ impl SendQueue {
     /// Keeps the first `length` bytes of the slot taken last, at least 1.
     #[inline]
     pub fn commit(&mut self, length: usize) {
+        self.commit_counted(length, length);
+    }
+
+    /// The same for a datagram that counts as `counted` bytes to whoever is [told](Sent::counted).
+    #[inline]
+    pub fn commit_counted(&mut self, length: usize, counted: usize) {
         let max_segments = self.max_segments;
         let Some(train) = self.trains.get_mut(self.current).filter(|_| length > 0) else { return };
         self.waiting += length;
@@ -176,6 +187,7 @@ impl SendQueue {
             train.stride = length;
         }
         train.length += length;
+        train.counted += counted;
         train.datagrams += 1;
         train.open =
             length == train.stride && train.datagrams < max_segments && train.length + train.stride <= MAX_TRAIN;
@@ -242,7 +254,9 @@ impl Train {
     fn sent(&self, datagrams: usize, error: Option<SendError>) -> Sent<'_> {
         let bytes = self.length.min(datagrams * self.stride);
         let failed = error.map(|e| (self.datagrams - datagrams, e));
-        Sent { flow: &self.flow, datagrams, bytes, failed, source_lost: false }
+        // Of a train that left in part, its share.
+        let counted = self.counted * datagrams / self.datagrams.max(1);
+        Sent { flow: &self.flow, datagrams, bytes, counted, failed, source_lost: false }
     }
 
     /// Sends as one message, and finds a way around what the kernel has against that.
