@@ -284,7 +284,8 @@ impl Worker {
         let until = Instant::now() + self.busy_poll;
         loop {
             match readable([self.path.socket.as_fd(), self.path.queue.as_fd()], Some(Duration::ZERO)) {
-                Ok([false, false]) if Instant::now() < until => std::hint::spin_loop(),
+                // Whoever else wants this processor may be the one that we wait for.
+                Ok([false, false]) if Instant::now() < until => std::thread::yield_now(),
                 Ok([wire, device]) => return wire || device,
                 Err(_) => return false,
             }
