@@ -105,6 +105,18 @@ fn await_problem(daemon: &Daemon<'_>, words: &str) {
     });
 }
 
+/// What all the others rely on.
+#[test]
+#[should_panic(expected = "in the clear on the underlay")]
+fn the_guard_sees_what_is_in_the_clear() {
+    let (bed, ends) = pair("sealed", Family::V4, 2);
+    let places = places(&bed, &ends);
+    let _daemons = places.each_ref().map(Place::start);
+    carries(&bed, 1, 2);
+    let outside = |host: usize| End::new(&bed.host(host).namespace, bed.host(host).underlay(Family::V4));
+    exchange_udp(outside(1), outside(2), [100]);
+}
+
 // ---- who gets in -------------------------------------------------------------------------------------------------------------
 
 fn a_plain_peer_shares_the_port_and_nothing_else(transport: &'static str) {

@@ -97,16 +97,22 @@ impl Random {
 
     /// A payload: random bytes, with the [`MARK`] in between.
     pub(crate) fn bytes(&mut self, length: usize) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(length + 8);
-        while bytes.len() < length {
-            bytes.extend(self.next().to_le_bytes());
-        }
-        bytes.truncate(length);
+        let mut bytes = self.noise(length);
         for piece in bytes.chunks_mut(MARK_SPACING) {
             if let Some(start) = piece.first_chunk_mut() {
                 *start = *MARK;
             }
         }
+        bytes
+    }
+
+    /// Random bytes, and nothing else.
+    pub(crate) fn noise(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(length + 8);
+        while bytes.len() < length {
+            bytes.extend(self.next().to_le_bytes());
+        }
+        bytes.truncate(length);
         bytes
     }
 }

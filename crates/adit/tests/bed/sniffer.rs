@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use linux::capture::{Capture, Captured, Tally};
+use linux::capture::{Capture, Captured, Instruction, Tally};
 use linux::netns::NetNs;
 use linux::poll::readable;
 use wire::vnet::VnetHdr;
@@ -23,7 +23,12 @@ pub(crate) struct Sniffer {
 
 impl Sniffer {
     pub(crate) fn open(namespace: &NetNs, device: &str) -> Self {
-        let capture = namespace.run(|| Capture::open(device)).unwrap().unwrap();
+        Self::open_filtered(namespace, device, &[])
+    }
+
+    /// Of the packets that a classic BPF program lets through as much as it answers.
+    pub(crate) fn open_filtered(namespace: &NetNs, device: &str, program: &[Instruction]) -> Self {
+        let capture = namespace.run(|| Capture::open_filtered(device, program)).unwrap().unwrap();
         Self { capture, buffer: vec![0; 1 << 17] }
     }
 
