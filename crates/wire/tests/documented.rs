@@ -92,7 +92,8 @@ fn answer(bytes: &[u8]) -> String {
         Outcome::RefusedMode => "refused for the mode".to_owned(),
         Outcome::RefusedEpoch => "refused for the epoch".to_owned(),
     };
-    format!("{outcome}, mode {}, mtu {}", mode(answer.mode), answer.mtu)
+    let aes = if answer.aes { ", aes" } else { "" };
+    format!("{outcome}, mode {}, mtu {}{aes}", mode(answer.mode), answer.mtu)
 }
 
 fn control(bytes: &[u8]) -> String {
