@@ -105,7 +105,7 @@ pub(in crate::demo) fn throughput_notes(rows: &[Throughput], seconds: f64, round
     let mut lines = vec![
         format!("One TCP stream, {seconds} s a path, {rounds} {plural}; all on this one machine, so read the ratios."),
         "The pair joins berlin and paris, the bridge web and db; the other four are ways from web to app.".into(),
-        "Only the sealed path is encrypted; the others carry every byte as anybody on the cable can read it.".into(),
+        "Only the sealed path is encrypted: on the others whoever listens on the cable reads every byte.".into(),
         "CPU is that of the whole machine: both ends, the daemons and the load itself.".into(),
     ];
     let per_call = |path: &str| rows.iter().find(|row| row.path == path).and_then(|row| row.packets_per_call);
