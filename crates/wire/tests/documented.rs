@@ -1,8 +1,9 @@
 //! docs/WIRE.md says what the code does: each table of fields leaves no gap, is as long as its example, and each example parses to
-//! what the page says of it.
+//! what the page says of it. And the tests that docs/SECURITY.md names are there.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failing test is to stop there")]
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use wire::describe::{LinkLayer, TunnelPorts, describe};
 use wire::ip::{IpHeader, protocol};
@@ -161,5 +162,16 @@ fn every_message_has_its_example() {
             let length = protocol.message_len(step).unwrap();
             assert!(length <= MAX_LEN && PAGE.contains(&format!(", {length} bytes:")), "{protocol:?} {step:?}");
         }
+    }
+}
+
+#[test]
+fn tests_that_promises_rest_on_are_there() {
+    let page = include_str!("../../../docs/SECURITY.md");
+    let named: Vec<_> = page.split('`').skip(1).step_by(2).filter(|text| text.ends_with(".rs")).collect();
+    assert!(named.len() > 20, "{named:?}");
+    for path in named {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+        assert!(file.is_file(), "{path} is named and not there");
     }
 }
