@@ -35,6 +35,9 @@ const BETWEEN_INITIATIONS: Duration = Duration::from_millis(20);
 /// Probes of one peer that are answered in a second.
 const ANSWERS_PER_SECOND: u32 = 10;
 
+/// How long a mark is waited for before it is asked for again: the disk may have been full.
+const MARK_AGAIN: Duration = Duration::from_secs(5);
+
 /// How long a cookie is used (whitepaper, section 5.4.7).
 const COOKIE_LIFE: Duration = Duration::from_secs(120);
 
@@ -159,6 +162,8 @@ pub struct Node {
     attempts: HashMap<u32, PeerId>,
     table: Arc<SessionTable>,
     stamps: Stamps,
+    /// When a mark was asked for that is not on disk yet.
+    mark_asked: Option<Time>,
     work: [Work; 2],
     random: Box<dyn Random + Send>,
     pub(crate) deadlines: BTreeSet<(Time, PeerId)>,
@@ -173,6 +178,7 @@ impl Node {
         let mut node = Self {
             table: Arc::new(SessionTable::new(count)),
             stamps: Stamps::after(settings.mark),
+            mark_asked: None,
             settings,
             peers: (0..count).map(|_| None).collect(),
             by_public: HashMap::new(),
@@ -262,6 +268,7 @@ impl Node {
     /// Says that this mark is on disk.
     pub fn marked(&mut self, mark: Duration, now: Now) {
         self.stamps.marked(mark);
+        self.mark_asked = None;
         // At the start there was no timestamp to call with before.
         self.call_eagerly(now);
     }
@@ -558,10 +565,13 @@ impl Node {
     }
 
     fn want_mark(&mut self, now: Now) {
+        let asked = self.mark_asked.is_some_and(|at| now.time.since(at) < MARK_AGAIN);
         // Without peers there is nobody to stamp anything for.
         if !self.by_public.is_empty()
+            && !asked
             && let Some(mark) = self.stamps.wanted_mark(now.wall)
         {
+            self.mark_asked = Some(now.time);
             self.outputs.push_back(Output::Mark(mark));
         }
     }
@@ -643,7 +653,7 @@ impl Node {
         let began = peer.attempt.as_ref().filter(|a| !a.settled).map_or(now.time, |attempt| attempt.began);
         let Some(timestamp) = self.stamps.next(now.wall) else {
             // The disk is slow, or does not take the mark.
-            return self.outputs.extend(self.stamps.wanted_mark(now.wall).map(Output::Mark));
+            return self.want_mark(now);
         };
         let Some(protocol) = self.peer_ref(id).map(|peer| peer.settings.protocol) else { return };
         let (Some(index), Some(ephemeral)) = (self.claim(protocol), self.ephemeral()) else { return };
