@@ -35,6 +35,9 @@ const BETWEEN_INITIATIONS: Duration = Duration::from_millis(20);
 /// Probes of one peer that are answered in a second.
 const ANSWERS_PER_SECOND: u32 = 10;
 
+/// When what could not be done now is tried again.
+const SOON: Duration = Duration::from_secs(1);
+
 /// How long a mark is waited for before it is asked for again: the disk may have been full.
 const MARK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -248,18 +251,18 @@ impl Node {
         let eager: Vec<_> = eager.map(|peer| peer.id).collect();
         for id in eager {
             if let Some(peer) = self.peer(id) {
-                peer.eager = true;
+                peer.wanted = true;
             }
         }
-        self.call_eagerly(now);
+        self.call_wanted(now);
     }
 
-    /// Calls whom nobody has to ask for, unless that is being done.
-    fn call_eagerly(&mut self, now: Now) {
-        let eager = self.peers.iter().flatten().filter(|peer| peer.eager && !peer.is_calling());
-        let eager: Vec<_> = eager.map(|peer| peer.id).collect();
+    /// Calls whom there was no timestamp to call with before, unless that is being done.
+    fn call_wanted(&mut self, now: Now) {
+        let wanted = self.peers.iter().flatten().filter(|peer| peer.wanted && !peer.is_calling());
+        let wanted: Vec<_> = wanted.map(|peer| peer.id).collect();
         // A few at a time: each costs Diffie-Hellman here and there.
-        for (number, id) in (0..).zip(eager) {
+        for (number, id) in (0..).zip(wanted) {
             self.schedule(id, Some(now.time + Duration::from_millis(number * 5)));
         }
         self.handle_timeout(now);
@@ -269,8 +272,7 @@ impl Node {
     pub fn marked(&mut self, mark: Duration, now: Now) {
         self.stamps.marked(mark);
         self.mark_asked = None;
-        // At the start there was no timestamp to call with before.
-        self.call_eagerly(now);
+        self.call_wanted(now);
     }
 
     /// Says how large a packet our device takes; peers are told with the next handshake.
@@ -608,7 +610,8 @@ impl Node {
                 peer.remote.activity.watch(true);
             }
         }
-        self.schedule(id, next);
+        // What is due and could not be done now (the disk is slow, the path takes no more) is tried again soon, not at once.
+        self.schedule(id, next.map(|next| if next <= now.time { now.time + SOON } else { next }));
     }
 
     fn schedule(&mut self, id: PeerId, deadline: Option<Time>) {
@@ -630,7 +633,7 @@ impl Node {
         table.release(attempt.index);
         if in_vain {
             peer.problem = Some(Problem::NoAnswer);
-            peer.eager = false;
+            peer.wanted = false;
             peer.remote.activity.forgive();
             if let Some(session) = &peer.current {
                 session.renewal_failed();
@@ -640,15 +643,31 @@ impl Node {
         self.attempts.remove(&attempt.index);
     }
 
-    /// Asks for a session, unless we asked a moment ago.
+    /// There will be no session, for a reason that does not go away by asking again at once.
+    fn give_up(&mut self, id: PeerId, problem: Problem, now: Now) {
+        let Some(peer) = self.peer(id) else { return };
+        peer.problem = Some(problem);
+        peer.wanted = false;
+        peer.not_before = now.time + REKEY_TIMEOUT;
+        peer.remote.activity.forgive();
+        if let Some(session) = &peer.current {
+            session.renewal_failed();
+        }
+        self.outputs.push_back(Output::GaveUp(id));
+    }
+
+    /// Asks for a session, unless we asked a moment ago. If that is not possible now, it is done as soon as it is.
     fn call(&mut self, id: PeerId, now: Now) {
         let Some(peer) = self.peer(id) else { return };
         if peer.attempt.as_ref().is_some_and(|a| !a.settled && now.time < a.due) {
             return;
         }
+        peer.wanted = true;
+        if now.time < peer.not_before {
+            return;
+        }
         let Some(to) = peer.endpoint() else {
-            peer.problem = Some(Problem::NoEndpoint);
-            return self.outputs.push_back(Output::GaveUp(id));
+            return self.give_up(id, Problem::NoEndpoint, now);
         };
         let began = peer.attempt.as_ref().filter(|a| !a.settled).map_or(now.time, |attempt| attempt.began);
         let Some(timestamp) = self.stamps.next(now.wall) else {
@@ -672,9 +691,10 @@ impl Node {
             handshake::initiate(protocol, identity, public, preshared, index, &hello, ephemeral).ok()
         });
         let Some((initiator, mut datagram)) = begun else {
-            // A key that no agreement is possible with.
-            return self.table.release(index);
+            self.table.release(index);
+            return self.give_up(id, Problem::Key, now);
         };
+        peer.wanted = false;
         let cookie = fresh_cookie(peer, now.time);
         let mac1 = peer.macs.sign(&mut datagram, cookie.as_ref());
         self.outputs.push_back(Output::Transmit { peer: Some(id), to, reply: false, datagram: datagram.clone() });

@@ -60,6 +60,8 @@ pub enum Problem {
     NoAnswer,
     /// Nobody knows where it is.
     NoEndpoint,
+    /// No agreement is possible with its public key.
+    Key,
     /// The two ends are configured for different layers: one for packets (`tun`), one for frames (`tap`).
     Mode,
     /// The peer has another epoch of the network's secret.
@@ -75,6 +77,7 @@ impl Problem {
                 "the peer does not answer: is it up, does it have our public key, and is its UDP port open?"
             }
             Self::NoEndpoint => "nobody knows where the peer is: write `endpoint`, or wait until it calls",
+            Self::Key => "no session is possible with the peer's public key: was it copied whole?",
             Self::Mode => {
                 "the handshake was refused: one end has mode \"tun\" and the other \"tap\"; write the same on both"
             }
@@ -128,8 +131,10 @@ pub(crate) struct Peer {
     pub(crate) kept_alive: Time,
     /// Added to time-outs on which both ends may be in step.
     pub(crate) jitter: Duration,
-    /// Whether a session is wanted though nothing waits for it.
-    pub(crate) eager: bool,
+    /// Whether a session is wanted that could not be asked for yet.
+    pub(crate) wanted: bool,
+    /// It is not asked for before that.
+    pub(crate) not_before: Time,
     /// The MTU that was told last.
     pub(crate) reported_mtu: usize,
 }
@@ -161,7 +166,8 @@ impl Peer {
             answered: (0, Time::NEVER),
             kept_alive: Time::NEVER,
             jitter: Duration::ZERO,
-            eager: false,
+            wanted: false,
+            not_before: Time::NEVER,
             reported_mtu: 0,
             settings,
         }
@@ -233,7 +239,7 @@ impl Peer {
         self.remote.session.store(Some(Arc::clone(&session)));
         self.current = Some(session);
         self.problem = None;
-        self.eager = false;
+        self.wanted = false;
     }
 
     /// Forgets the keys of sessions that neither seal nor open any more.

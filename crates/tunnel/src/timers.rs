@@ -58,23 +58,25 @@ pub(crate) fn review(peer: &Peer, now: Time) -> Due {
         due.call = !due.abandon;
     }
     let silent = keepalive_at(peer, now).is_some_and(|at| now >= at);
-    due.call |= !calling && (unanswered_at(peer).is_some_and(|at| now >= at) || (!up && (silent || peer.eager)));
+    let unanswered = unanswered_at(peer).is_some_and(|at| now >= at);
+    due.call |= !calling && now >= peer.not_before && (peer.wanted || unanswered || (!up && silent));
     due.keepalive = up && (silent || activity.owed().is_some_and(|since| now >= since + KEEPALIVE_TIMEOUT));
     due
 }
 
 /// When to look again at the latest; and whether that is soon enough for whatever workers note until then.
 pub(crate) fn next(peer: &Peer, now: Time) -> (Option<Time>, bool) {
-    let (up, activity) = (peer.is_up(now), &peer.remote.activity);
+    let (up, calling, activity) = (peer.is_up(now), peer.is_calling(), &peer.remote.activity);
     let recent = activity.last().is_some_and(|last| now.since(last) < LOOK)
         || activity.owed().is_some()
         || activity.unanswered().is_some();
     let times = [
         peer.attempt.as_ref().map(|attempt| attempt.due),
         peer.oldest().map(|since| since + REJECT_AFTER_TIME),
-        unanswered_at(peer).filter(|_| !peer.is_calling()),
+        unanswered_at(peer).filter(|_| !calling).map(|at| at.max(peer.not_before)),
+        Some(peer.not_before).filter(|_| peer.wanted && !calling),
         activity.owed().filter(|_| up).map(|since| since + KEEPALIVE_TIMEOUT),
-        keepalive_at(peer, now).filter(|_| up || !peer.is_calling()),
+        keepalive_at(peer, now).filter(|_| up || !calling),
         peer.validation.as_ref().map(|validation| validation.due()),
         peer.search.due().filter(|_| up),
         recent.then_some(now + LOOK),
