@@ -385,9 +385,9 @@ impl Node {
         let (keys, peer_index, answer) = match finished {
             Finished::Established { keys, receiver_index, answer } => (keys, receiver_index, answer),
             Finished::Refused(answer) => {
-                peer.problem = refusal(answer.outcome);
+                let problem = refusal(answer.outcome).unwrap_or(Problem::NoAnswer);
                 self.table.release(index);
-                self.outputs.push_back(Output::GaveUp(id));
+                self.give_up(id, problem, now);
                 self.review(id, now);
                 return Ok(());
             }
