@@ -540,11 +540,13 @@ impl Node {
         let ids: Vec<_> = self.peers.iter().flatten().map(|peer| peer.id).collect();
         for id in ids {
             let Some(peer) = self.peer(id) else { continue };
-            let had = peer.current.is_some();
+            // Another copy may hold the handshake under way too, and would get the same keys from its answer.
+            let had = peer.current.is_some() || peer.is_calling();
             for session in [&peer.current, &peer.previous, &peer.next].into_iter().flatten() {
                 session.end();
             }
             peer.erase(&table, now.time);
+            self.abandon(id, false);
             if had {
                 self.call(id, now);
             }
