@@ -419,7 +419,9 @@ impl Node {
         if peer.settings.protocol == Protocol::Sealed && !std::mem::replace(&mut attempt.again, true) {
             peer.macs.sign(&mut attempt.datagram, Some(&cookie));
             let (to, datagram) = (attempt.to, attempt.datagram.clone());
-            self.outputs.push_back(Output::Transmit { peer: Some(id), to, reply: false, datagram });
+            if peer.may_get(to, datagram.len()) {
+                self.outputs.push_back(Output::Transmit { peer: Some(id), to, reply: false, datagram });
+            }
         }
         Ok(())
     }
@@ -699,7 +701,9 @@ impl Node {
         peer.wanted = false;
         let cookie = fresh_cookie(peer, now.time);
         let mac1 = peer.macs.sign(&mut datagram, cookie.as_ref());
-        self.outputs.push_back(Output::Transmit { peer: Some(id), to, reply: false, datagram: datagram.clone() });
+        if peer.may_get(to, datagram.len()) {
+            self.outputs.push_back(Output::Transmit { peer: Some(id), to, reply: false, datagram: datagram.clone() });
+        }
         self.attempts.insert(index, id);
         peer.attempt = Some(Attempt { initiator, index, mac1, datagram, to, began, due, again: false, settled: false });
     }
@@ -748,10 +752,8 @@ impl Node {
             return;
         }
         let Some(peer) = self.peer(id) else { return };
-        let path = peer.remote.path.load_full();
-        let Some(to) = reply_to.or_else(|| path.as_ref().map(|path| path.endpoint)) else { return };
-        // What goes to an address that has proved nothing is counted, whoever sends it.
-        if path.as_ref().is_some_and(|path| path.endpoint == to && !path.permits(datagram.len())) {
+        let Some(to) = reply_to.or_else(|| peer.endpoint()) else { return };
+        if !peer.may_get(to, datagram.len()) {
             return;
         }
         peer.remote.activity.sent(now.time, false);

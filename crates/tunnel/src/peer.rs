@@ -193,6 +193,13 @@ impl Peer {
         self.remote.path.load().as_ref().map(|path| path.endpoint)
     }
 
+    /// Whether `bytes` may be sent to `address`: what goes to the peer's address while that has proved nothing is counted, whoever
+    /// sends it.
+    pub(crate) fn may_get(&self, address: SocketAddr, bytes: usize) -> bool {
+        let path = self.remote.path.load();
+        path.as_ref().is_none_or(|path| path.endpoint != address || path.permits(bytes))
+    }
+
     pub(crate) fn standing(&self, now: Time) -> Standing {
         if self.is_up(now) {
             Standing::Up
