@@ -285,6 +285,8 @@ impl Node {
         if let Some(peer) = self.peer(id) {
             peer.search.set_target(mtu);
             self.report_mtu(id);
+            // A probe may be due; what else is due is looked at too.
+            self.schedule(id, Some(Time::from_nanos(1)));
         }
     }
 
@@ -465,7 +467,7 @@ impl Node {
 
     fn session_is_up(&mut self, id: PeerId, now: Now) {
         let number = self.number();
-        if let Some(peer) = self.peer(id).filter(|peer| peer.settings.protocol == Protocol::Sealed) {
+        if let Some(peer) = self.peer(id).filter(|peer| peer.can_search(now.time)) {
             peer.search.begin(number, now.time);
         }
         self.report_mtu(id);
@@ -484,7 +486,8 @@ impl Node {
             || peer.proven == Some(from)
             || peer.settings.endpoint == Some(from);
         if trusted {
-            return self.settle_at(id, from);
+            self.settle_at(id, from);
+            return self.review(id, now);
         }
         let fallback = match peer.validation.take() {
             Some(earlier) => earlier.fallback,
@@ -501,6 +504,9 @@ impl Node {
     fn settle_at(&mut self, id: PeerId, address: SocketAddr) {
         let Some(peer) = self.peer(id) else { return };
         let moved = peer.endpoint() != Some(address);
+        if moved || !peer.is_proven() {
+            peer.search.forget();
+        }
         peer.validation = None;
         peer.proven = Some(address);
         peer.remote.path.store(Some(Arc::new(Path::proven(address))));
@@ -777,9 +783,12 @@ impl Node {
             Some(Step::Wait(_)) | None => {}
         }
         let Some(peer) = self.peer(id) else { return };
-        // Without a session nothing can be asked, and nothing is to be concluded.
-        if peer.current.is_none() {
-            return;
+        // Without a session nothing can be asked, and nothing is to be concluded; nor where large probes are not sent.
+        if !peer.can_search(now.time) {
+            return self.report_mtu(id);
+        }
+        if peer.search.is_untried() {
+            peer.search.begin(number, now.time);
         }
         if let Look::Send(size, number) = peer.search.look(number, now.time) {
             self.send_probe(id, number, size, now);

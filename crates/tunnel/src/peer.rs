@@ -200,6 +200,16 @@ impl Peer {
         path.as_ref().is_none_or(|path| path.endpoint != address || path.permits(bytes))
     }
 
+    /// Whether its address has proved that it is there.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.remote.path.load().as_ref().is_some_and(|path| path.budget.is_none())
+    }
+
+    /// Whether sizes can be tried on the path: somebody who answers probes is there.
+    pub(crate) fn can_search(&self, now: Time) -> bool {
+        self.settings.protocol == Protocol::Sealed && self.is_up(now) && self.is_proven()
+    }
+
     pub(crate) fn standing(&self, now: Time) -> Standing {
         if self.is_up(now) {
             Standing::Up

@@ -132,6 +132,16 @@ impl MtuSearch {
         }
     }
 
+    /// Forgets what was found: the path is another one.
+    pub(crate) fn forget(&mut self) {
+        *self = Self { target: self.target, ..Self::default() };
+    }
+
+    /// Whether nobody looked yet.
+    pub(crate) fn is_untried(&self) -> bool {
+        self.target != 0 && self.flight.is_none() && self.at == Time::NEVER
+    }
+
     /// Begins to look, if nothing is known or what is known is old.
     pub(crate) fn begin(&mut self, id: u64, now: Time) {
         let fresh = self.found != 0 && self.found < self.target && now.since(self.at) < RAISE;
@@ -178,7 +188,7 @@ impl MtuSearch {
         self.lost = self.lost.min(self.size);
         if self.size <= BASE {
             // Nothing passes: that is no matter of size.
-            self.found = 0;
+            (self.found, self.at) = (0, now);
             return Look::Rest;
         }
         self.go_on(next, now);

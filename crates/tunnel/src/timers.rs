@@ -78,7 +78,7 @@ pub(crate) fn next(peer: &Peer, now: Time) -> (Option<Time>, bool) {
         activity.owed().filter(|_| up).map(|since| since + KEEPALIVE_TIMEOUT),
         keepalive_at(peer, now).filter(|_| up || !calling),
         peer.validation.as_ref().map(|validation| validation.due()),
-        peer.search.due().filter(|_| up),
+        peer.search.due().filter(|_| peer.can_search(now)),
         recent.then_some(now + LOOK),
     ];
     (times.into_iter().flatten().min(), recent)
