@@ -25,7 +25,7 @@ use crate::snapshot::PeerId;
 use crate::stamp::Stamps;
 use crate::table::SessionTable;
 use crate::time::Time;
-use crate::timers::{self, REKEY_TIMEOUT};
+use crate::timers::{self, KEEPALIVE_TIMEOUT, REKEY_TIMEOUT};
 use crate::verdict::Reason;
 use crate::work::Work;
 
@@ -782,6 +782,7 @@ impl Node {
             }
             Some(Step::Wait(_)) | None => {}
         }
+        self.ask_again(id, now);
         let Some(peer) = self.peer(id) else { return };
         // Without a session nothing can be asked, and nothing is to be concluded; nor where large probes are not sent.
         if !peer.can_search(now.time) {
@@ -794,6 +795,18 @@ impl Node {
             self.send_probe(id, number, size, now);
         }
         self.report_mtu(id);
+    }
+
+    /// Asks an address once more that did not answer, if the peer is heard from there and is nowhere else.
+    fn ask_again(&mut self, id: PeerId, now: Now) {
+        let number = self.number();
+        let Some(peer) = self.peer(id).filter(|peer| peer.settings.protocol == Protocol::Sealed) else { return };
+        let path = peer.remote.path.load_full().filter(|path| path.budget.is_some() && peer.validation.is_none());
+        let heard = peer.remote.activity.last_received().is_some_and(|at| now.time.since(at) < KEEPALIVE_TIMEOUT);
+        if let Some(path) = path.filter(|_| heard && peer.is_up(now.time)) {
+            peer.validation = Some(Validation::new(path.endpoint, None, number, now.time));
+            self.send_probe(id, number, 0, now);
+        }
     }
 
     /// Says what the path takes, as far as the probes and the peer's own device permit.
