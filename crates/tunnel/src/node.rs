@@ -345,7 +345,8 @@ impl Node {
         };
         let Some(peer) = self.peers.get_mut(id.0 as usize).and_then(Option::as_mut) else { return Err(Reason::Forged) };
         let cookie = fresh_cookie(peer, now.time);
-        peer.macs.sign(&mut datagram, cookie.as_ref());
+        let mac1 = peer.macs.sign(&mut datagram, cookie.as_ref());
+        peer.responded = Some((index, mac1));
         match keys {
             Some(keys) => {
                 if protocol == Protocol::Sealed {
@@ -409,10 +410,17 @@ impl Node {
     }
 
     fn cookie(&mut self, reply: &CookieReply<'_>, now: Now) -> Result<(), Reason> {
-        let id = *self.attempts.get(&reply.receiver).ok_or(Reason::UnknownSession)?;
+        let id = self.attempts.get(&reply.receiver).copied().or_else(|| self.owner(reply.receiver));
+        let id = id.ok_or(Reason::UnknownSession)?;
         let peer = self.peers.get_mut(id.0 as usize).and_then(Option::as_mut).ok_or(Reason::UnknownSession)?;
         if peer.settings.protocol != reply.protocol {
             return Err(Reason::WrongTransport);
+        }
+        // WireGuard under load wants a cookie in responses too. The next one will have it.
+        if let Some((_, mac1)) = peer.responded.filter(|(index, _)| *index == reply.receiver) {
+            let cookie = peer.macs.open_cookie(reply.nonce, &mac1, reply.sealed).ok_or(Reason::Forged)?;
+            peer.cookie = Some((cookie, now.time));
+            return Ok(());
         }
         let attempt = peer.attempt.as_mut().filter(|a| a.index == reply.receiver).ok_or(Reason::UnknownSession)?;
         let cookie = peer.macs.open_cookie(reply.nonce, &attempt.mac1, reply.sealed).ok_or(Reason::Forged)?;

@@ -113,6 +113,8 @@ pub(crate) struct Peer {
     pub(crate) current: Option<Arc<Session>>,
     pub(crate) previous: Option<Arc<Session>>,
     pub(crate) next: Option<Arc<Session>>,
+    /// The index and the first MAC of the last response; a cookie may name them.
+    pub(crate) responded: Option<(u32, [u8; 16])>,
     /// Where the initiation of the next session came from, and our answer went.
     pub(crate) next_from: Option<SocketAddr>,
     /// Addresses where it has proved to be: the last one.
@@ -155,6 +157,7 @@ impl Peer {
             current: None,
             previous: None,
             next: None,
+            responded: None,
             next_from: None,
             proven: settings.endpoint,
             validation: None,
