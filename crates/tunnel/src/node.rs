@@ -222,7 +222,7 @@ impl Node {
             standing: peer.standing(now),
             handshake: peer.handshake,
             suite: peer.current.as_ref().map(|session| session.suite()),
-            problem: peer.problem.or(unanswered.then_some(Problem::NoAnswer)),
+            problem: peer.problem.or(unanswered.then_some(Problem::NoAnswer)).filter(|_| !peer.is_up(now)),
             endpoint: peer.endpoint(),
             mtu: peer.search.mtu(),
         })
@@ -349,9 +349,7 @@ impl Node {
         peer.responded = Some((index, mac1));
         match keys {
             Some(keys) => {
-                if protocol == Protocol::Sealed {
-                    peer.peer_mtu = Some(usize::from(hello.mtu));
-                }
+                peer.next_mtu = (protocol == Protocol::Sealed).then(|| usize::from(hello.mtu));
                 let parts = parts(peer, index, message.sender(), keys, false, now.time);
                 let session = Arc::new(Session::new(parts).map_err(|_| Reason::Forged)?);
                 self.table.insert(Arc::clone(&session));
@@ -460,6 +458,7 @@ impl Node {
             return;
         };
         peer.promote(&table);
+        peer.peer_mtu = peer.next_mtu.or(peer.peer_mtu);
         // There is a way now, whatever becomes of what we asked for ourselves.
         if let Some(attempt) = &mut peer.attempt {
             attempt.settled = true;

@@ -121,6 +121,8 @@ pub(crate) struct Peer {
     pub(crate) proven: Option<SocketAddr>,
     pub(crate) validation: Option<Validation>,
     pub(crate) search: MtuSearch,
+    /// The inner MTU that the initiation of the next session names.
+    pub(crate) next_mtu: Option<usize>,
     /// The inner MTU that it said it has.
     pub(crate) peer_mtu: Option<usize>,
     pub(crate) handshake: Option<Time>,
@@ -162,6 +164,7 @@ impl Peer {
             proven: settings.endpoint,
             validation: None,
             search: MtuSearch::default(),
+            next_mtu: None,
             peer_mtu: None,
             handshake: None,
             problem: None,
