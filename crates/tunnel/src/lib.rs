@@ -18,6 +18,7 @@
 //! | [`remote`] | what control and workers both know of a peer |
 //! | [`forwarding`], [`snapshot`] | which prefix is the longest that an address matches; which peer gets a packet, and may this one come from it |
 //! | [`time`], [`verdict`] | when; why was it dropped |
+//! | `sim` | a world in simulated time in which all of it is tested |
 #![forbid(unsafe_code)]
 
 pub mod admission;
@@ -33,6 +34,8 @@ mod probe;
 pub mod remote;
 pub mod replay;
 pub mod session;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod snapshot;
 pub mod stamp;
 pub mod table;

@@ -290,6 +290,12 @@ impl Node {
         }
     }
 
+    /// How many handshakes are under way, timers set and sessions held: what must stay bounded.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn census(&self) -> (usize, usize, usize) {
+        (self.attempts.len(), self.deadlines.len(), self.table.claimed())
+    }
+
     // ---- datagrams -----------------------------------------------------------------------------------------------------
 
     /// Takes a message of a handshake, or a cookie, that [`Admission`](crate::admission::Admission) let pass. `known`: it came from

@@ -58,6 +58,12 @@ impl SessionTable {
         None
     }
 
+    /// How many indices are claimed.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn claimed(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.index.load(Ordering::Acquire) != 0).count()
+    }
+
     /// Whether somebody claims `index`.
     #[inline]
     #[must_use]

@@ -1,0 +1,1 @@
+//! A world that bytes drive, for the fuzzer.

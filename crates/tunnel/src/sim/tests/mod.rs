@@ -1,0 +1,3 @@
+//! Lives out of seeds, and scripts for what has a name.
+
+mod lives;
