@@ -386,7 +386,7 @@ impl Node {
         let attempt = peer.attempt.as_mut().filter(|a| a.index == message.receiver()).ok_or(Reason::UnknownSession)?;
         // A forged response leaves the attempt as it was: the true one may still come.
         let finished = attempt.initiator.finish(message).map_err(|_| Reason::Forged)?;
-        let index = attempt.index;
+        let (index, asked_at, again) = (attempt.index, attempt.to, attempt.tries > 1);
         self.attempts.remove(&index);
         peer.attempt = None;
         let (keys, peer_index, answer) = match finished {
@@ -407,6 +407,10 @@ impl Node {
         self.table.insert(Arc::clone(&session));
         peer.adopt(session, &self.table);
         peer.remote.activity.forgive();
+        if again && peer.settings.endpoint == Some(asked_at) && peer.endpoint() != Some(asked_at) {
+            // It was not where we believed it to be, but where the configuration says.
+            self.settle_at(id, asked_at);
+        }
         // It shows the peer that we have the keys, so that it may send.
         self.keepalive(id, now);
         self.session_is_up(id, now);
@@ -689,10 +693,18 @@ impl Node {
         if now.time < peer.not_before {
             return;
         }
-        let Some(to) = peer.endpoint() else {
+        let (mut to, mut tries) = (peer.endpoint(), 0);
+        let again = peer.attempt.as_ref().filter(|attempt| !attempt.settled);
+        if let Some(attempt) = again {
+            tries = attempt.tries;
+            // Nobody answered where the peer was last, or where somebody made us believe it was. It may be where the configuration
+            // says by now.
+            to = peer.settings.endpoint.filter(|_| tries % 2 == 1).or(to);
+        }
+        let Some(to) = to else {
             return self.give_up(id, Problem::NoEndpoint, now);
         };
-        let began = peer.attempt.as_ref().filter(|a| !a.settled).map_or(now.time, |attempt| attempt.began);
+        let began = again.map_or(now.time, |attempt| attempt.began);
         let Some(timestamp) = self.stamps.next(now.wall) else {
             // The disk is slow, or does not take the mark.
             return self.want_mark(now);
@@ -724,7 +736,8 @@ impl Node {
             self.outputs.push_back(Output::Transmit { peer: Some(id), to, reply: false, datagram: datagram.clone() });
         }
         self.attempts.insert(index, id);
-        peer.attempt = Some(Attempt { initiator, index, mac1, datagram, to, began, due, again: false, settled: false });
+        let (again, settled, tries) = (false, false, tries + 1);
+        peer.attempt = Some(Attempt { initiator, index, mac1, datagram, to, began, due, tries, again, settled });
     }
 
     // ---- what is sent inside a session ---------------------------------------------------------------------------------

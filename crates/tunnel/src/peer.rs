@@ -47,6 +47,8 @@ pub(crate) struct Attempt {
     pub(crate) began: Time,
     /// When the next one is to be sent.
     pub(crate) due: Time,
+    /// How many of its messages were sent.
+    pub(crate) tries: u32,
     /// Whether a cookie has made us send this one again.
     pub(crate) again: bool,
     /// Whether there is another way to the peer meanwhile, so that no further message is to be sent.
