@@ -19,7 +19,7 @@ use adit::key::PublicKey;
 use bed::daemon::{Configuration, Daemon, PORT, Place};
 use bed::packet::{Random, frame};
 use bed::sniffer::{Injector, Sniffer, Watch};
-use bed::traffic::{End, connection, exchange_udp};
+use bed::traffic::{End, connection};
 use bed::{Bed, Family, Host, at, over, wait_for};
 use linux::capture::Instruction;
 use linux::netlink::Route;
@@ -247,7 +247,18 @@ fn end(host: &Host) -> End<'_> {
 fn join(bed: &Bed, place: &Place) -> Duration {
     let begin = Instant::now();
     let newcomer = place.start();
-    exchange_udp(end(bed.host(3)), end(bed.host(1)), [100]);
+    let (here, there) = (end(bed.host(3)).udp(), end(bed.host(1)).udp());
+    // What answers comes back only if the way there and the way back stand; one packet may be lost meanwhile.
+    here.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    there.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    let mut buffer = [0; 100];
+    wait_for("the new peer to get through", || {
+        here.send_to(b"may I come in?", there.local_addr().unwrap()).unwrap();
+        if let Ok((length, from)) = there.recv_from(&mut buffer) {
+            there.send_to(&buffer[..length], from).unwrap();
+        }
+        here.recv_from(&mut buffer).ok()
+    });
     let took = begin.elapsed();
     newcomer.terminate();
     took
