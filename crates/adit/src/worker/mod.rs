@@ -17,7 +17,7 @@
 //! 1. read one packet or super-packet with its virtio header from the device
 //! 2. validate it once, for all its segments
 //! 3. look up the peer that owns the destination; tell the sender by ICMP if there is none, or if the path is too narrow. Without a
-//!    session the packet waits ([`stage`]) and control is told
+//!    session the packet waits (`stage.rs`) and control is told
 //! 4. write each segment into a train: `plain` with headers and checksums of its own, encrypted ones sealed on the way
 //! 5. send the trains
 //!
