@@ -4,7 +4,7 @@
 //! [`Remote`] and [`table`]:
 //!
 //! * **control**, a state machine: [`Node`] takes one input and the time, and says what is to be done;
-//! * **data**, plain functions for workers: [`Snapshot`] says whose a packet is, a [session](session) seals and opens it. Both ways end
+//! * **data**, plain functions for workers: [`Snapshot`] says whose a packet is, a [session] seals and opens it. Both ways end
 //!   in one verdict: the packet goes on, or it is dropped for a [`Reason`].
 //!
 //! | module | question |
