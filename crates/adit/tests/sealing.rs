@@ -17,7 +17,7 @@ use wire::ip::{IpPacket, protocol};
 use wire::message::DataHeader;
 use wire::vnet::{NEEDS_CSUM, VnetHdr};
 
-fn pair(transport: &str) -> (Bed, Place, Place) {
+fn pair(transport: &'static str) -> (Bed, Place, Place) {
     let bed = Bed::new(2);
     let [a, b] = Configuration::pair([bed.host(1), bed.host(2)], Family::V4, transport);
     let places = (Place::new(bed.host(1), &a), Place::new(bed.host(2), &b));

@@ -38,6 +38,8 @@ pub(crate) struct Configuration {
     pub(crate) transport: String,
     /// The text of our private key, which is written to a file beside the configuration.
     pub(crate) private_key: Option<String>,
+    /// That of `wireguard` peers, if it is another one.
+    pub(crate) wireguard_private_key: Option<String>,
     pub(crate) peers: Vec<Peer>,
 }
 
@@ -92,6 +94,7 @@ impl Configuration {
             listen: endpoint(number),
             transport: String::new(),
             private_key: None,
+            wireguard_private_key: None,
             peers: peers.iter().map(peer).collect(),
         }
     }
@@ -137,7 +140,12 @@ impl Configuration {
             .peers
             .iter()
             .filter_map(|peer| peer.preshared_key.as_deref().map(|key| (peer.preshared_key_file(&self.device), key)));
-        own.into_iter().chain(shared).collect()
+        let second = self.wireguard_private_key.as_deref().map(|key| (self.wireguard_key_file(), key));
+        own.into_iter().chain(second).chain(shared).collect()
+    }
+
+    fn wireguard_key_file(&self) -> String {
+        format!("{}-wireguard.key", self.device)
     }
 
     fn private_key_file(&self) -> String {
@@ -153,6 +161,9 @@ impl Configuration {
         }
         if self.private_key.is_some() {
             writeln!(text, "private-key-file = {:?}", self.private_key_file()).unwrap();
+        }
+        if self.wireguard_private_key.is_some() {
+            writeln!(text, "wireguard-private-key-file = {:?}", self.wireguard_key_file()).unwrap();
         }
         writeln!(text, "[transport]\nlisten = {:?}\n{}", self.listen, self.transport).unwrap();
         for peer in &self.peers {
