@@ -268,6 +268,12 @@ fn a_deleted_device_is_back_within_two_seconds(transport: &'static str) {
         wait_at_most(REPAIR, "the device", || {
             host.netlink().link("adit0").unwrap().filter(|link| link.index != old && link.up)
         });
+        // Until the way stands again, its blackhole refuses what is sent.
+        wait_at_most(REPAIR, "the routes", || {
+            let routes = host.netlink().routes(None).unwrap();
+            let ours = |kind| routes.iter().filter(move |r| r.protocol == PROTOCOL && r.kind == kind);
+            (ours(RouteKind::Unicast).count() == ours(RouteKind::Blackhole).count()).then_some(())
+        });
         carries(&bed);
         assert!(daemon.is_running());
     }
