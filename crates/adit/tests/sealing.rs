@@ -94,7 +94,8 @@ fn checksum_offsets_aimed_elsewhere_change_nothing() {
         injector.send(&header, &packet).unwrap();
         let arrived = sniffer.find("the packet", |_, bytes| {
             let packet = IpPacket::parse(bytes).ok()?;
-            (packet.source() == from && packet.payload().get(..4) == Some(&[0x0f, 0xa0, 0x0f, 0xa1])).then(|| bytes.to_vec())
+            (packet.source() == from && packet.payload().get(..4) == Some(&[0x0f, 0xa0, 0x0f, 0xa1]))
+                .then(|| bytes.to_vec())
         });
         assert_eq!(arrived[28..], packet[28..], "the payload");
         assert_eq!(arrived[12..26], packet[12..26], "addresses, ports, length");
@@ -155,7 +156,8 @@ fn all_transports_share_one_port() {
     let seen: Vec<_> = status.peers.iter().map(|peer| (peer.transport.as_str(), peer.secure)).collect();
     assert_eq!(seen, [("sealed", true), ("wireguard", true), ("plain", false)]);
     // A peer of one transport is nobody in another: its address proves nothing.
-    let plain = UdpPacket::new((bed.host(2).inner(Family::V4), 1), (bed.host(1).inner(Family::V4), 2), b"forged").bytes();
+    let plain =
+        UdpPacket::new((bed.host(2).inner(Family::V4), 1), (bed.host(1).inner(Family::V4), 2), b"forged").bytes();
     let IpAddr::V4(_) = bed.host(1).underlay(Family::V4) else { unreachable!("IPv4") };
     let socket = bed.host(2).namespace.run(|| std::net::UdpSocket::bind("192.0.2.2:0")).unwrap().unwrap();
     let before = hub.drops("unknown_endpoint");

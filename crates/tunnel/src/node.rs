@@ -224,7 +224,7 @@ impl Node {
             suite: peer.current.as_ref().map(|session| session.suite()),
             problem: peer.problem.or(unanswered.then_some(Problem::NoAnswer)).filter(|_| !peer.is_up(now)),
             endpoint: peer.endpoint(),
-            mtu: peer.search.mtu(),
+            mtu: peer.mtu(),
         })
     }
 
@@ -838,7 +838,7 @@ impl Node {
     /// Says what the path takes, as far as the probes and the peer's own device permit.
     fn report_mtu(&mut self, id: PeerId) {
         let Some(peer) = self.peer(id) else { return };
-        let mtu = peer.search.mtu().min(peer.peer_mtu.filter(|mtu| *mtu > 0).unwrap_or(usize::MAX));
+        let mtu = peer.mtu();
         if mtu > 0 && peer.reported_mtu != mtu {
             peer.reported_mtu = mtu;
             self.outputs.push_back(Output::PathMtu(id, mtu));

@@ -181,6 +181,12 @@ impl Peer {
         }
     }
 
+    /// The largest packet that the path takes, as far as probes and the peer's own device permit; 0 if nobody said what the first
+    /// link permits.
+    pub(crate) fn mtu(&self) -> usize {
+        self.search.mtu().min(self.peer_mtu.filter(|mtu| *mtu > 0).unwrap_or(usize::MAX))
+    }
+
     /// Whether we are asking for a session.
     pub(crate) fn is_calling(&self) -> bool {
         self.attempt.as_ref().is_some_and(|attempt| !attempt.settled)

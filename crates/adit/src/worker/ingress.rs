@@ -245,6 +245,8 @@ impl Arriving<'_> {
         }
         let first = session.confirm();
         if first {
+            // From now on the peer may hold no other: it may have been started anew. Control does the same a moment later.
+            remote.session.store(Some(Arc::clone(session)));
             self.notify(Notice::Confirmed { index, from, bytes }, origin.local);
         }
         let path = remote.path.load();

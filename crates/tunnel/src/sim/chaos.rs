@@ -39,7 +39,7 @@ pub struct Report {
 pub fn run(seed: u64, diary: bool) -> Report {
     let mut rng = Rng::new(seed);
     let (plan, mobile) = plan(&mut rng);
-    let mut life = Life { world: World::new(plan, rng.next()), mobile, rng };
+    let mut life = Life { world: World::new(plan, rng.number()), mobile, rng };
     life.world.diary = diary.then(String::new);
     // The last words are worth the most.
     let life_and_death = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -281,7 +281,7 @@ impl Life {
             let mut noise = vec![0; protocol.noise_len(Step::Initiation)];
             self.rng.fill_bytes(&mut noise);
             let header =
-                HandshakeHeader { protocol, step: Step::Initiation, sender: self.rng.next() as u32, receiver: 0 };
+                HandshakeHeader { protocol, step: Step::Initiation, sender: self.rng.number() as u32, receiver: 0 };
             let mut datagram = header.emit(&noise).expect("it has the length of one");
             keys.sign(&mut datagram, None);
             let other = self.some_host();

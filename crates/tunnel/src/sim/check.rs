@@ -127,9 +127,14 @@ impl Check {
         bytes[16..20].copy_from_slice(&plan::inner(to).octets());
         bytes[20..28].copy_from_slice(&(number as u64).to_le_bytes());
         assert!(IpPacket::parse(&bytes).is_ok(), "a packet of ours");
-        let honest = posing.is_none_or(|posing| posing == from);
+        let honest = posing.is_none_or(|posing| posing == from || self.speaks_for(from, posing, to));
         self.offered.push(Offered { from, to, bytes: bytes.clone(), honest, at, delivered: false });
         (number, bytes)
+    }
+
+    /// Whether `from` owns the address of `posing` in the eyes of `to`: the first node owns what nobody owns more closely.
+    fn speaks_for(&self, from: usize, posing: usize, to: usize) -> bool {
+        from == 0 && posing != to && self.plan.link(posing, to).is_none()
     }
 
     /// Whether a packet arrived.
@@ -184,16 +189,20 @@ impl Check {
     pub fn effect(&mut self, host: &Host, effect: &Effect, now: Time) {
         match effect {
             Effect::Deliver(peer, bytes) => self.delivered(host.number, *peer, bytes),
-            Effect::Send { to, datagram, .. } => self.sending(host, *to, datagram, now),
+            Effect::Send { to, datagram, reply } => {
+                if !reply {
+                    let second = self.second(host.number, now);
+                    second.sent += 1;
+                    assert!(second.sent <= SENT_PER_SECOND, "node {} floods", host.number);
+                }
+                self.sending(host, *to, datagram);
+            }
             Effect::Write(_) => {}
         }
     }
 
-    fn sending(&mut self, host: &Host, to: SocketAddr, datagram: &[u8], now: Time) {
+    fn sending(&mut self, host: &Host, to: SocketAddr, datagram: &[u8]) {
         let number = host.number;
-        let second = self.second(number, now);
-        second.sent += 1;
-        assert!(second.sent <= SENT_PER_SECOND, "node {number} floods");
         if !self.proven.contains(&(number, to)) {
             let sent = self.sent.entry((number, to)).or_default();
             *sent += datagram.len();

@@ -94,6 +94,8 @@ impl Host {
             mark: disk,
         };
         let mut owners = RouteTable::default();
+        // Our own address, which is no peer's.
+        owners.insert(IpAddr::V4(plan::inner(number)).into(), PeerId(number as u32));
         let mut peers = Vec::new();
         for link in plan.links.iter().filter(|link| link.ends.contains(&number)) {
             let end = usize::from(link.ends[1] == number);

@@ -8,7 +8,7 @@ use super::random::Rng;
 use crate::time::Time;
 
 /// How many datagrams the attacker remembers.
-const REMEMBERED: usize = 4096;
+const REMEMBERED: usize = 1 << 16;
 
 /// How bad the network is. Parts are of a thousand.
 #[derive(Clone, Copy, Debug, Default)]
