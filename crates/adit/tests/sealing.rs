@@ -43,10 +43,10 @@ fn sealed(frame: &[u8], stride: usize) -> Vec<(u32, u64, Vec<u8>)> {
     payload.chunks(stride).filter_map(read).collect()
 }
 
-/// A card without checksum offload refuses trains (EIO): what was sealed for one is sent again as it is, and nothing is sealed anew
-/// with the same counter.
+/// A card without checksum offload: kernels before 6.11 refuse trains there (EIO), and what was sealed for one is sent again as it is.
+/// Whatever the kernel does, no counter is seen with two contents.
 #[test]
-fn what_the_kernel_refused_is_sent_again_byte_for_byte() {
+fn no_counter_seals_two_datagrams_where_trains_are_refused() {
     let (bed, a, b) = pair("sealed");
     let (a, b) = (a.start(), b.start());
     bed.host(1).run("ethtool", &["-K", "under0", "tx-checksum-ip-generic", "off"]);
@@ -55,7 +55,6 @@ fn what_the_kernel_refused_is_sent_again_byte_for_byte() {
         Some(sealed(frame, stride))
     });
     exchange_tcp(inner(bed.host(1), Family::V4), inner(bed.host(2), Family::V4), 3_000_000, 100_000);
-    assert!(!a.status().transport.segmentation, "the kernel refused a train");
     let mut seen: HashMap<(u32, u64), Vec<u8>> = HashMap::new();
     for (index, counter, datagram) in watch.collect().into_iter().flatten() {
         if let Some(other) = seen.insert((index, counter), datagram.clone()) {
@@ -81,14 +80,14 @@ fn checksum_offsets_aimed_elsewhere_change_nothing() {
     let mut sniffer = Sniffer::open(&bed.host(2).namespace, "adit0");
     let mut injector = Injector::open(&bed.host(1).namespace, "adit0");
     let before = a.drops("malformed");
-    let mut refused = 0;
+    let mut aimed = 0;
     for (start, offset) in [(0, 10), (0, 2), (10, 2), (12, 0), (12, 4), (16, 0), (20, 60), (60_000, 6), (19, 7)] {
         let header = VnetHdr { flags: NEEDS_CSUM, csum_start: start, csum_offset: offset, ..VnetHdr::NONE };
-        // The kernel itself refuses some of them.
-        refused += u64::from(injector.send(&header, &packet).is_ok());
+        // Newer kernels refuse them themselves (`virtio_net_hdr_to_skb`); those that do not leave it to us, and `wire` has each of
+        // these offsets among the tests of its own.
+        aimed += u64::from(injector.send(&header, &packet).is_ok());
     }
-    assert!(refused > 0, "the kernel lets some through");
-    a.await_drops("malformed", before + refused);
+    a.await_drops("malformed", before + aimed);
     // Right offsets, and no offsets at all, arrive with a right checksum or the kernel's promise of one, and with every byte.
     for header in [VnetHdr { flags: NEEDS_CSUM, csum_start: 20, csum_offset: 6, ..VnetHdr::NONE }, VnetHdr::NONE] {
         injector.send(&header, &packet).unwrap();
