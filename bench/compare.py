@@ -17,7 +17,7 @@ Systems:
   sealed-poll, plain-poll  adit that looks for 50 us before it sleeps
   wireguard-go, openvpn, tinc  others in user space, from Debian: sudo apt-get install wireguard-go openvpn openssl tinc
                          (packaging/bench-packages)
-  boringtun, gotatun     others in user space, from crates.io (packaging/test-crates, which ./test installs)
+  boringtun, gotatun     others in user space, from the Rust registry (packaging/test-crates, which ./test installs)
 What is not installed is left out, unless it is named.
 
 Underlays: `virtual` is a veth pair with its offloads (what two VMs or containers on one host see); `wire` is a veth pair

@@ -7,13 +7,15 @@
 //! Data never passes here: workers seal and open by themselves with the sessions they find in [`Remote`] and [`SessionTable`], and
 //! tell what control must know as a [`Notice`].
 
+mod inside;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use wire::message::data::ACK;
-use wire::message::{Answer, Control, CookieReply, Flags, Handshake, Hello, Mode, Outcome, Protocol, Step, Suite};
+use wire::message::{Answer, Control, CookieReply, Handshake, Hello, Mode, Outcome, Protocol, Step, Suite};
 use zeroize::Zeroizing;
 
 use crate::handshake::{self, Finished, Identity, Keys};
@@ -25,7 +27,7 @@ use crate::snapshot::PeerId;
 use crate::stamp::Stamps;
 use crate::table::SessionTable;
 use crate::time::Time;
-use crate::timers::{self, KEEPALIVE_TIMEOUT, REKEY_TIMEOUT};
+use crate::timers::{self, REKEY_TIMEOUT};
 use crate::verdict::Reason;
 use crate::work::Work;
 
@@ -738,111 +740,6 @@ impl Node {
         self.attempts.insert(index, id);
         let (again, settled, tries) = (false, false, tries + 1);
         peer.attempt = Some(Attempt { initiator, index, mac1, datagram, to, began, due, tries, again, settled });
-    }
-
-    // ---- what is sent inside a session ---------------------------------------------------------------------------------
-
-    /// A message that says nothing but that we are there.
-    fn keepalive(&mut self, id: PeerId, now: Now) {
-        let number = self.number();
-        let Some(peer) = self.peer(id) else { return };
-        peer.kept_alive = now.time;
-        match peer.settings.protocol {
-            Protocol::Sealed => self.send_probe(id, number, 0, now),
-            Protocol::WireGuard => {
-                let Some(session) = peer.current.clone() else { return };
-                self.send(id, &session, Flags::NONE, &[], None, now);
-            }
-        }
-    }
-
-    /// A probe in a datagram as long as that of an inner packet of `mtu` bytes, or as short as may be.
-    fn send_probe(&mut self, id: PeerId, number: u64, mtu: usize, now: Now) {
-        self.send_control(id, &Control::Probe { id: number }, None, mtu.max(ACK), now);
-    }
-
-    fn send_control(&mut self, id: PeerId, message: &Control, reply_to: Option<SocketAddr>, length: usize, now: Now) {
-        let Some(session) = self.peer(id).and_then(|peer| peer.current.clone()) else { return };
-        let mut plaintext = vec![0; length];
-        if message.emit(&mut plaintext).is_some() {
-            self.send(id, &session, Flags::CONTROL, &plaintext, reply_to, now);
-        }
-    }
-
-    fn send(
-        &mut self,
-        id: PeerId,
-        session: &Session,
-        flags: Flags,
-        plaintext: &[u8],
-        reply_to: Option<SocketAddr>,
-        now: Now,
-    ) {
-        let Ok(counter) = session.reserve(1, now.time) else { return };
-        let mut datagram = vec![0; session.datagram_len(plaintext.len(), plaintext.len())];
-        if !session.seal(counter, flags, 0, plaintext, &mut datagram) {
-            return;
-        }
-        let Some(peer) = self.peer(id) else { return };
-        let Some(to) = reply_to.or_else(|| peer.endpoint()) else { return };
-        if !peer.may_get(to, datagram.len()) {
-            return;
-        }
-        peer.remote.activity.sent(now.time, false);
-        self.outputs.push_back(Output::Transmit { peer: Some(id), to, reply: reply_to.is_some(), datagram });
-    }
-
-    fn look_at_probes(&mut self, id: PeerId, now: Now) {
-        use crate::probe::{Look, Step};
-        let number = self.number();
-        let Some(peer) = self.peer(id) else { return };
-        match peer.validation.as_mut().map(|validation| validation.step(now.time)) {
-            Some(Step::Send(number)) => self.send_probe(id, number, 0, now),
-            Some(Step::Failed) => {
-                let fallback = peer.validation.take().and_then(|validation| validation.fallback);
-                if let Some(path) = fallback {
-                    let endpoint = path.endpoint;
-                    peer.remote.path.store(Some(path));
-                    self.outputs.push_back(Output::Moved(id, endpoint));
-                }
-            }
-            Some(Step::Wait(_)) | None => {}
-        }
-        self.ask_again(id, now);
-        let Some(peer) = self.peer(id) else { return };
-        // Without a session nothing can be asked, and nothing is to be concluded; nor where large probes are not sent.
-        if !peer.can_search(now.time) {
-            return self.report_mtu(id);
-        }
-        if peer.search.is_untried() {
-            peer.search.begin(number, now.time);
-        }
-        if let Look::Send(size, number) = peer.search.look(number, now.time) {
-            self.send_probe(id, number, size, now);
-        }
-        self.report_mtu(id);
-    }
-
-    /// Asks an address once more that did not answer, if the peer is heard from there and is nowhere else.
-    fn ask_again(&mut self, id: PeerId, now: Now) {
-        let number = self.number();
-        let Some(peer) = self.peer(id).filter(|peer| peer.settings.protocol == Protocol::Sealed) else { return };
-        let path = peer.remote.path.load_full().filter(|path| path.budget.is_some() && peer.validation.is_none());
-        let heard = peer.remote.activity.last_received().is_some_and(|at| now.time.since(at) < KEEPALIVE_TIMEOUT);
-        if let Some(path) = path.filter(|_| heard && peer.is_up(now.time)) {
-            peer.validation = Some(Validation::new(path.endpoint, None, number, now.time));
-            self.send_probe(id, number, 0, now);
-        }
-    }
-
-    /// Says what the path takes, as far as the probes and the peer's own device permit.
-    fn report_mtu(&mut self, id: PeerId) {
-        let Some(peer) = self.peer(id) else { return };
-        let mtu = peer.mtu();
-        if mtu > 0 && peer.reported_mtu != mtu {
-            peer.reported_mtu = mtu;
-            self.outputs.push_back(Output::PathMtu(id, mtu));
-        }
     }
 
     // ---- small things --------------------------------------------------------------------------------------------------
