@@ -245,8 +245,11 @@ impl Arriving<'_> {
         }
         let first = session.confirm();
         if first {
-            // From now on the peer may hold no other: it may have been started anew. Control does the same a moment later.
-            remote.session.store(Some(Arc::clone(session)));
+            // From now on the peer may hold no other: it may have been started anew. Control does the same a moment later, unless it
+            // has replaced this session already.
+            if self.secrets.sessions.is_claimed(index) {
+                remote.session.store(Some(Arc::clone(session)));
+            }
             self.notify(Notice::Confirmed { index, from, bytes }, origin.local);
         }
         let path = remote.path.load();
