@@ -59,9 +59,11 @@ pub enum KeyFileError {
     PresharedContent(PathBuf),
 }
 
-/// A private key. It is erased when dropped and cannot be copied, compared, or printed by accident.
+/// A private key. It cannot be compared, or printed by accident; clones share one copy in memory, which is erased when the last
+/// of them is dropped.
+#[derive(Clone)]
 pub struct PrivateKey {
-    bytes: Zeroizing<[u8; LENGTH]>,
+    bytes: Arc<Zeroizing<[u8; LENGTH]>>,
     public: PublicKey,
 }
 
@@ -77,7 +79,7 @@ impl PrivateKey {
         let key = agreement::PrivateKey::from_private_key(&agreement::X25519, bytes.as_ref()).map_err(|_| NotAKey)?;
         let public = key.compute_public_key().map_err(|_| NotAKey)?;
         let public = PublicKey(public.as_ref().try_into().map_err(|_| NotAKey)?);
-        Ok(Self { bytes, public })
+        Ok(Self { bytes: Arc::new(bytes), public })
     }
 
     /// A new key, clamped as RFC 7748 (section 5) says, so that its text is the same as `wg genkey` would print.

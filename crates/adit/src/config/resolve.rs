@@ -10,7 +10,7 @@ use super::{
     keys, names, peers,
     prefix::parse_host,
     raw,
-    resolved::{Device, Mtu, Peer, Transport, Tunnel, Workers},
+    resolved::{Device, Dns, Mtu, Peer, Table, Transport, Tunnel, Workers},
 };
 use crate::underlay;
 
@@ -54,7 +54,8 @@ pub(super) fn tunnel(document: &Document, raw: raw::Tunnel) -> Result<Tunnel, Er
     let (private_key, wireguard_private_key) = keys::private_keys(document, &device, &peers)?;
     let own: Vec<_> = private_key.iter().chain(&wireguard_private_key).collect();
     keys::preshared_keys(document, &preshared, &own, &mut peers)?;
-    let device = Device { name, addresses, mtu, private_key, wireguard_private_key };
+    let device =
+        Device { name, addresses, mtu, private_key, wireguard_private_key, table: Table::Auto, dns: Dns::default() };
     Ok(Tunnel { device, transport, peers, source: document.path.clone() })
 }
 
@@ -142,6 +143,7 @@ fn transport(document: &Document, raw: raw::Transport) -> Result<Transport, Erro
         workers: raw.workers.map_or(Ok(Workers::Auto), |typed| workers(document, &typed))?,
         offload: raw.offload.is_none_or(|offload| offload.value),
         busy_poll: raw.busy_poll.map_or(Ok(Duration::ZERO), |text| busy_poll(document, &text))?,
+        fwmark: None,
     })
 }
 

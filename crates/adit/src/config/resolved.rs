@@ -1,14 +1,20 @@
 //! A configuration that was checked: every value is in range, every default filled in.
 
-use std::{fmt, net::SocketAddr, num::NonZero, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    num::NonZero,
+    path::PathBuf,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
 use super::endpoint::Endpoint;
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
 
-/// A tunnel from a file. At least one peer; no two peers with the same name, prefix, key or endpoint, and not both sealed and
-/// wireguard peers.
+/// A tunnel from a file. No two peers with the same name, prefix, key or endpoint.
+#[derive(Clone)]
 pub struct Tunnel {
     /// The device and its addresses.
     pub device: Device,
@@ -21,6 +27,7 @@ pub struct Tunnel {
 }
 
 /// The virtual network card.
+#[derive(Clone)]
 pub struct Device {
     /// A name that the kernel takes: 1 to 15 bytes.
     pub name: String,
@@ -32,6 +39,31 @@ pub struct Device {
     pub private_key: Option<PrivateKey>,
     /// Our identity towards wireguard peers, where it is another one; always present beside sealed peers.
     pub wireguard_private_key: Option<PrivateKey>,
+    /// Where routes to the peers' prefixes go.
+    pub table: Table,
+    /// Who answers questions for names while the tunnel is up.
+    pub dns: Dns,
+}
+
+/// The routing table of the routes to the peers' prefixes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Table {
+    /// The main table; a prefix of length 0 goes to a table of its own, which is asked for all but our own datagrams.
+    #[default]
+    Auto,
+    /// No routes.
+    Off,
+    /// This table, which rules of the host's own ask.
+    Number(NonZero<u32>),
+}
+
+/// Resolvers, and the domains in which short names are looked for. Empty: the host's own stay.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Dns {
+    /// Addresses of resolvers.
+    pub servers: Vec<IpAddr>,
+    /// Search domains.
+    pub domains: Vec<String>,
 }
 
 /// The largest packet of the device, in bytes.
@@ -56,6 +88,8 @@ pub struct Transport {
     pub offload: bool,
     /// How long a worker looks again before it sleeps: zero to one millisecond.
     pub busy_poll: Duration,
+    /// The mark of every datagram that we send, for rules of the host to tell them by.
+    pub fwmark: Option<NonZero<u32>>,
 }
 
 /// How many pairs of device queue and socket, a thread each.
