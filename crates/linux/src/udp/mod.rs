@@ -16,7 +16,6 @@ mod steering;
 
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZero;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -127,15 +126,6 @@ impl Socket {
         }
         self.dont_fragment.store(dont_fragment, Ordering::Relaxed);
         Ok(())
-    }
-
-    /// Marks every datagram that is sent from now on, for rules of this host to tell them by (SO_MARK, socket(7)); `None`: none is marked.
-    ///
-    /// # Errors
-    /// EPERM: it needs CAP_NET_ADMIN.
-    pub fn set_mark(&self, mark: Option<NonZero<u32>>) -> Result<()> {
-        let mark = mark.map_or(0, NonZero::get);
-        self.set(libc::SOL_SOCKET, libc::SO_MARK, mark.cast_signed()).map_err(|e| Error::new("mark a UDP socket", e))
     }
 
     /// Whether trains leave as one message at present.
