@@ -62,7 +62,12 @@ pub fn bind(transport: &Transport, workers: usize, dont_fragment: bool) -> Resul
     };
     let mut sockets = Vec::with_capacity(workers);
     for _ in 0..workers {
-        sockets.push(Arc::new(Socket::bind(options(listen)).map_err(|e| explain(&e, listen))?));
+        let socket = Socket::bind(options(listen)).map_err(|e| explain(&e, listen))?;
+        if transport.fwmark.is_some() {
+            // Before the first datagram: none may leave unmarked.
+            socket.set_mark(transport.fwmark)?;
+        }
+        sockets.push(Arc::new(socket));
     }
     if let (true, Some(first)) = (workers > 1, sockets.first()) {
         udp::steer(first, workers)?;

@@ -1,6 +1,7 @@
 //! The network that carries the datagrams: where peers are, and how large a packet the way to each takes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZero;
 
 use linux::netlink::Netlink;
 use linux::udp::SendQueue;
@@ -98,7 +99,7 @@ pub fn check_no_loop(netlink: &mut Netlink, tunnel: &Tunnel, endpoints: &[Option
     let device = netlink.existing_link(&tunnel.device.name)?.index;
     for (peer, endpoint) in tunnel.peers.iter().zip(endpoints) {
         let Some(endpoint) = endpoint else { continue };
-        if netlink.route_to(endpoint.ip()).is_ok_and(|route| route.device == device) {
+        if netlink.route_with_mark(endpoint.ip(), tunnel.transport.fwmark).is_ok_and(|route| route.device == device) {
             return Err(Failure::failed(format!(
                 "the way to the endpoint {endpoint} of peer {} leads into the tunnel itself",
                 peer.name
@@ -129,7 +130,7 @@ pub fn path_mtus(
     let path = |(peer, endpoint): (&Peer, &Option<SocketAddr>)| match endpoint {
         Some(endpoint) => {
             let ip = endpoint.ip();
-            inner_mtu(peer.transport, ip, underlay_mtu(netlink, ip, knowledge))
+            inner_mtu(peer.transport, ip, underlay_mtu(netlink, ip, tunnel.transport.fwmark, knowledge))
         }
         None => inner_mtu(peer.transport, unspecified(tunnel.transport.listen), None),
     };
@@ -148,11 +149,11 @@ fn inner_mtu(transport: TransportKind, endpoint: IpAddr, path: Option<usize>) ->
     fits.min(SendQueue::MAX_DATAGRAM - sealing(transport))
 }
 
-/// The MTU of the route to `ip`, or of its device. `None` without a route.
-fn underlay_mtu(netlink: &mut Netlink, ip: IpAddr, knowledge: Knowledge) -> Option<usize> {
+/// The MTU of the route that our datagrams take to `ip`, or of its device. `None` without a route.
+fn underlay_mtu(netlink: &mut Netlink, ip: IpAddr, mark: Option<NonZero<u32>>, knowledge: Knowledge) -> Option<usize> {
     let route = match knowledge {
-        Knowledge::Configured => netlink.configured_route_to(ip),
-        Knowledge::Learned => netlink.route_to(ip),
+        Knowledge::Configured => netlink.configured_route_to(ip, mark),
+        Knowledge::Learned => netlink.route_with_mark(ip, mark),
     };
     let route = route.inspect_err(|e| tracing::debug!("{e}")).ok()?;
     let mtu = match route.mtu {

@@ -16,6 +16,7 @@ mod steering;
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -148,6 +149,13 @@ impl Socket {
                 let _ = self.set(libc::SOL_SOCKET, plain, size);
             }
         }
+    }
+
+    /// Marks every datagram that leaves from here on (SO_MARK), for rules and filters of this host to tell them by; `None` takes
+    /// the mark away. Needs CAP_NET_ADMIN.
+    pub fn set_mark(&self, mark: Option<NonZero<u32>>) -> Result<()> {
+        let value = mark.map_or(0, NonZero::get).cast_signed();
+        self.set(libc::SOL_SOCKET, libc::SO_MARK, value).map_err(|e| Error::new("set SO_MARK on a UDP socket", e))
     }
 
     fn set(&self, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
