@@ -7,6 +7,7 @@
 //! Data never passes here: workers seal and open by themselves with the sessions they find in [`Remote`] and [`SessionTable`], and
 //! tell what control must know as a [`Notice`].
 
+mod changes;
 mod inside;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -33,6 +34,9 @@ use crate::work::Work;
 
 /// A peer may ask for a handshake this often (drivers/net/wireguard/messages.h, INITIATIONS_PER_SECOND).
 const BETWEEN_INITIATIONS: Duration = Duration::from_millis(20);
+
+/// How long after one peer the next one is called, if nothing hurries.
+const BETWEEN_CALLS: Duration = Duration::from_millis(5);
 
 /// Probes of one peer that are answered in a second.
 const ANSWERS_PER_SECOND: u32 = 10;
@@ -162,7 +166,7 @@ pub struct PeerState {
 pub struct Node {
     settings: Settings,
     peers: Vec<Option<Peer>>,
-    by_public: HashMap<[u8; 32], PeerId>,
+    by_public: HashMap<(Protocol, [u8; 32]), PeerId>,
     /// The handshakes that we began, by the index that their answers carry.
     attempts: HashMap<u32, PeerId>,
     table: Arc<SessionTable>,
@@ -172,6 +176,8 @@ pub struct Node {
     work: [Work; 2],
     random: Box<dyn Random + Send>,
     pub(crate) deadlines: BTreeSet<(Time, PeerId)>,
+    /// When the next peer may be called of those that nothing hurries with.
+    next_call: Time,
     outputs: VecDeque<Output>,
 }
 
@@ -179,25 +185,22 @@ impl Node {
     /// A node with these peers; numbers that are left out belong to peers of other kinds.
     #[must_use]
     pub fn new(settings: Settings, peers: Vec<(PeerId, PeerSettings)>, random: Box<dyn Random + Send>) -> Self {
-        let count = peers.iter().map(|(id, _)| id.0 as usize + 1).max().unwrap_or(0);
         let mut node = Self {
-            table: Arc::new(SessionTable::new(count)),
+            table: Arc::new(SessionTable::new(peers.len())),
             stamps: Stamps::after(settings.mark),
             mark_asked: None,
             settings,
-            peers: (0..count).map(|_| None).collect(),
+            peers: Vec::new(),
             by_public: HashMap::new(),
             attempts: HashMap::new(),
             work: Default::default(),
             random,
             deadlines: BTreeSet::new(),
+            next_call: Time::NEVER,
             outputs: VecDeque::new(),
         };
         for (id, settings) in peers {
-            node.by_public.insert(settings.public, id);
-            if let Some(slot) = node.peers.get_mut(id.0 as usize) {
-                *slot = Some(Peer::new(id, settings));
-            }
+            node.place(id, settings);
         }
         node
     }
@@ -246,15 +249,8 @@ impl Node {
     /// implementations do.
     pub fn start(&mut self, now: Now) {
         self.want_mark(now);
-        let eager = self.peers.iter().flatten().filter(|peer| {
-            peer.settings.endpoint.is_some()
-                && (peer.settings.protocol == Protocol::Sealed || peer.settings.keepalive.is_some())
-        });
-        let eager: Vec<_> = eager.map(|peer| peer.id).collect();
-        for id in eager {
-            if let Some(peer) = self.peer(id) {
-                peer.wanted = true;
-            }
+        for peer in self.peers.iter_mut().flatten().filter(|peer| peer.settings.is_eager()) {
+            peer.wanted = true;
         }
         self.call_wanted(now);
     }
@@ -263,11 +259,19 @@ impl Node {
     fn call_wanted(&mut self, now: Now) {
         let wanted = self.peers.iter().flatten().filter(|peer| peer.wanted && !peer.is_calling());
         let wanted: Vec<_> = wanted.map(|peer| peer.id).collect();
-        // A few at a time: each costs Diffie-Hellman here and there.
-        for (number, id) in (0..).zip(wanted) {
-            self.schedule(id, Some(now.time + Duration::from_millis(number * 5)));
+        self.next_call = now.time;
+        for id in wanted {
+            let turn = self.turn(now);
+            self.schedule(id, Some(turn));
         }
         self.handle_timeout(now);
+    }
+
+    /// When the next peer may be called: a few at a time, since each costs Diffie-Hellman here and there.
+    fn turn(&mut self, now: Now) -> Time {
+        let turn = self.next_call.max(now.time);
+        self.next_call = turn + BETWEEN_CALLS;
+        turn
     }
 
     /// Says that this mark is on disk.
@@ -322,13 +326,10 @@ impl Node {
         }
         let identity = identity(&self.settings, protocol).ok_or(Reason::Forged)?;
         let incoming = handshake::read_initiation(protocol, identity, message).map_err(|_| Reason::Forged)?;
-        let id = *self.by_public.get(incoming.remote()).ok_or(Reason::Forged)?;
+        let id = self.speaker(protocol, incoming.remote())?;
         let hello = *incoming.hello();
         let (mode, mtu, aes) = (self.settings.mode, self.settings.mtu, self.settings.aes);
         let peer = self.peers.get_mut(id.0 as usize).and_then(Option::as_mut).ok_or(Reason::Forged)?;
-        if peer.settings.protocol != protocol {
-            return Err(Reason::WrongTransport);
-        }
         if hello.timestamp <= peer.greatest {
             return Err(Reason::Replayed);
         }
@@ -374,6 +375,13 @@ impl Node {
         self.outputs.push_back(Output::Transmit { peer: Some(id), to: from, reply: true, datagram });
         self.review(id, now);
         Ok(())
+    }
+
+    /// The peer with this key.
+    fn speaker(&self, protocol: Protocol, public: &[u8; 32]) -> Result<PeerId, Reason> {
+        let known = |protocol| self.by_public.get(&(protocol, *public)).copied();
+        let elsewhere = || [Protocol::Sealed, Protocol::WireGuard].into_iter().find_map(known);
+        known(protocol).ok_or_else(|| if elsewhere().is_some() { Reason::WrongTransport } else { Reason::Forged })
     }
 
     fn response(&mut self, message: &Handshake<'_>, now: Now) -> Result<(), Reason> {
@@ -563,17 +571,12 @@ impl Node {
     /// The machine slept, or was restored from a copy of itself: counters may have been used by another copy. No session that there
     /// was is used again.
     pub fn handle_gap(&mut self, now: Now) {
-        let table = Arc::clone(&self.table);
         let ids: Vec<_> = self.peers.iter().flatten().map(|peer| peer.id).collect();
         for id in ids {
             let Some(peer) = self.peer(id) else { continue };
-            // Another copy may hold the handshake under way too, and would get the same keys from its answer.
             let had = peer.current.is_some() || peer.is_calling();
-            for session in [&peer.current, &peer.previous, &peer.next].into_iter().flatten() {
-                session.end();
-            }
-            peer.erase(&table, now.time);
-            self.abandon(id, false);
+            // Another copy may hold the handshake under way too, and would get the same keys from its answer.
+            self.end_sessions(id, now.time);
             if had {
                 self.call(id, now);
             }
@@ -723,13 +726,17 @@ impl Node {
         }
         let Settings { mode, mtu, aes, .. } = self.settings;
         let hello = Hello { timestamp, epoch: 0, mtu, mode, aes };
-        let begun = identity(&self.settings, protocol).and_then(|identity| {
-            let PeerSettings { public, preshared, .. } = &peer.settings;
-            handshake::initiate(protocol, identity, public, preshared, index, &hello, ephemeral).ok()
+        let PeerSettings { public, preshared, .. } = &peer.settings;
+        let begun = identity(&self.settings, protocol).ok_or(Problem::NoIdentity).and_then(|identity| {
+            let begun = handshake::initiate(protocol, identity, public, preshared, index, &hello, ephemeral);
+            begun.map_err(|_| Problem::Key)
         });
-        let Some((initiator, mut datagram)) = begun else {
-            self.table.release(index);
-            return self.give_up(id, Problem::Key, now);
+        let (initiator, mut datagram) = match begun {
+            Ok(begun) => begun,
+            Err(problem) => {
+                self.table.release(index);
+                return self.give_up(id, problem, now);
+            }
         };
         peer.wanted = false;
         let cookie = fresh_cookie(peer, now.time);
