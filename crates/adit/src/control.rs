@@ -457,7 +457,7 @@ impl Control {
     fn publish(&self) {
         let addresses: Vec<_> = self.tunnel.device.addresses.iter().map(IpNet::addr).collect();
         let peers = (0..).map(PeerId).zip(&self.tunnel.peers).zip(self.endpoints.iter().zip(&self.paths));
-        let peers = peers.filter_map(|((id, peer), (endpoint, mtu))| {
+        let peers = peers.map(|((id, peer), (endpoint, mtu))| {
             let way = match self.switchboard.remote(id) {
                 Some(remote) => Way::Secure { configured: *endpoint, remote },
                 // Plain peers have an endpoint: `underlay::resolve` sees to it.
@@ -467,8 +467,7 @@ impl Control {
             let mtu = self.switchboard.path_mtu(id).map_or(*mtu, |found| found.min(*mtu));
             Some(tunnel::Peer { way, mtu, allowed_ips: peer.allowed_ips.clone() })
         });
-        let peers = peers.collect();
-        let snapshot = Snapshot::new(peers, &addresses);
+        let snapshot = Snapshot::new(peers.collect(), &addresses);
         self.surroundings.view.store(Arc::new(View { snapshot, links: self.links.clone() }));
     }
 

@@ -301,7 +301,7 @@ impl Path {
         if view.snapshot.has_secure()
             && let Some(gap) = self.gap.gap(self.now)
         {
-            for remote in view.snapshot.peers().iter().filter_map(|peer| peer.remote()) {
+            for remote in view.snapshot.peers().filter_map(tunnel::Peer::remote) {
                 if let Some(session) = remote.session.load().as_ref().filter(|session| session.since() < gap.before) {
                     session.end();
                 }
