@@ -19,8 +19,7 @@ use crate::config::Endpoint;
 /// Questions under way at once; the others wait for them.
 const AT_ONCE: usize = 4;
 
-/// Between two questions for one peer, at first and at last.
-const SOONEST: Duration = Duration::from_secs(1);
+/// Between two questions for one peer at last.
 const LATEST: Duration = Duration::from_secs(120);
 
 /// How an answer wakes whoever waits for it.
@@ -35,6 +34,8 @@ pub struct Answer {
     pub endpoint: Endpoint,
     /// What the resolver said.
     pub addresses: io::Result<Vec<SocketAddr>>,
+    /// Whether it is not the first answer, since the peer was well.
+    pub again: bool,
 }
 
 /// The questions.
@@ -54,6 +55,7 @@ type Resolve = Arc<dyn Fn(&Endpoint) -> io::Result<Vec<SocketAddr>> + Send + Syn
 #[derive(Clone, Copy)]
 struct Asked {
     pending: bool,
+    again: bool,
     pause: Duration,
     not_before: Instant,
 }
@@ -69,15 +71,16 @@ impl Names {
         Self { asked: HashMap::new(), waiting: VecDeque::new(), running: 0, sender, answers, wake, resolve }
     }
 
-    /// Asks where a peer is, unless that is being asked or was a moment ago.
-    pub fn ask(&mut self, id: PeerId, endpoint: &Endpoint, now: Instant) {
+    /// Asks where a peer is, unless that is being asked or was a moment ago: `soonest` at first, twice as long each time.
+    pub fn ask(&mut self, id: PeerId, endpoint: &Endpoint, soonest: Duration, now: Instant) {
         if let Some(asked) = self.asked.get(&id)
             && (asked.pending || now < asked.not_before)
         {
             return;
         }
-        let pause = self.asked.get(&id).map_or(SOONEST, |asked| (asked.pause * 2).min(LATEST));
-        self.asked.insert(id, Asked { pending: true, pause, not_before: now + pause });
+        let before = self.asked.get(&id);
+        let pause = before.map_or(soonest, |asked| (asked.pause * 2).clamp(soonest, LATEST));
+        self.asked.insert(id, Asked { pending: true, again: before.is_some(), pause, not_before: now + pause });
         self.waiting.push_back((id, endpoint.clone()));
         self.start();
     }
@@ -124,9 +127,13 @@ impl Names {
 
     fn take(&mut self, answer: Answer) -> Option<Answer> {
         self.running = self.running.saturating_sub(1);
-        let wanted = self.asked.get_mut(&answer.id).map(|asked| asked.pending = false).is_some();
+        let asked = self.asked.get_mut(&answer.id);
+        let again = asked.map(|asked| {
+            asked.pending = false;
+            asked.again
+        });
         self.start();
-        wanted.then_some(answer)
+        again.map(|again| Answer { again, ..answer })
     }
 
     fn start(&mut self) {
@@ -139,7 +146,7 @@ impl Names {
                 let _ = privilege::drop_to_net_admin();
                 let addresses = resolve(&endpoint);
                 // Nobody waits for it if the daemon has ended.
-                let _ = sender.send(Answer { id, endpoint, addresses });
+                let _ = sender.send(Answer { id, endpoint, addresses, again: false });
                 wake();
             };
             match thread::Builder::new().name("resolver".into()).spawn(ask) {
@@ -174,6 +181,8 @@ mod tests {
 
     use super::*;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
     fn endpoint(number: usize) -> Endpoint {
         format!("host{number}.example:7777").parse().unwrap()
     }
@@ -199,7 +208,7 @@ mod tests {
         let (mut names, permit, said) = slow();
         let now = Instant::now();
         for number in [0, 1, 2, 3, 4, 5, 0, 1] {
-            names.ask(PeerId(number), &endpoint(number as usize), now);
+            names.ask(PeerId(number), &endpoint(number as usize), SECOND, now);
         }
         let mut asked: Vec<_> = (0..AT_ONCE).map(|_| said.recv().unwrap()).collect();
         asked.sort();
@@ -223,17 +232,17 @@ mod tests {
         let (id, start) = (PeerId(7), Instant::now());
         let mut now = start;
         for pause in [1, 2, 4, 8, 16, 32, 64, 120, 120] {
-            names.ask(id, &endpoint(7), now);
+            names.ask(id, &endpoint(7), SECOND, now);
             said.recv().unwrap();
             permit.send(()).unwrap();
-            names.wait_for_answer(soon()).unwrap();
+            assert_eq!(names.wait_for_answer(soon()).unwrap().again, pause > 1);
             let pause = Duration::from_secs(pause);
-            names.ask(id, &endpoint(7), now + pause - Duration::from_millis(1));
+            names.ask(id, &endpoint(7), SECOND, now + pause - Duration::from_millis(1));
             assert!(!names.is_asking(), "{pause:?}");
             now += pause;
         }
         names.settle(id);
-        names.ask(id, &endpoint(7), now);
+        names.ask(id, &endpoint(7), SECOND, now);
         assert!(names.is_asking());
         drop(permit);
         assert!(names.wait_for_answer(soon()).unwrap().addresses.is_err());

@@ -163,8 +163,11 @@ pub fn check(changes: &[Change], new: &Tunnel) -> Result<()> {
         .collect();
     if !restart.is_empty() {
         let verb = if restart.len() == 1 { "needs" } else { "need" };
-        return Err(Failure::usage(format!("another {} {verb} a restart, and nothing was changed", restart.join(" and ")))
-            .with_remedy("run `adit down` and `adit up`, or write what it was before"));
+        return Err(Failure::usage(format!(
+            "another {} {verb} a restart, and nothing was changed",
+            restart.join(" and ")
+        ))
+        .with_remedy("run `adit down` and `adit up`, or write what it was before"));
     }
     let (mut owners, mut identities, mut names) = (HashMap::new(), HashSet::new(), HashSet::new());
     for peer in &new.peers {
@@ -221,8 +224,11 @@ mod tests {
         std::fs::write(&key, "YAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=\n").unwrap();
         let mode = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o600);
         std::fs::set_permissions(&key, mode).unwrap();
-        let text =
-            format!("[device]\nprivate-key-file = {:?}\naddresses = [\"10.77.0.1/24\"]\n{head}\n{}", key, peers.concat());
+        let text = format!(
+            "[device]\nprivate-key-file = {:?}\naddresses = [\"10.77.0.1/24\"]\n{head}\n{}",
+            key,
+            peers.concat()
+        );
         config::parse(&directory.path().join("t.toml"), text).unwrap()
     }
 
@@ -250,8 +256,7 @@ mod tests {
     fn peers_are_known_by_key_and_transport() {
         let old = tunnel("", &[peer("a", KEYS[0], "'10.1.0.0/16'", ""), peer("b", KEYS[1], "'10.2.0.0/16'", "")]);
         let new = tunnel("", &[peer("b", KEYS[0], "'10.1.0.0/16'", ""), peer("c", KEYS[2], "'10.2.0.0/16'", "")]);
-        let expected =
-            [Change::Remove(key(1)), Change::Peer(key(0), Aspect::Name), Change::Add(key(2))];
+        let expected = [Change::Remove(key(1)), Change::Peer(key(0), Aspect::Name), Change::Add(key(2))];
         assert_eq!(difference(&old, &new), expected);
         assert_eq!(said(&old, &new), "1 peer added, 1 removed, 1 changed");
         let plain = tunnel(

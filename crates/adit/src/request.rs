@@ -4,17 +4,17 @@
 //! [`Order::Request`], and waits for the answer. Whatever the source of a change (the file re-read, `wg set`), it is one
 //! transaction: validated wholly, then applied, then taken back where a step fails.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
-use crate::config::{self, Endpoint, Tunnel};
+use crate::config::{self, Tunnel};
 use crate::control::{Inbox, Order};
 use crate::observe::facts::Facts;
-use crate::{Failure, underlay};
+use crate::underlay::Resolved;
+use crate::{Failure, notify, underlay};
 
 /// Requests that wait; each waits for the ones before it, and its asker with it.
 const QUEUE: usize = 16;
@@ -111,7 +111,7 @@ pub type Edit = Box<dyn FnOnce(&Tunnel) -> Result<Tunnel, Refusal> + Send>;
 /// What is wanted.
 pub enum Wanted {
     /// This configuration, with the addresses of those peers that cannot be without.
-    Whole(Box<Tunnel>, HashMap<Endpoint, SocketAddr>),
+    Whole(Box<Tunnel>, Resolved),
     /// What this makes of the present one.
     Edited(Edit),
 }
@@ -199,6 +199,20 @@ impl Handle {
         let new = config::load(&tunnel.source).map_err(Failure::from)?;
         let resolved = underlay::resolve_plain(&new.peers, listen)?;
         self.ask(Wanted::Whole(Box::new(new), resolved))
+    }
+
+    /// The same, and says so to the log and to the service manager.
+    ///
+    /// # Errors
+    /// As [`reload`](Self::reload).
+    pub fn reload_and_tell(&self) -> Result<Summary, Refusal> {
+        notify::reloading();
+        let outcome = self.reload();
+        if let Ok(summary) = &outcome {
+            tracing::info!("read {} again: {summary}", self.picture().tunnel.source.display());
+        }
+        notify::ready(&self.facts.ready_line());
+        outcome
     }
 
     /// Tells the daemon to end and to remove everything. The answer comes at once, then the work.

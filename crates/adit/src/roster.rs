@@ -48,14 +48,14 @@ pub struct Member {
     /// What workers know of it.
     pub link: Arc<Link>,
     /// The longest inner packet that the way to it takes, in bytes.
-    pub way: Way,
+    pub width: Width,
     /// The same as probes found out.
     pub found: Option<usize>,
 }
 
 /// What the first link towards a peer permits: the longest inner packet in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Way {
+pub struct Width {
     /// As routes and cards are configured.
     pub configured: usize,
     /// As path-MTU messages taught the kernel on top of that.
@@ -65,14 +65,14 @@ pub struct Way {
 impl Member {
     /// A peer that is where the configuration says.
     pub fn new(peer: config::Peer, configured: Option<SocketAddr>, workers: usize) -> Self {
-        let (link, way) = (Arc::new(Link::new(workers)), Way::default());
-        Self { peer, configured, endpoint: configured, link, way, found: None }
+        let (link, width) = (Arc::new(Link::new(workers)), Width::default());
+        Self { peer, configured, endpoint: configured, link, width, found: None }
     }
 
     /// The longest inner packet that may be sent to it.
     pub fn mtu(&self) -> usize {
         // What the first link permits, unless probes or the peer's own device say less.
-        self.found.map_or(self.way.learned, |found| found.min(self.way.learned))
+        self.found.map_or(self.width.learned, |found| found.min(self.width.learned))
     }
 }
 

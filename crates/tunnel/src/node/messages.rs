@@ -20,12 +20,18 @@ use crate::work::Work;
 const BETWEEN_INITIATIONS: Duration = Duration::from_millis(20);
 
 impl Node {
-    /// Takes a message of a handshake, or a cookie, that [`Admission`](crate::admission::Admission) let pass. `known`: it came from
-    /// where a peer is known to be.
+    /// Takes a message of a handshake, or a cookie, that [`Admission`](crate::admission::Admission) let pass; answers whose it was. `known`:
+    /// it came from where a peer is known to be.
     ///
     /// # Errors
     /// Why it came to nothing. Nobody is told.
-    pub fn handle_datagram(&mut self, datagram: &[u8], from: SocketAddr, known: bool, now: Now) -> Result<(), Reason> {
+    pub fn handle_datagram(
+        &mut self,
+        datagram: &[u8],
+        from: SocketAddr,
+        known: bool,
+        now: Now,
+    ) -> Result<PeerId, Reason> {
         if let Ok(message) = Handshake::parse(datagram) {
             return match message.step() {
                 Step::Initiation => self.initiation(&message, from, known, now),
@@ -35,7 +41,13 @@ impl Node {
         self.cookie(&CookieReply::parse(datagram).map_err(|_| Reason::Forged)?, now)
     }
 
-    fn initiation(&mut self, message: &Handshake<'_>, from: SocketAddr, known: bool, now: Now) -> Result<(), Reason> {
+    fn initiation(
+        &mut self,
+        message: &Handshake<'_>,
+        from: SocketAddr,
+        known: bool,
+        now: Now,
+    ) -> Result<PeerId, Reason> {
         let protocol = message.protocol();
         if !self.work_for(protocol).take(now.time, known) {
             return Err(Reason::RateLimited);
@@ -90,7 +102,7 @@ impl Node {
         }
         self.outputs.push_back(Output::Transmit { peer: Some(id), to: from, reply: true, datagram });
         self.review(id, now);
-        Ok(())
+        Ok(id)
     }
 
     /// The peer with this key.
@@ -100,7 +112,7 @@ impl Node {
         known(protocol).ok_or_else(|| if elsewhere().is_some() { Reason::WrongTransport } else { Reason::Forged })
     }
 
-    fn response(&mut self, message: &Handshake<'_>, now: Now) -> Result<(), Reason> {
+    fn response(&mut self, message: &Handshake<'_>, now: Now) -> Result<PeerId, Reason> {
         let id = *self.attempts.get(&message.receiver()).ok_or(Reason::UnknownSession)?;
         if !self.work_for(message.protocol()).take(now.time, true) {
             return Err(Reason::RateLimited);
@@ -122,7 +134,7 @@ impl Node {
                 self.table.release(index);
                 self.give_up(id, problem, now);
                 self.review(id, now);
-                return Ok(());
+                return Ok(id);
             }
         };
         if let Some(answer) = answer {
@@ -140,10 +152,10 @@ impl Node {
         // It shows the peer that we have the keys, so that it may send.
         self.keepalive(id, now);
         self.session_is_up(id, now);
-        Ok(())
+        Ok(id)
     }
 
-    fn cookie(&mut self, reply: &CookieReply<'_>, now: Now) -> Result<(), Reason> {
+    fn cookie(&mut self, reply: &CookieReply<'_>, now: Now) -> Result<PeerId, Reason> {
         let id = self.attempts.get(&reply.receiver).copied().or_else(|| self.owner(reply.receiver));
         let id = id.ok_or(Reason::UnknownSession)?;
         let peer = self.peers.get_mut(id.0 as usize).and_then(Option::as_mut).ok_or(Reason::UnknownSession)?;
@@ -154,7 +166,7 @@ impl Node {
         if let Some((_, mac1)) = peer.responded.filter(|(index, _)| *index == reply.receiver) {
             let cookie = peer.macs.open_cookie(reply.nonce, &mac1, reply.sealed).ok_or(Reason::Forged)?;
             peer.cookie = Some((cookie, now.time));
-            return Ok(());
+            return Ok(id);
         }
         let attempt = peer.attempt.as_mut().filter(|a| a.index == reply.receiver).ok_or(Reason::UnknownSession)?;
         let cookie = peer.macs.open_cookie(reply.nonce, &attempt.mac1, reply.sealed).ok_or(Reason::Forged)?;
@@ -167,7 +179,7 @@ impl Node {
                 self.outputs.push_back(Output::Transmit { peer: Some(id), to, reply: false, datagram });
             }
         }
-        Ok(())
+        Ok(id)
     }
 
     fn work_for(&mut self, protocol: Protocol) -> &mut Work {
