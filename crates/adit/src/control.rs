@@ -163,6 +163,14 @@ impl Control {
         self.handle.clone()
     }
 
+    /// Starts the workers on a device that was opened.
+    ///
+    /// # Errors
+    /// A thread could not be started.
+    pub fn start(&self, opened: &mut Opened) -> Result<Running> {
+        Running::start(&mut opened.device, &self.surroundings)
+    }
+
     /// Runs until it is told to stop. The workers have ended when it returns.
     ///
     /// # Errors
@@ -309,7 +317,7 @@ impl Control {
         self.revivals.retain(|at| now.saturating_duration_since(*at) < REFRESH);
         self.revivals.push_back(now);
         let mut opened = self.open(netlink)?;
-        match Running::start(&mut opened.device, &self.surroundings) {
+        match self.start(&mut opened) {
             Ok(running) => self.running = Some(running),
             Err(failure) => {
                 self.close(netlink, opened);

@@ -141,21 +141,13 @@ fn run_with<S>(
             .with_remedy("stop that one, or choose another `name` under [device]"));
     }
     let switchboard = Switchboard::new(node, surroundings.clone(), mark);
-    let (surroundings, shared) = (surroundings.clone(), Arc::clone(&inbox));
-    let mut control = Control::new(Parts {
-        scope,
-        tunnel,
-        roster,
-        surroundings: surroundings.clone(),
-        record,
-        switchboard,
-        names,
-        inbox: shared,
-    })?;
+    let shared = Arc::clone(&inbox);
+    let parts = Parts { scope, tunnel, roster, surroundings, record, switchboard, names, inbox: shared };
+    let mut control = Control::new(parts)?;
 
     // From here on the host changes.
     let mut opened = control.open(&mut netlink)?;
-    let started = start(&control, &mut opened, &surroundings, directories, &inbox, lifetime)
+    let started = start(&control, &mut opened, directories, &inbox, lifetime)
         .and_then(|(running, server)| Ok((running, server, serve(&control.handle())?)));
     let (running, server, served) = match started {
         Ok(started) => started,
@@ -222,7 +214,6 @@ fn enlist(tunnel: &Tunnel, listen: SocketAddr, workers: usize, names: &mut Names
 fn start(
     control: &Control,
     opened: &mut Opened,
-    surroundings: &Surroundings,
     directories: &Directories,
     inbox: &Arc<Inbox>,
     lifetime: Lifetime,
@@ -239,7 +230,7 @@ fn start(
     }
     let handle = control.handle();
     let server = sockets.serve(move |request| answer(request, &handle))?;
-    Ok((Running::start(&mut opened.device, surroundings)?, server))
+    Ok((control.start(opened)?, server))
 }
 
 fn answer(request: api::Request, handle: &Handle) -> api::Response {
