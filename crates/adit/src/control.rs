@@ -94,6 +94,8 @@ pub struct Control {
     /// SIGHUPs that were not followed yet.
     reloads: Arc<AtomicUsize>,
     running: Option<Running>,
+    /// Of the view that was published last.
+    edition: u64,
     revivals: VecDeque<Instant>,
     /// What went wrong last, so that it is said once.
     complaint: Option<String>,
@@ -148,6 +150,7 @@ impl Control {
             requests,
             reloads: Arc::default(),
             running: None,
+            edition: 0,
             revivals: VecDeque::new(),
             complaint: None,
         })
@@ -383,7 +386,8 @@ impl Control {
     }
 
     /// Shows workers the peers as they are now.
-    fn publish(&self) {
+    fn publish(&mut self) {
+        self.edition += 1;
         let addresses: Vec<_> = self.tunnel.device.addresses.iter().map(IpNet::addr).collect();
         let peer = |(id, member): (_, Option<&Member>)| {
             let member = member?;
@@ -395,7 +399,8 @@ impl Control {
             Some(tunnel::Peer { way, mtu: member.mtu(), allowed_ips: member.peer.allowed_ips.clone() })
         };
         let snapshot = Snapshot::new(self.roster.slots().map(peer).collect(), &addresses);
-        self.surroundings.view.store(Arc::new(View { snapshot, links: self.roster.links() }));
+        let (links, edition) = (self.roster.links(), self.edition);
+        self.surroundings.view.store(Arc::new(View { snapshot, links, edition }));
     }
 
     fn super_packets_refused(&self) {

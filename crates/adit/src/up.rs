@@ -128,6 +128,7 @@ fn run_with<S>(
         control_drops: Arc::default(),
         view: Arc::new(ArcSwap::from_pointee(View::default())),
         counters: Arc::new(per_worker(workers)),
+        seen: Arc::new(per_worker(workers)),
         report: Arc::new(move |event| reports.send(Order::from(event))),
         busy_poll: tunnel.transport.busy_poll,
     };

@@ -4,7 +4,8 @@
 //! 2. what can fail, in an order in which each step can be taken back: new sockets are bound, marks set, the host brought to what it should
 //!    look like (the record first, blackholes before routes), workers started on the new sockets
 //! 3. what cannot fail: new peers and keys are told to the node, one picture is published for all of it, and peers that are not in it any
-//!    more end. So a prefix that moves from one peer to another has one owner at every moment.
+//!    more end. So a prefix that moves from one peer to another has one owner at every moment; and when the asker has its answer, no worker
+//!    goes by the former picture.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -398,6 +399,10 @@ impl Control {
         self.names_due = Some(std::time::Instant::now());
         self.facts.follow(Arc::clone(&self.tunnel), &self.roster, &self.surroundings.sockets);
         self.publish();
+        // Who asked is answered when nobody works by the former picture any more, and a peer ends when nobody sends to it.
+        if let Some(running) = &self.running {
+            running.await_sight(self.edition, &self.surroundings);
+        }
         for id in new.remove {
             self.switchboard.remove(id);
         }
