@@ -20,11 +20,11 @@ use crate::apply::{self, Record};
 use crate::config::Tunnel;
 use crate::data_path::{self, Running, Surroundings};
 use crate::observe::facts::{DeviceFacts, Facts};
-use crate::plan::{self, Desired, Operation};
+use crate::plan::{self, Desired, Operation, Owned, Road};
 use crate::switchboard::{Change, Switchboard};
 use crate::underlay::{self, Knowledge};
 use crate::worker::{Event, Link, View};
-use crate::{Failure, Result};
+use crate::{Failure, Result, roads};
 
 /// How often path MTUs are looked up again without a cause: the kernel forgets a learned one after ten minutes.
 const REFRESH: Duration = Duration::from_secs(60);
@@ -128,8 +128,10 @@ pub struct Control {
     links: Vec<Arc<Link>>,
     surroundings: Surroundings,
     record: Record,
-    /// The prefixes whose blackholes are ours, those of an earlier run included.
-    owned: Vec<IpNet>,
+    /// What is ours beyond the device, of earlier runs too.
+    owned: Owned,
+    /// Of a tunnel that takes everything.
+    road: Option<Road>,
     /// The longest packet that the way to each peer takes now.
     paths: Vec<usize>,
     facts: Arc<Facts>,
@@ -152,7 +154,7 @@ pub struct Opened {
 struct Undo {
     steps: Vec<Operation>,
     device_was_there: bool,
-    owned: Vec<IpNet>,
+    owned: Owned,
 }
 
 impl Control {
@@ -175,6 +177,7 @@ impl Control {
             surroundings,
             record,
             owned,
+            road: None,
             paths: Vec::new(),
             facts,
             device,
@@ -183,6 +186,12 @@ impl Control {
             revivals: VecDeque::new(),
             complaint: None,
         })
+    }
+
+    /// The same with what [`roads::settle`] chose.
+    pub fn by(mut self, road: Option<Road>) -> Self {
+        self.road = road;
+        self
     }
 
     /// What `adit status` reads.
@@ -202,11 +211,7 @@ impl Control {
         let desired = self.desired(&base);
         let before = apply::observe(netlink, &name)?;
         let mut undo = Undo { steps: Vec::new(), device_was_there: before.device.is_some(), owned: self.owned.clone() };
-        // A blackhole that stands already and is not in our record is another daemon's: it serves us, but is not ours to remove.
-        let new = desired.prefixes.iter().filter(|p| !plan::has_blackhole(&before, p));
-        self.owned.extend(new.copied());
-        self.owned.sort_unstable();
-        self.owned.dedup();
+        self.owned.claim(&desired, &before);
         let opened = self.record.write(&self.owned).and_then(|()| self.set_up(netlink, &name, &desired, &mut undo));
         let device = match opened {
             Ok(device) => device,
@@ -215,7 +220,7 @@ impl Control {
                 return Err(failure);
             }
         };
-        self.owned.retain(|p| desired.prefixes.contains(p));
+        self.owned.keep(&desired);
         self.record.write(&self.owned)?;
         self.device.store(Arc::new(DeviceFacts { mtu: desired.mtu, offloads: device.offloads.clone() }));
         self.switchboard.set_mtu(desired.mtu, &self.paths);
@@ -290,6 +295,9 @@ impl Control {
 
     fn serve(&mut self, netlink: &mut Netlink, signals: &Signals, inbox: &Inbox) -> Result<()> {
         let mut monitor = Monitor::open()?;
+        if self.road.is_some() {
+            monitor.watch_filters()?;
+        }
         let mut look = Instant::now() + REFRESH;
         let mut looked = Instant::now();
         self.switchboard.start();
@@ -419,6 +427,7 @@ impl Control {
             self.switchboard.set_mtu(self.device.load().mtu, &self.paths);
             self.publish();
         }
+        underlay::forget_other_cards(netlink, &self.tunnel, &self.endpoints, &self.links);
         let base = underlay::path_mtus(netlink, &self.tunnel, &self.endpoints, Knowledge::Configured);
         let desired = self.desired(&base);
         let name = &self.tunnel.device.name;
@@ -446,11 +455,8 @@ impl Control {
 
     /// `base`: the [configured](Knowledge::Configured) paths to the peers.
     fn desired(&self, base: &[usize]) -> Desired {
-        Desired {
-            mtu: underlay::device_mtu(&self.tunnel, base),
-            addresses: self.tunnel.device.addresses.clone(),
-            prefixes: self.tunnel.peers.iter().flat_map(|p| p.allowed_ips.iter().copied()).collect(),
-        }
+        let port = self.surroundings.sockets.first().map_or(0, |socket| socket.local_address().port());
+        roads::desired(&self.tunnel, underlay::device_mtu(&self.tunnel, base), self.road, port)
     }
 
     /// Shows workers the peers as they are now.

@@ -32,6 +32,7 @@ pub mod key;
 pub mod mark;
 pub mod observe;
 pub mod plan;
+pub mod roads;
 pub mod switchboard;
 pub mod underlay;
 pub mod up;

@@ -2,11 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZero;
+use std::sync::Arc;
 
-use linux::netlink::Netlink;
+use linux::netlink::{Netlink, RouteKind, RouteLookup};
 use linux::udp::SendQueue;
 
 use crate::config::{Mtu, Peer, TransportKind, Tunnel};
+use crate::worker::Link;
 use crate::{Failure, Result};
 
 /// IP and UDP header in bytes.
@@ -108,6 +110,25 @@ pub fn check_no_loop(netlink: &mut Netlink, tunnel: &Tunnel, endpoints: &[Option
         }
     }
     Ok(())
+}
+
+/// Lets go of our own address towards each peer whose datagrams leave by another card now than they came by: the routes choose
+/// anew. Kept, it would be the address of a network that is left behind.
+pub fn forget_other_cards(
+    netlink: &mut Netlink,
+    tunnel: &Tunnel,
+    endpoints: &[Option<SocketAddr>],
+    links: &[Arc<Link>],
+) {
+    for (endpoint, link) in endpoints.iter().zip(links) {
+        let (Some(endpoint), Some(local)) = (endpoint, link.local.load_full()) else { continue };
+        let route = netlink.route_from(local.ip, endpoint.ip(), tunnel.transport.fwmark);
+        // Towards this host itself it is the loopback device, whatever the address.
+        let elsewhere = |route: RouteLookup| route.kind == RouteKind::Unicast && route.device != local.device;
+        if route.is_ok_and(elsewhere) {
+            link.local.store(None);
+        }
+    }
 }
 
 /// What is asked about the ways to the peers.

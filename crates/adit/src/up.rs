@@ -27,7 +27,7 @@ use crate::mark::MarkFile;
 use crate::observe::facts::Facts;
 use crate::switchboard::{self, Switchboard};
 use crate::worker::{Link, View};
-use crate::{Directories, Failure, Result, api, underlay};
+use crate::{Directories, Failure, Result, api, roads, underlay};
 
 /// How long an address may take to be in use.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
@@ -46,18 +46,22 @@ pub enum Lifetime {
 ///
 /// # Errors
 /// What could not be set up, after everything done so far was taken back.
-pub fn run(tunnel: Tunnel, directories: &Directories, lifetime: Lifetime) -> Result<()> {
+pub fn run(mut tunnel: Tunnel, directories: &Directories, lifetime: Lifetime) -> Result<()> {
     let signals = Signals::termination()?;
     privilege::check_tun()?;
     directories.check_reachable()?;
     let _claim = api::Claim::take(&directories.runtime, &tunnel.device.name)?;
+    let mut netlink = Netlink::open()?;
+    let record = Record::of(&tunnel.device.name, &directories.state);
+    // Before there are sockets: it says how their datagrams are marked.
+    let road = roads::settle(&mut netlink, &mut tunnel, &record.read()?)?;
+    roads::warn(&mut netlink, &tunnel);
     let workers = data_path::workers(&tunnel.transport);
     // WireGuard lets the network fragment its datagrams; the others are told how much fits, and keep to it.
     let dont_fragment = tunnel.peers.iter().any(|peer| peer.transport != TransportKind::WireGuard);
     let sockets = data_path::bind(&tunnel.transport, workers, dont_fragment)?;
     let listen = sockets.first().map_or(tunnel.transport.listen, |socket| socket.local_address());
     let endpoints = underlay::resolve(&tunnel.peers, listen)?;
-    let mut netlink = Netlink::open()?;
     let inbox = Arc::new(Inbox::new()?);
     let reports = Arc::clone(&inbox);
     let mark = MarkFile::of(&tunnel.device.name, &directories.state);
@@ -73,7 +77,6 @@ pub fn run(tunnel: Tunnel, directories: &Directories, lifetime: Lifetime) -> Res
         report: Arc::new(move |event| reports.send(Order::from(event))),
         busy_poll: tunnel.transport.busy_poll,
     };
-    let record = Record::of(&tunnel.device.name, &directories.state);
     // Carrier means that somebody holds a queue: a daemon with another runtime directory, with which ours would share the
     // packets.
     if let Some(device) = apply::observe(&mut netlink, &tunnel.device.name)?.device.filter(|device| device.running) {
@@ -82,7 +85,7 @@ pub fn run(tunnel: Tunnel, directories: &Directories, lifetime: Lifetime) -> Res
     }
     let links: Vec<_> = tunnel.peers.iter().map(|_| Arc::new(Link::new(workers))).collect();
     let switchboard = Switchboard::new(node, surroundings.clone(), links.clone(), mark);
-    let mut control = Control::new(tunnel, (endpoints, links), surroundings.clone(), record, switchboard)?;
+    let mut control = Control::new(tunnel, (endpoints, links), surroundings.clone(), record, switchboard)?.by(road);
 
     // From here on the host changes.
     let mut opened = control.open(&mut netlink)?;
