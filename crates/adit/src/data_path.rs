@@ -51,12 +51,13 @@ pub fn bind(transport: &Transport, workers: usize, dont_fragment: bool) -> Resul
     // Sockets that share a port would share it with another daemon's too: one that does not share finds out whether it is free.
     let probe = |listen| Socket::bind(udp::Options { share_port: false, ..options(listen) });
     let listen = match probe(transport.listen) {
-        Ok(_) => transport.listen,
+        // Where the kernel chooses the port, all sockets take the one that it chose for the first.
+        Ok(first) => SocketAddr::new(transport.listen.ip(), first.local_address().port()),
         // Without IPv6 on this host, both families means IPv4.
         Err(e) if transport.listen_is_default && matches!(e.errno(), Some(EAFNOSUPPORT | EADDRNOTAVAIL)) => {
             let four = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), transport.listen.port());
-            probe(four).map_err(|e| explain(&e, four))?;
-            four
+            let first = probe(four).map_err(|e| explain(&e, four))?;
+            SocketAddr::new(four.ip(), first.local_address().port())
         }
         Err(e) => return Err(explain(&e, transport.listen)),
     };

@@ -148,10 +148,13 @@ pub fn path_mtus(
     endpoints: &[Option<SocketAddr>],
     knowledge: Knowledge,
 ) -> Vec<usize> {
+    // The device is to suit a way by IPv6 as well, but a datagram by IPv4 is not shorter for that.
+    let suits_both = knowledge == Knowledge::Configured && tunnel.device.mtu == Mtu::AsWireGuard;
     let path = |(peer, endpoint): (&Peer, &Option<SocketAddr>)| match endpoint {
         Some(endpoint) => {
             let ip = endpoint.ip();
-            inner_mtu(peer.transport, ip, underlay_mtu(netlink, ip, tunnel.transport.fwmark, knowledge))
+            let fits = inner_mtu(peer.transport, ip, underlay_mtu(netlink, ip, tunnel.transport.fwmark, knowledge));
+            if suits_both && ip.is_ipv4() { fits.saturating_sub(IPV6_UDP - IPV4_UDP) } else { fits }
         }
         None => inner_mtu(peer.transport, unspecified(tunnel.transport.listen), None),
     };
@@ -189,7 +192,9 @@ fn underlay_mtu(netlink: &mut Netlink, ip: IpAddr, mark: Option<NonZero<u32>>, k
 pub fn device_mtu(tunnel: &Tunnel, paths: &[usize]) -> u32 {
     let mtu = match tunnel.device.mtu {
         Mtu::Fixed(mtu) => usize::from(mtu),
-        Mtu::Auto => paths.iter().copied().min().unwrap_or(ETHERNET - IPV6_UDP).max(least_mtu(tunnel)),
+        Mtu::Auto | Mtu::AsWireGuard => {
+            paths.iter().copied().min().unwrap_or(ETHERNET - IPV6_UDP - SEALING).max(least_mtu(tunnel))
+        }
     };
     u32::try_from(mtu).unwrap_or(u32::MAX)
 }
@@ -211,7 +216,7 @@ fn carries_ipv6(tunnel: &Tunnel) -> bool {
 /// It does not.
 pub fn check_mtu(tunnel: &Tunnel, paths: &[usize]) -> Result<()> {
     let (least, mtu) = (least_mtu(tunnel), paths.iter().copied().min().unwrap_or(usize::MAX));
-    if mtu < least && tunnel.device.mtu == Mtu::Auto {
+    if mtu < least && !matches!(tunnel.device.mtu, Mtu::Fixed(_)) {
         let family = if carries_ipv6(tunnel) { "IPv6" } else { "IPv4" };
         return Err(Failure::failed(format!(
             "the way to a peer leaves {mtu} bytes for a packet, and {family} needs {least}"

@@ -110,7 +110,10 @@ impl Facts {
 
     /// One line for a person who waits for it to be up.
     pub fn ready_line(&self) -> String {
-        let addresses: Vec<_> = self.addresses.iter().map(IpNet::to_string).collect();
+        let addresses = match &self.addresses[..] {
+            [] => "no address".to_owned(),
+            some => some.iter().map(IpNet::to_string).collect::<Vec<_>>().join(", "),
+        };
         let device = self.device.load();
         let peers = match self.peers.len() {
             1 => "1 peer".to_owned(),
@@ -124,7 +127,7 @@ impl Facts {
         format!(
             "{} is up: {}, mtu {}, {peers} by UDP {}, {} worker{}{insecure}",
             self.name,
-            addresses.join(", "),
+            addresses,
             device.mtu,
             self.transport.listen,
             self.transport.workers,
