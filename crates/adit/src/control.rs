@@ -34,7 +34,7 @@ use crate::data_path::{Running, Surroundings};
 use crate::names::Names;
 use crate::notify::{self, Watchdog};
 use crate::observe::facts::{DeviceFacts, Facts};
-use crate::plan;
+use crate::plan::{self, Owned, Road};
 use crate::request::{Handle, Request};
 use crate::roster::{Member, Roster};
 use crate::switchboard::Switchboard;
@@ -80,8 +80,10 @@ pub struct Control {
     roster: Roster,
     surroundings: Surroundings,
     record: Record,
-    /// The prefixes whose blackholes are ours, those of an earlier run included.
-    owned: Vec<IpNet>,
+    /// What is ours beyond the device, of earlier runs too.
+    owned: Owned,
+    /// Of a tunnel that takes everything.
+    road: Option<Road>,
     facts: Arc<Facts>,
     device: Arc<ArcSwap<DeviceFacts>>,
     /// The encrypted peers.
@@ -107,6 +109,8 @@ pub struct Parts {
     pub scope: Scope,
     /// The configuration, whose peers are in the roster.
     pub tunnel: Tunnel,
+    /// What [`roads::settle`](crate::roads::settle) chose.
+    pub road: Option<Road>,
     /// The peers.
     pub roster: Roster,
     /// What workers need.
@@ -127,8 +131,8 @@ impl Control {
     /// # Errors
     /// The record of an earlier run cannot be read.
     pub fn new(parts: Parts) -> Result<Self> {
-        let Parts { scope, tunnel, roster, surroundings, record, switchboard, names, inbox } = parts;
-        let owned = if scope == Scope::Host { record.read()? } else { Vec::new() };
+        let Parts { scope, tunnel, road, roster, surroundings, record, switchboard, names, inbox } = parts;
+        let owned = if scope == Scope::Host { record.read()? } else { Owned::default() };
         let device = Arc::new(ArcSwap::from_pointee(DeviceFacts::default()));
         let tunnel = Arc::new(tunnel);
         let (node, shown) = (switchboard.node(), Arc::clone(&device));
@@ -141,6 +145,7 @@ impl Control {
             surroundings,
             record,
             owned,
+            road,
             facts,
             device,
             switchboard,
@@ -198,6 +203,9 @@ impl Control {
         let mut looked = Instant::now();
         self.switchboard.start(&self.roster);
         loop {
+            if self.road.is_some() {
+                monitor.watch_filters()?;
+            }
             let mut soon = self.follow(netlink);
             let now = Instant::now();
             let names = self.names_due.map_or(Duration::MAX, |due| due.saturating_duration_since(now));
@@ -353,6 +361,7 @@ impl Control {
     /// A device that others take care of: its MTU is theirs, as long as it is where we can see it.
     fn follow_device(&mut self, netlink: &mut Netlink) -> Result<()> {
         self.follow_paths(netlink);
+        underlay::forget_other_cards(netlink, &self.tunnel, self.roster.members());
         let link = netlink.link(&self.tunnel.device.name)?;
         if let Some(link) = link.filter(|link| link.kind.as_deref() == Some("tun")) {
             self.set_device_mtu(link.mtu);
@@ -362,7 +371,8 @@ impl Control {
 
     fn repair(&mut self, netlink: &mut Netlink, inbox: &Inbox) -> Result<()> {
         self.follow_paths(netlink);
-        let desired = self.desired(&self.tunnel, self.narrowest());
+        underlay::forget_other_cards(netlink, &self.tunnel, self.roster.members());
+        let desired = self.desired(self.narrowest());
         let name = &self.tunnel.device.name;
         let actual = apply::observe(netlink, name)?;
         if actual.device.is_none() {

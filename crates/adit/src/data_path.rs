@@ -67,12 +67,13 @@ pub fn bind(
     // Sockets that share a port would share it with another daemon's too: one that does not share finds out whether it is free.
     let probe = |listen| Socket::bind(udp::Options { share_port: false, ..options(listen) });
     let listen = match probe(transport.listen) {
-        // With port 0 the kernel has chosen one, for all of them.
-        Ok(socket) => socket.local_address(),
+        // Where the kernel chooses the port, all sockets take the one that it chose for the first.
+        Ok(first) => SocketAddr::new(transport.listen.ip(), first.local_address().port()),
         // Without IPv6 on this host, both families means IPv4.
         Err(e) if transport.listen_is_default && matches!(e.errno(), Some(EAFNOSUPPORT | EADDRNOTAVAIL)) => {
             let four = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), transport.listen.port());
-            probe(four).map_err(|e| explain(&e, four))?.local_address()
+            let first = probe(four).map_err(|e| explain(&e, four))?;
+            SocketAddr::new(four.ip(), first.local_address().port())
         }
         Err(e) => return Err(explain(&e, transport.listen)),
     };

@@ -33,7 +33,7 @@ use crate::request::Handle;
 use crate::roster::{Member, Roster};
 use crate::switchboard::{self, Switchboard};
 use crate::worker::View;
-use crate::{Directories, Failure, Result, api, notify, underlay};
+use crate::{Directories, Failure, Result, api, notify, roads, underlay};
 
 /// How long an address may take to be in use.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
@@ -100,7 +100,7 @@ fn bare(device: &str) -> Tunnel {
 }
 
 fn run_with<S>(
-    tunnel: Tunnel,
+    mut tunnel: Tunnel,
     scope: Scope,
     directories: &Directories,
     lifetime: Lifetime,
@@ -110,10 +110,14 @@ fn run_with<S>(
     privilege::check_tun()?;
     directories.check_reachable()?;
     let _claim = api::Claim::take(&directories.runtime, &tunnel.device.name)?;
+    let mut netlink = Netlink::open()?;
+    let record = Record::of(&tunnel.device.name, &directories.state);
+    // Before there are sockets: it says how their datagrams are marked.
+    let road = roads::settle(&mut netlink, &mut tunnel, &record.read()?)?;
+    roads::warn(&mut netlink, &tunnel);
     let workers = data_path::workers(&tunnel.transport);
     let sockets = data_path::bind(&tunnel.transport, workers, data_path::forbids_fragments(&tunnel))?;
     let listen = sockets.first().map_or(tunnel.transport.listen, |socket| socket.local_address());
-    let mut netlink = Netlink::open()?;
     let inbox = Arc::new(Inbox::new()?);
     let (reports, answers) = (Arc::clone(&inbox), Arc::clone(&inbox));
     let mut names = Names::new(Arc::new(move || answers.send(Order::Answer)));
@@ -132,7 +136,6 @@ fn run_with<S>(
         report: Arc::new(move |event| reports.send(Order::from(event))),
         busy_poll: tunnel.transport.busy_poll,
     };
-    let record = Record::of(&tunnel.device.name, &directories.state);
     // Carrier means that somebody holds a queue: a daemon with another runtime directory, with which ours would share the
     // packets.
     if scope == Scope::Host
@@ -143,7 +146,7 @@ fn run_with<S>(
     }
     let switchboard = Switchboard::new(node, surroundings.clone(), mark);
     let shared = Arc::clone(&inbox);
-    let parts = Parts { scope, tunnel, roster, surroundings, record, switchboard, names, inbox: shared };
+    let parts = Parts { scope, tunnel, road, roster, surroundings, record, switchboard, names, inbox: shared };
     let mut control = Control::new(parts)?;
 
     // From here on the host changes.
