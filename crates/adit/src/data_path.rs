@@ -9,12 +9,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use linux::netlink::{LinkChange, Netlink};
 use linux::poll::Waker;
-use linux::tun::{self, Device, Layer};
+use linux::tun::{self, Device, Layer, Offload};
 use linux::udp::{self, Socket};
 
-use crate::config::{Transport, Workers};
+use crate::config::{Transport, TransportKind, Tunnel, Workers};
 use crate::counters::{Drops, PerWorker, WorkerCounters};
 use crate::plan::ALIAS;
+use crate::request::Refusal;
 use crate::worker::{Event, Parts, Report, Secrets, View, Worker};
 use crate::{Failure, Result, apply};
 
@@ -35,12 +36,22 @@ pub fn workers(transport: &Transport) -> usize {
     }
 }
 
+/// Whether datagrams that are too long for their path are to be refused: WireGuard lets the network fragment its own; the others are told
+/// how much fits, and keep to it.
+pub fn forbids_fragments(tunnel: &Tunnel) -> bool {
+    tunnel.peers.iter().any(|peer| peer.transport != TransportKind::WireGuard)
+}
+
 /// One socket per worker, all on the same port. `dont_fragment`: a datagram that is too long for the path is refused; without, the
 /// network may fragment it.
 ///
 /// # Errors
 /// With a remedy: the port is taken, the address is not ours, the port needs a right that we do not have.
-pub fn bind(transport: &Transport, workers: usize, dont_fragment: bool) -> Result<Vec<Arc<Socket>>> {
+pub fn bind(
+    transport: &Transport,
+    workers: usize,
+    dont_fragment: bool,
+) -> std::result::Result<Vec<Arc<Socket>>, Refusal> {
     let options = |listen| udp::Options {
         listen,
         share_port: workers > 1,
@@ -51,21 +62,26 @@ pub fn bind(transport: &Transport, workers: usize, dont_fragment: bool) -> Resul
     // Sockets that share a port would share it with another daemon's too: one that does not share finds out whether it is free.
     let probe = |listen| Socket::bind(udp::Options { share_port: false, ..options(listen) });
     let listen = match probe(transport.listen) {
-        Ok(_) => transport.listen,
+        // With port 0 the kernel has chosen one, for all of them.
+        Ok(socket) => socket.local_address(),
         // Without IPv6 on this host, both families means IPv4.
         Err(e) if transport.listen_is_default && matches!(e.errno(), Some(EAFNOSUPPORT | EADDRNOTAVAIL)) => {
             let four = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), transport.listen.port());
-            probe(four).map_err(|e| explain(&e, four))?;
-            four
+            probe(four).map_err(|e| explain(&e, four))?.local_address()
         }
         Err(e) => return Err(explain(&e, transport.listen)),
     };
     let mut sockets = Vec::with_capacity(workers);
     for _ in 0..workers {
-        sockets.push(Arc::new(Socket::bind(options(listen)).map_err(|e| explain(&e, listen))?));
+        let socket = Socket::bind(options(listen)).map_err(|e| explain(&e, listen))?;
+        if transport.fwmark.is_some() {
+            // Before the first datagram: none may leave unmarked.
+            socket.set_mark(transport.fwmark).map_err(Failure::from)?;
+        }
+        sockets.push(Arc::new(socket));
     }
     if let (true, Some(first)) = (workers > 1, sockets.first()) {
-        udp::steer(first, workers)?;
+        udp::steer(first, workers).map_err(Failure::from)?;
     }
     Ok(sockets)
 }
@@ -75,9 +91,9 @@ const EAFNOSUPPORT: i32 = 97;
 const EADDRINUSE: i32 = 98;
 const EADDRNOTAVAIL: i32 = 99;
 
-fn explain(error: &linux::Error, listen: SocketAddr) -> Failure {
+fn explain(error: &linux::Error, listen: SocketAddr) -> Refusal {
     let (port, ip) = (listen.port(), listen.ip());
-    match error.errno() {
+    let failure = match error.errno() {
         Some(EADDRINUSE) => Failure::failed(format!("UDP port {port} on {ip} is in use by another program"))
             .with_remedy("stop it, or choose another port in `listen` under [transport]"),
         Some(EADDRNOTAVAIL) => Failure::failed(format!("{ip} is not an address of this host"))
@@ -87,6 +103,10 @@ fn explain(error: &linux::Error, listen: SocketAddr) -> Failure {
         Some(EACCES) => Failure::failed(format!("no permission to listen on UDP port {port}"))
             .with_remedy("run as root, or choose a port above 1023 in `listen` under [transport]"),
         _ => Failure::failed(error.to_string()),
+    };
+    match error.errno() {
+        Some(errno) => Refusal::new(errno, failure),
+        None => failure.into(),
     }
 }
 
@@ -104,6 +124,23 @@ pub fn open_device(netlink: &mut Netlink, name: &str, queues: usize, offload: bo
     let index = netlink.existing_link(name)?.index;
     netlink.change_link(index, &LinkChange { alias: Some(ALIAS), ..LinkChange::default() })?;
     device.set_persistent(true)?;
+    Ok(device)
+}
+
+/// Makes a device that goes with its descriptors, with one queue per worker, and leaves the rest of it to others: it has `mtu`, no
+/// address, and is not up.
+///
+/// # Errors
+/// There is a device of that name; no right to make one.
+pub fn open_bare_device(netlink: &mut Netlink, name: &str, queues: usize, offload: bool, mtu: u32) -> Result<Device> {
+    let options = tun::Options { queues, offload, exclusive: true, persistent: Some(false), ..tun::Options::new(name) };
+    let device = Device::open(options).map_err(|e| explain_device(&e, name))?;
+    let index = netlink.existing_link(name)?.index;
+    netlink.change_link(index, &LinkChange { mtu: Some(mtu), ..LinkChange::default() })?;
+    // IN6_ADDR_GEN_MODE_NONE (linux/if_link.h): WireGuard's device has no link-local address either.
+    if let Err(e) = linux::sysctl::set(&["net", "ipv6", "conf", name, "addr_gen_mode"], "1") {
+        tracing::debug!("{e}");
+    }
     Ok(device)
 }
 
@@ -146,8 +183,9 @@ pub struct Surroundings {
 /// The running threads. They end when this is dropped.
 pub struct Running {
     threads: Vec<(JoinHandle<()>, Arc<Waker>)>,
-    /// A hold on the device that does not depend on its name.
-    device: tun::Queue,
+    /// A hold on the device that depends neither on its name nor on the threads: while they are started anew it keeps its carrier.
+    queues: Vec<tun::Queue>,
+    offload: Offload,
 }
 
 /// Tells control when a worker ends by a defect instead of by order: its share of the flows would die in silence.
@@ -164,15 +202,41 @@ impl Drop for Guard {
 impl Running {
     /// Starts one thread per queue of the device, which they take.
     pub fn start(device: &mut Device, surroundings: &Surroundings) -> Result<Self> {
-        let Some(first) = device.queues.first() else { return Err(Failure::failed("the device has no queue")) };
-        let mut running = Self { threads: Vec::new(), device: first.try_clone()? };
-        let parts = device.queues.drain(..).zip(&surroundings.sockets).zip(&surroundings.nudges);
+        if device.queues.is_empty() {
+            return Err(Failure::failed("the device has no queue"));
+        }
+        let queues = device.queues.drain(..).collect();
+        let mut running = Self { threads: Vec::new(), queues, offload: device.offloads.level };
+        running.spawn(surroundings)?;
+        Ok(running)
+    }
+
+    /// Ends the threads and starts others on the same queues, with what surrounds them now: other sockets. The device notices nothing.
+    ///
+    /// # Errors
+    /// No thread runs then.
+    pub fn restart(&mut self, surroundings: &Surroundings) -> Result<()> {
+        self.end_threads();
+        let spawned = self.spawn(surroundings);
+        if spawned.is_err() {
+            self.end_threads();
+        }
+        spawned
+    }
+
+    /// Whether every thread still runs.
+    pub fn is_alive(&self) -> bool {
+        self.threads.iter().all(|(thread, _)| !thread.is_finished())
+    }
+
+    fn spawn(&mut self, surroundings: &Surroundings) -> Result<()> {
+        let parts = self.queues.iter().zip(&surroundings.sockets).zip(&surroundings.nudges);
         for (number, ((queue, socket), nudge)) in parts.enumerate() {
             let stop = Arc::new(Waker::new()?);
             let worker = Worker::new(Parts {
                 number,
-                queue,
-                offload: device.offloads.level,
+                queue: queue.try_clone()?,
+                offload: self.offload,
                 socket: Arc::clone(socket),
                 view: Arc::clone(&surroundings.view),
                 secrets: surroundings.secrets.clone(),
@@ -191,22 +255,12 @@ impl Running {
                     worker.run();
                 })
                 .map_err(|e| Failure::failed(format!("cannot start a worker thread: {e}")))?;
-            running.threads.push((thread, stop));
+            self.threads.push((thread, stop));
         }
-        Ok(running)
+        Ok(())
     }
 
-    /// Lets the device go with the threads, whatever name it has and wherever it was moved by now.
-    pub fn release_device(&self) {
-        // It fails only for a device that is gone already.
-        if let Err(e) = self.device.set_persistent(false) {
-            tracing::debug!("{e}");
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
+    fn end_threads(&mut self) {
         for (_, stop) in &self.threads {
             stop.wake();
         }
@@ -216,5 +270,19 @@ impl Drop for Running {
                 tracing::error!("{name} ended by a defect in adit");
             }
         }
+    }
+
+    /// Lets the device go with the threads, whatever name it has and wherever it was moved by now.
+    pub fn release_device(&self) {
+        // It fails only for a device that is gone already.
+        if let Some(Err(e)) = self.queues.first().map(|queue| queue.set_persistent(false)) {
+            tracing::debug!("{e}");
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end_threads();
     }
 }

@@ -9,7 +9,13 @@
 //! | [`uapi`] | the protocol of WireGuard's tools: `wg`, `wg-quick` |
 //! | [`observe`] | what a person reads about a running daemon |
 //! | [`up`] | the daemon's life, from its configuration to a clean stop |
-//! | [`control`] | the thread that decides: events, repairs, what workers see |
+//! | [`control`] | the thread that decides: events, repairs, changes, what workers see |
+//! | [`request`] | how other threads ask it for another configuration, and what it is now |
+//! | [`reconfigure`] | from two configurations, what is to change between them |
+//! | [`roster`] | what it knows of each peer, by number |
+//! | [`switchboard`] | the encrypted peers, on the same thread |
+//! | [`names`] | host names of peers, resolved in threads of their own |
+//! | [`notify`] | what the service manager is told |
 //! | [`underlay`] | where peers are, and how large a packet the way to each takes |
 //! | [`plan`] | from what the host should look like and what it looks like, the steps between |
 //! | [`apply`] | changes to the host, and taking them back |
@@ -31,8 +37,13 @@ mod directories;
 mod failure;
 pub mod key;
 pub mod mark;
+pub mod names;
+pub mod notify;
 pub mod observe;
 pub mod plan;
+pub mod reconfigure;
+pub mod request;
+pub mod roster;
 pub mod switchboard;
 pub mod uapi;
 pub mod underlay;

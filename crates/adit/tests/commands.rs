@@ -76,6 +76,10 @@ impl World {
                 stop.send(()).unwrap();
                 Response::Done
             }
+            Request::Reload => match name.as_str() {
+                "adit1" => Response::Fault { sentence: "t.toml:3:1: no".into() },
+                _ => Response::Changed { sentence: "1 peer added".into() },
+            },
         })
         .unwrap();
         let thread = thread::spawn(move || {

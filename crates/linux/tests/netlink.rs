@@ -5,13 +5,18 @@
 mod support;
 
 use std::net::{IpAddr, UdpSocket};
+use std::num::NonZero;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use linux::netlink::{
-    Family, Layer, Link, LinkChange, Netlink, PROTOCOL, PortChange, Route, RouteKind, VethEnd, Vxlan,
+    Family, Layer, Link, LinkChange, Monitor, Netlink, PROTOCOL, PortChange, Route, RouteKind, Rule, RuleAction,
+    VethEnd, Vxlan,
 };
 use linux::netns::NetNs;
+use linux::nft::{self, Ruleset};
+use linux::poll::readable;
 use support::{fresh, wait_for};
 
 fn net(text: &str) -> IpNet {
@@ -374,4 +379,71 @@ fn a_long_list_comes_whole_while_it_changes() {
             assert!((2000..=2001).contains(&seen), "{seen}");
         }
     });
+}
+
+#[test]
+fn a_rule_sends_packets_without_a_mark_to_a_table_of_their_own() {
+    let mut pair = pair();
+    let (_, netlink, link) = &mut pair.left;
+    let device = Some(link.index);
+    let to_mark = |family, priority, action| Rule {
+        inverted: true,
+        mark: Some((51_820, u32::MAX)),
+        ..Rule::new(family, priority, action)
+    };
+    let before = netlink.rules().unwrap();
+    for (family, everywhere, far, gateway) in
+        [(Family::V4, "0.0.0.0/0", "8.8.8.8", "10.0.0.2"), (Family::V6, "::/0", "2001:db8::8", "fd00::2")]
+    {
+        let main = Route { gateway: Some(ip(gateway)), device, ..Route::new(net(everywhere)) };
+        netlink.add_route(&main).unwrap();
+        let hole = Route { kind: RouteKind::Blackhole, table: 51_820, ..Route::new(net(everywhere)) };
+        netlink.add_route(&hole).unwrap();
+        let rules = [
+            to_mark(family, 17_300, RuleAction::Lookup(51_820)),
+            Rule { suppress: Some(0), ..to_mark(family, 17_301, RuleAction::Lookup(254)) },
+            to_mark(family, 17_302, RuleAction::Unreachable),
+        ];
+        for rule in &rules {
+            netlink.add_rule(rule).unwrap();
+            assert_eq!(netlink.add_rule(rule).unwrap_err().errno(), Some(libc::EEXIST), "{rule}");
+        }
+        let ours: Vec<_> =
+            netlink.rules().unwrap().into_iter().filter(|r| r.protocol == PROTOCOL && r.family == family).collect();
+        assert_eq!(ours, rules);
+        assert!(netlink.route_to(ip(far)).is_err());
+        assert_eq!(netlink.route_with_mark(ip(far), NonZero::new(51_820)).unwrap().gateway, Some(ip(gateway)));
+        assert!(netlink.route_with_mark(ip(far), NonZero::new(51_821)).is_err());
+        netlink.delete_rule(&rules[0]).unwrap();
+        // What is left of main is the network of the card.
+        assert!(netlink.route_to(ip(far)).is_err());
+        assert_eq!(netlink.route_to(ip(gateway)).unwrap().device, link.index);
+        for rule in &rules[1..] {
+            netlink.delete_rule(rule).unwrap();
+            assert_eq!(netlink.delete_rule(rule).unwrap_err().errno(), Some(libc::ENOENT), "{rule}");
+        }
+        assert_eq!(netlink.route_to(ip(far)).unwrap().gateway, Some(ip(gateway)));
+    }
+    assert_eq!(netlink.rules().unwrap(), before);
+}
+
+#[test]
+fn changes_of_rules_and_of_packet_filters_are_told() {
+    let (namespace, mut netlink) = fresh();
+    let mut monitor = Monitor::open_in(&namespace).unwrap();
+    let changed = |monitor: &mut Monitor| {
+        let [ready] = readable([monitor.as_fd()], Some(Duration::from_secs(5))).unwrap();
+        assert!(ready);
+        monitor.drain().unwrap()
+    };
+    netlink.add_rule(&Rule::new(Family::V6, 7, RuleAction::Unreachable)).unwrap();
+    assert!(changed(&mut monitor).rules);
+    let table = Ruleset { family: nft::Family::Inet, table: "x".into(), sets: vec![], chains: vec![] };
+    let mut filters = nft::Nft::open_in(&namespace).unwrap();
+    filters.apply(&table).unwrap();
+    assert!(monitor.drain().unwrap().is_empty());
+    namespace.run(|| monitor.watch_filters()).unwrap().unwrap();
+    filters.delete(nft::Family::Inet, "x").unwrap();
+    assert!(changed(&mut monitor).filters);
+    assert!(monitor.drain().unwrap().is_empty());
 }

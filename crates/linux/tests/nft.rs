@@ -374,6 +374,18 @@ fn row() -> Row {
     Row { inside, router, outside }
 }
 
+#[test]
+fn arp_is_marked_on_its_way_in() {
+    let mark = Rule::new("x").when(Match::InputDevice("port0".into()).not()).then(Action::SetMark(7, u32::MAX));
+    let input = chain("input", base(ChainKind::Filter, Hook::Input, 0), vec![mark]);
+    let ruleset = table(Family::Arp, vec![input]);
+    check_shown(&ruleset, &["iifname != \"port0\" meta mark set 7"]);
+    let address = Rule::new("x").when(Match::Source(net("10.0.0.0/8"))).then(Action::Drop);
+    let refused = table(Family::Arp, vec![chain("input", None, vec![address])]);
+    let (namespace, _) = fresh();
+    assert!(Nft::open_in(&namespace).unwrap().apply(&refused).unwrap_err().to_string().contains("no IP packets"));
+}
+
 /// Sends datagrams from inside until one arrives outside; answers where it seems to come from.
 fn arrives(row: &Row, port: u16) -> Option<IpAddr> {
     let receiver = row.outside.run(|| UdpSocket::bind(("192.0.2.2", port))).unwrap().unwrap();

@@ -7,10 +7,11 @@ mod support;
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use linux::netlink::{LinkChange, Netlink, VethEnd};
+use linux::netlink::{Family, LinkChange, Netlink, Rule, RuleAction, VethEnd};
 use linux::netns::NetNs;
 use linux::poll::readable;
 use linux::udp::{Flow, Full, LocalAddress, Options, ReceiveBatch, SendError, SendQueue, Socket, steer};
@@ -402,4 +403,34 @@ fn errors_of_binding_are_told_apart() {
     assert_ne!(bind(&namespace, options("127.0.0.1", 0)).local_address().port(), 0);
     let mut batch = ReceiveBatch::new(4);
     assert_eq!(batch.receive(&taken, linux::udp::BATCH).unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_mark_is_what_rules_tell_datagrams_by() {
+    let mut pair = pair();
+    for (family, left, right) in [(Family::V4, LEFT[0], RIGHT[0]), (Family::V6, LEFT[1], RIGHT[1])] {
+        let mark = 0x8000_0001;
+        let rule = Rule { mark: Some((mark, u32::MAX)), ..Rule::new(family, 0, RuleAction::Unreachable) };
+        pair.left_netlink.add_rule(&rule).unwrap();
+        let socket = pair.left.run(|| Socket::bind(options(left, PORT))).unwrap().unwrap();
+        let to = SocketAddr::new(right.parse().unwrap(), 9);
+        let send = || {
+            let flow = Flow { to, from: None, ecn: Ecn::NotEct, lane: 0, tag: 0 };
+            let mut queue = SendQueue::unbatched();
+            queue.slot(&flow, 1).unwrap();
+            queue.commit(1);
+            let mut failed = false;
+            queue.flush(&socket, |sent| failed = sent.failed.is_some());
+            !failed
+        };
+        assert!(send());
+        socket.set_mark(NonZero::new(mark)).unwrap();
+        assert!(!send());
+        socket.set_mark(NonZero::new(2)).unwrap();
+        assert!(send());
+        socket.set_mark(NonZero::new(mark)).unwrap();
+        assert!(!send());
+        socket.set_mark(None).unwrap();
+        assert!(send());
+    }
 }

@@ -62,6 +62,7 @@ mod tests {
                 "adit.1",
                 "adit-up.1",
                 "adit-down.1",
+                "adit-reload.1",
                 "adit-status.1",
                 "adit-keygen.1",
                 "adit-pubkey.1",

@@ -8,6 +8,7 @@ mod keygen;
 mod man;
 mod output;
 mod pubkey;
+mod reload;
 mod status;
 mod up;
 
@@ -38,6 +39,7 @@ pub struct Cli {
 enum Verb {
     Up(up::Arguments),
     Down(down::Arguments),
+    Reload(reload::Arguments),
     Status(status::Arguments),
     Keygen(keygen::Arguments),
     Pubkey(pubkey::Arguments),
@@ -74,6 +76,7 @@ impl Cli {
         match self.verb {
             Verb::Up(arguments) => arguments.run(),
             Verb::Down(arguments) => arguments.run(),
+            Verb::Reload(arguments) => arguments.run(),
             Verb::Status(arguments) => arguments.run(),
             Verb::Keygen(arguments) => arguments.run(),
             Verb::Pubkey(arguments) => arguments.run(),
@@ -142,6 +145,7 @@ mod tests {
             ("adit up", 2),
             ("adit up --config", 2),
             ("adit down --device a --config b", 2),
+            ("adit reload --device a --config b", 2),
             ("adit status --verbose", 2),
             ("adit completions ksh", 2),
             ("adit keygen secret", 2),

@@ -47,7 +47,7 @@ use tunnel::{Notice, PeerId, Reason, Snapshot, Time};
 use wire::coalesce::{Coalescer, Joins};
 use wire::run::Continuity;
 
-use crate::counters::{PeerTraffic, PerWorker, WorkerCounters};
+use crate::counters::{PeerTraffic, PerWorker, Wire, WorkerCounters};
 use mailbox::Mailbox;
 use stage::Stage;
 
@@ -79,6 +79,10 @@ pub struct Link {
     pub traffic: PerWorker<PeerTraffic>,
     /// When control last gave it up, in nanoseconds: what has waited for it since then or longer waits in vain.
     pub given_up: AtomicU64,
+    /// What control exchanged with it: bytes of datagrams.
+    pub by_control: Wire,
+    /// When the last handshake with it was complete, in nanoseconds since 1970; 0 if none was.
+    pub shaken: AtomicU64,
 }
 
 impl Link {
@@ -301,7 +305,7 @@ impl Path {
         if view.snapshot.has_secure()
             && let Some(gap) = self.gap.gap(self.now)
         {
-            for remote in view.snapshot.peers().iter().filter_map(|peer| peer.remote()) {
+            for remote in view.snapshot.peers().filter_map(tunnel::Peer::remote) {
                 if let Some(session) = remote.session.load().as_ref().filter(|session| session.since() < gap.before) {
                     session.end();
                 }

@@ -1,4 +1,4 @@
-//! Links, addresses, routes, neighbours and forwarding entries, over `NETLINK_ROUTE`.
+//! Links, addresses, routes, rules, neighbours and forwarding entries, over `NETLINK_ROUTE`.
 //!
 //! [`Netlink`] is one blocking socket in one network namespace; the files beside this one each add the methods of one kind of
 //! object, and [`Monitor`] tells when any of them changed. Requests are built with `netlink-packet-route`. Answers are read
@@ -28,6 +28,7 @@ mod link;
 mod monitor;
 mod neighbour;
 mod route;
+mod rule;
 mod socket;
 
 pub use address::Address;
@@ -36,6 +37,7 @@ pub use link::{Layer, Link, LinkChange, Port, PortChange, Statistics, VethEnd, V
 pub use monitor::{Changes, Monitor};
 pub use neighbour::{Neighbour, NeighbourState};
 pub use route::{PROTOCOL, Route, RouteKind, RouteLookup};
+pub use rule::{Rule, RuleAction};
 
 pub(crate) use attribute::{Attribute, NESTED, Writer, attributes};
 pub(crate) use socket::{Socket, Verdict, append_message, messages};

@@ -1,19 +1,26 @@
-//! Being told when devices, addresses or routes change, by whomever.
+//! Being told when devices, addresses, routes, rules or packet filters change, by whomever.
 //!
 //! A [`Monitor`] says only what sort of thing changed. Who wants the new state reads it with a [`Netlink`](super::Netlink):
 //! notifications can be lost (the kernel then says so), a reading cannot.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::socket::{Socket, messages};
 use crate::netns::NetNs;
+use crate::syscall::syscall;
 use crate::{Error, Result};
+
+/// The group of those who are told of changes to nf_tables (`NFNLGRP_NFTABLES`, linux/netfilter/nfnetlink.h).
+const FILTERS: u32 = 7;
 
 /// A subscription to changes in one network namespace. Its descriptor is readable when there are some.
 #[derive(Debug)]
 pub struct Monitor {
     socket: Socket,
+    filters: Option<Socket>,
+    /// An epoll(7) descriptor over both, so that there is one to wait for.
+    ready: OwnedFd,
 }
 
 /// What changed since the last look.
@@ -25,6 +32,10 @@ pub struct Changes {
     pub addresses: bool,
     /// Whether routes came or went.
     pub routes: bool,
+    /// Whether rules of policy routing came or went.
+    pub rules: bool,
+    /// Whether packet filters changed; told only to who [watches them](Monitor::watch_filters).
+    pub filters: bool,
     /// Whether notifications were lost, so that anything may have changed.
     pub overflowed: bool,
 }
@@ -46,10 +57,39 @@ impl Monitor {
             libc::RTNLGRP_IPV6_IFADDR,
             libc::RTNLGRP_IPV4_ROUTE,
             libc::RTNLGRP_IPV6_ROUTE,
+            libc::RTNLGRP_IPV4_RULE,
+            libc::RTNLGRP_IPV6_RULE,
         ] {
             socket.join(group)?;
         }
-        Ok(Self { socket })
+        // No pointers are passed.
+        let ready =
+            syscall!(epoll_create1(libc::EPOLL_CLOEXEC)).map_err(|e| Error::new("make an epoll descriptor", e))?;
+        // SAFETY: the kernel has just made this descriptor for us, and nobody else owns it.
+        let ready = unsafe { OwnedFd::from_raw_fd(ready) };
+        let monitor = Self { socket, filters: None, ready };
+        monitor.wait_for(&monitor.socket)?;
+        Ok(monitor)
+    }
+
+    /// Subscribes to changes of packet filters (nf_tables) too, in the network namespace of the calling thread. Needs
+    /// CAP_NET_ADMIN, and a host that changes them all the time tells of it all the time.
+    pub fn watch_filters(&mut self) -> Result<()> {
+        if self.filters.is_none() {
+            let socket = Socket::open_with(libc::NETLINK_NETFILTER, libc::SOCK_NONBLOCK)?;
+            socket.join(FILTERS)?;
+            self.wait_for(&socket)?;
+            self.filters = Some(socket);
+        }
+        Ok(())
+    }
+
+    fn wait_for(&self, socket: &Socket) -> Result<()> {
+        let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
+        // The event is on this stack frame; the kernel copies it.
+        syscall!(epoll_ctl(self.ready.as_raw_fd(), libc::EPOLL_CTL_ADD, socket.as_fd().as_raw_fd(), &raw mut event))
+            .map(drop)
+            .map_err(|e| Error::new("wait for network changes", e))
     }
 
     /// Subscribes in another network namespace.
@@ -60,14 +100,11 @@ impl Monitor {
     /// What changed since the last call; does not wait.
     pub fn drain(&mut self) -> Result<Changes> {
         let mut changes = Changes::default();
-        loop {
-            match self.socket.receive() {
-                Ok(datagram) => note(&mut changes, datagram),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // The kernel says once that it had to drop some; what it kept is still to be read.
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changes.overflowed = true,
-                Err(error) => return Err(Error::new("read network changes", error)),
-            }
+        let lost = read(&mut self.socket, |datagram| note(&mut changes, datagram))?;
+        changes.overflowed = lost;
+        if let Some(filters) = &mut self.filters {
+            let lost = read(filters, |_| changes.filters = true)?;
+            changes.filters |= lost;
         }
         changes.links.sort_unstable();
         changes.links.dedup();
@@ -77,7 +114,21 @@ impl Monitor {
 
 impl AsFd for Monitor {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.ready.as_fd()
+    }
+}
+
+/// Reads what is there; answers whether some was lost.
+fn read(socket: &mut Socket, mut take: impl FnMut(&[u8])) -> Result<bool> {
+    let mut lost = false;
+    loop {
+        match socket.receive() {
+            Ok(datagram) => take(datagram),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(lost),
+            // The kernel says once that it had to drop some; what it kept is still to be read.
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => lost = true,
+            Err(error) => return Err(Error::new("read network changes", error)),
+        }
     }
 }
 
@@ -91,6 +142,7 @@ fn note(changes: &mut Changes, datagram: &[u8]) {
             }
             libc::RTM_NEWADDR | libc::RTM_DELADDR => changes.addresses = true,
             libc::RTM_NEWROUTE | libc::RTM_DELROUTE => changes.routes = true,
+            libc::RTM_NEWRULE | libc::RTM_DELRULE => changes.rules = true,
             _ => {}
         }
     }

@@ -189,6 +189,7 @@ impl Program<'_> {
                 return Err(format!("a table of family {family} never sees {}", version.family()));
             }
             (Family::Ip | Family::Ip6, None) => {}
+            (Family::Arp, None) => return Err("a table of family arp sees no IP packets".into()),
             (Family::Inet, None) => {
                 self.load_meta(META_NFPROTO);
                 self.compare(false, &[version.family().number()]);

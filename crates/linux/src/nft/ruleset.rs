@@ -28,6 +28,8 @@ pub enum Family {
     Bridge,
     /// Everything on a device, before any other processing.
     Netdev,
+    /// ARP: its input and output.
+    Arp,
 }
 
 impl Family {
@@ -39,6 +41,7 @@ impl Family {
             Self::Ip6 => libc::NFPROTO_IPV6,
             Self::Bridge => libc::NFPROTO_BRIDGE,
             Self::Netdev => libc::NFPROTO_NETDEV,
+            Self::Arp => libc::NFPROTO_ARP,
         };
         number as u8
     }
@@ -52,6 +55,7 @@ impl fmt::Display for Family {
             Self::Ip6 => "ip6",
             Self::Bridge => "bridge",
             Self::Netdev => "netdev",
+            Self::Arp => "arp",
         })
     }
 }
@@ -148,11 +152,11 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// `NF_INET_*`, which those of a bridge agree with, and `NF_NETDEV_*` (linux/netfilter.h).
+    /// `NF_INET_*`, which those of a bridge agree with, `NF_NETDEV_*` (linux/netfilter.h) and `NF_ARP_*` (linux/netfilter_arp.h).
     pub(super) fn number(self, family: Family) -> u32 {
         match (self, family) {
-            (Self::Ingress, Family::Netdev) | (Self::Prerouting, _) => 0,
-            (Self::Egress, _) | (Self::Input, _) => 1,
+            (Self::Ingress, Family::Netdev) | (Self::Prerouting, _) | (Self::Input, Family::Arp) => 0,
+            (Self::Egress, _) | (Self::Input, _) | (Self::Output, Family::Arp) => 1,
             (Self::Forward, _) => 2,
             (Self::Output, _) => 3,
             (Self::Postrouting, _) => 4,
