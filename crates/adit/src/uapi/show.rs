@@ -1,24 +1,14 @@
 //! The answer to `get`: a device and its `wireguard` peers at one moment, as lines.
 
-use std::{fmt::Write, net::SocketAddr, time::Duration};
+use std::fmt::Write;
 
 use zeroize::Zeroizing;
 
 use super::edit;
-use crate::config::{Peer, TransportKind, Tunnel};
-
-/// What is shown of a peer beside its configuration.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct ShownPeer {
-    /// Where its datagrams go.
-    pub endpoint: Option<SocketAddr>,
-    /// When the last handshake was complete, since 1970-01-01.
-    pub handshake: Option<Duration>,
-    /// Bytes of datagrams received.
-    pub received: u64,
-    /// Bytes of datagrams sent.
-    pub sent: u64,
-}
+use crate::{
+    config::{Peer, TransportKind, Tunnel},
+    request::PeerNow,
+};
 
 /// Room for a device's lines, and for a peer's without its prefixes. No growing buffer leaves copies of keys behind.
 const ROOM: usize = 512;
@@ -30,7 +20,7 @@ const ROOM_OF_PREFIX: usize = 64;
 pub fn show<'a>(
     tunnel: &Tunnel,
     port: u16,
-    peers: impl Iterator<Item = (&'a Peer, ShownPeer)> + Clone,
+    peers: impl Iterator<Item = (&'a Peer, &'a PeerNow)> + Clone,
 ) -> Zeroizing<String> {
     let peers = peers.filter(|(peer, _)| peer.transport == TransportKind::WireGuard);
     let room = peers.clone().map(|(peer, _)| ROOM + ROOM_OF_PREFIX * peer.allowed_ips.len()).sum::<usize>();
@@ -50,7 +40,7 @@ pub fn show<'a>(
     text
 }
 
-fn show_peer(text: &mut String, peer: &Peer, now: ShownPeer) {
+fn show_peer(text: &mut String, peer: &Peer, now: &PeerNow) {
     let Some(key) = peer.public_key else { return };
     line_of_key(text, "public_key", key.as_bytes());
     line_of_key(text, "preshared_key", peer.preshared_key.as_ref().map_or(&[0; 32], |key| key.as_bytes()));
@@ -87,6 +77,8 @@ fn line_of_key(text: &mut String, name: &str, key: &[u8; 32]) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::uapi::edit::tests::{key, peer, tunnel};
 
@@ -104,7 +96,7 @@ mod tests {
         let mut full = peer(7, &["10.1.0.0/16", "fd00::1/128"]);
         full.preshared_key = Some(crate::key::PresharedKey::from_bytes(Zeroizing::new([0xab; 32])).unwrap());
         full.keepalive = Some(Duration::from_secs(25));
-        let now = ShownPeer {
+        let now = PeerNow {
             endpoint: Some("[2001:db8::2]:51820".parse().unwrap()),
             handshake: Some(Duration::new(1_700_000_000, 12)),
             received: u64::MAX,
@@ -112,7 +104,7 @@ mod tests {
         };
         let mut sealed = peer(9, &["10.9.0.0/16"]);
         sealed.transport = TransportKind::Plain;
-        let peers = [(&full, now), (&sealed, now), (&peer(8, &[]), ShownPeer::default())];
+        let peers = [(&full, &now), (&sealed, &now), (&peer(8, &[]), &PeerNow::default())];
         let text = show(&tunnel, 7777, peers.into_iter());
         let expected = format!(
             "private_key={}\nlisten_port=7777\nfwmark=51820\npublic_key={}\npreshared_key={}\nprotocol_version=1\n\
@@ -138,13 +130,13 @@ mod tests {
         let nets: Vec<_> = nets.filter(|net| net.parse::<ipnet::IpNet>().is_ok()).collect();
         let mut longest = peer(7, &nets.iter().map(String::as_str).collect::<Vec<_>>());
         longest.keepalive = Some(Duration::from_secs(65535));
-        let now = ShownPeer {
+        let now = PeerNow {
             endpoint: Some("[fe80:bbbb:cccc:dddd:eeee:ffff:aaaa:bbbb%4294967295]:65535".parse().unwrap()),
             handshake: Some(Duration::MAX),
             received: u64::MAX,
             sent: u64::MAX,
         };
-        let peers: Vec<_> = (0..50).map(|_| (&longest, now)).collect();
+        let peers: Vec<_> = (0..50).map(|_| (&longest, &now)).collect();
         let room = ROOM + 50 * (ROOM + nets.len() * ROOM_OF_PREFIX);
         let text = show(&tunnel, 65535, peers.into_iter());
         assert!(text.len() <= room && text.capacity() == room, "{} of {room}", text.len());
