@@ -43,9 +43,6 @@ pub use parse::{PeerSet, PrefixChange, Request, Set};
 pub use server::{Device, Server};
 pub use show::show;
 
-/// Where the tools look for sockets.
-pub const DIRECTORY: &str = "/var/run/wireguard";
-
 /// What the daemon does when its socket is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Abandoned {
