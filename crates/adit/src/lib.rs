@@ -6,6 +6,7 @@
 //! | [`config`] | the configuration file: raw (what was written) → resolved (checked, defaults filled in) |
 //! | [`key`] | X25519 keys: files, text, generation |
 //! | [`api`] | the control protocol between a daemon and `status` or `down` |
+//! | [`uapi`] | the protocol of WireGuard's tools: `wg`, `wg-quick` |
 //! | [`observe`] | what a person reads about a running daemon |
 //! | [`up`] | the daemon's life, from its configuration to a clean stop |
 //! | [`control`] | the thread that decides: events, repairs, changes, what workers see |
@@ -45,6 +46,7 @@ pub mod request;
 pub mod roads;
 pub mod roster;
 pub mod switchboard;
+pub mod uapi;
 pub mod underlay;
 pub mod up;
 pub mod worker;

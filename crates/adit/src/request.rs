@@ -135,7 +135,7 @@ pub struct Picture {
 
 impl Picture {
     /// Each peer as configured (key, preshared key, keepalive, prefixes) and as it is now.
-    pub fn peers(&self) -> impl Iterator<Item = (&config::Peer, &PeerNow)> {
+    pub fn peers(&self) -> impl Iterator<Item = (&config::Peer, &PeerNow)> + Clone {
         self.tunnel.peers.iter().zip(&self.peers)
     }
 }

@@ -22,7 +22,7 @@ use linux::privilege;
 use tunnel::Time;
 
 use crate::apply::{self, Record};
-use crate::config::{self, Dns, Host, Mtu, Table, Tunnel, Workers};
+use crate::config::{self, Dns, Host, Mtu, Table, TransportKind, Tunnel, Workers};
 use crate::control::{Control, Inbox, Opened, Order, Parts, Scope};
 use crate::counters::per_worker;
 use crate::data_path::{self, Running, Surroundings};
@@ -33,7 +33,7 @@ use crate::request::Handle;
 use crate::roster::{Member, Roster};
 use crate::switchboard::{self, Switchboard};
 use crate::worker::View;
-use crate::{Directories, Failure, Result, api, notify, roads, underlay};
+use crate::{Directories, Failure, Result, api, notify, roads, uapi, underlay};
 
 /// How long an address may take to be in use.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
@@ -56,7 +56,19 @@ pub enum Lifetime {
 /// # Errors
 /// What could not be set up, after everything done so far was taken back.
 pub fn run(tunnel: Tunnel, directories: &Directories, lifetime: Lifetime) -> Result<()> {
-    run_with(tunnel, Scope::Host, directories, lifetime, |_| Ok(()))
+    // A device without any peer is one that `wg` may give some.
+    let is_wireguard = |peer: &config::Peer| peer.transport == TransportKind::WireGuard;
+    let for_tools = tunnel.peers.is_empty() || tunnel.peers.iter().any(is_wireguard);
+    let device = tunnel.device.name.clone();
+    run_with(tunnel, Scope::Host, directories, lifetime, |handle| {
+        let serve = || uapi::serve(handle, &directories.wireguard, &device, uapi::Abandoned::GoOn);
+        let server = for_tools.then(serve).transpose();
+        // The tunnel does its work without.
+        Ok(server.unwrap_or_else(|failure| {
+            tracing::warn!("`wg` cannot reach this device: {failure}");
+            None
+        }))
+    })
 }
 
 /// Runs a device as WireGuard's tools expect it ([`Scope::Device`]) until it is asked to stop, or the device is deleted: without a key, a
