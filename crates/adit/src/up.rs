@@ -23,6 +23,7 @@ use crate::config::{TransportKind, Tunnel};
 use crate::control::{Control, Inbox, Opened, Order};
 use crate::counters::per_worker;
 use crate::data_path::{self, Running, Surroundings};
+use crate::dns::Resolvers;
 use crate::mark::MarkFile;
 use crate::observe::facts::Facts;
 use crate::switchboard::{self, Switchboard};
@@ -80,13 +81,16 @@ pub fn run(tunnel: Tunnel, directories: &Directories, lifetime: Lifetime) -> Res
         return Err(Failure::failed(format!("the device {} is in use by another daemon", device.name))
             .with_remedy("stop that one, or choose another `name` under [device]"));
     }
+    let dns = tunnel.device.dns.clone();
+    let mut resolvers = Resolvers::prepare(&tunnel.device.name, &dns, &directories.state)?;
     let links: Vec<_> = tunnel.peers.iter().map(|_| Arc::new(Link::new(workers))).collect();
     let switchboard = Switchboard::new(node, surroundings.clone(), links.clone(), mark);
     let mut control = Control::new(tunnel, (endpoints, links), surroundings.clone(), record, switchboard)?;
 
     // From here on the host changes.
     let mut opened = control.open(&mut netlink)?;
-    let (running, server) = match start(&control, &mut opened, &surroundings, directories, &inbox, lifetime) {
+    let started = start(&control, &mut opened, &surroundings, directories, &inbox, lifetime);
+    let (running, server) = match started.and_then(|started| resolvers.set(&dns).map(|()| started)) {
         Ok(started) => started,
         Err(failure) => {
             control.close(&mut netlink, opened);
@@ -98,11 +102,17 @@ pub fn run(tunnel: Tunnel, directories: &Directories, lifetime: Lifetime) -> Res
     let outcome = control.run(&mut netlink, running, &signals, &inbox);
     drop(server);
     match outcome {
-        Ok(()) => control.remove(&mut netlink),
+        Ok(()) => {
+            // First: questions for the tunnel's resolvers would go out in the clear without it.
+            if let Err(failure) = resolvers.remove() {
+                tracing::error!("{failure}");
+            }
+            control.remove(&mut netlink);
+        }
         Err(failure) => {
             let device = control.facts().device_name().to_owned();
             return Err(failure.with_remedy(format!(
-                "device, routes and blackholes stay, so that nothing leaves in the clear: `adit up` takes them over, \
+                "device, routes, blackholes and DNS servers stay, so that nothing leaves in the clear: `adit up` takes them over, \
                  `adit down --device {device}` removes them"
             )));
         }
