@@ -88,10 +88,9 @@ fn listen_port(document: &Document, value: &Located<&str>) -> Result<u16, Error>
 fn mtu(document: &Document, value: &Located<&str>) -> Result<Located<i64>, Error> {
     let number = routing::decimal(value.value).and_then(|number| i64::try_from(number).ok());
     let fault = "is not an MTU: write a number of bytes such as 1420, or remove the line";
-    let value = number
+    number
         .ok_or_else(|| refuse(document, value, fault))
-        .map(|number| Located { value: number, span: value.span.clone() });
-    value
+        .map(|number| Located { value: number, span: value.span.clone() })
 }
 
 fn addresses(
