@@ -31,6 +31,7 @@ use tunnel::{Snapshot, Way};
 use crate::apply::{self, Record};
 use crate::config::Tunnel;
 use crate::data_path::{Running, Surroundings};
+use crate::dns::Resolvers;
 use crate::names::Names;
 use crate::notify::{self, Watchdog};
 use crate::observe::facts::{DeviceFacts, Facts};
@@ -88,6 +89,8 @@ pub struct Control {
     device: Arc<ArcSwap<DeviceFacts>>,
     /// The encrypted peers.
     switchboard: Switchboard,
+    /// Those of the host, where the tunnel has its own.
+    resolvers: Option<Resolvers>,
     names: Names,
     /// When names are looked at again; never without a peer that has one.
     names_due: Option<Instant>,
@@ -121,6 +124,8 @@ pub struct Parts {
     pub switchboard: Switchboard,
     /// Names that are being resolved.
     pub names: Names,
+    /// How the resolvers of the tunnel are set; nobody's affair for a device alone.
+    pub resolvers: Option<Resolvers>,
     /// Where orders will come from.
     pub inbox: Arc<Inbox>,
 }
@@ -131,7 +136,7 @@ impl Control {
     /// # Errors
     /// The record of an earlier run cannot be read.
     pub fn new(parts: Parts) -> Result<Self> {
-        let Parts { scope, tunnel, road, roster, surroundings, record, switchboard, names, inbox } = parts;
+        let Parts { scope, tunnel, road, roster, surroundings, record, switchboard, names, resolvers, inbox } = parts;
         let owned = if scope == Scope::Host { record.read()? } else { Owned::default() };
         let device = Arc::new(ArcSwap::from_pointee(DeviceFacts::default()));
         let tunnel = Arc::new(tunnel);
@@ -149,6 +154,7 @@ impl Control {
             facts,
             device,
             switchboard,
+            resolvers,
             names,
             names_due: Some(Instant::now()),
             handle,
@@ -336,7 +342,8 @@ impl Control {
             }
         }
         tracing::warn!("made the device {} anew", self.tunnel.device.name);
-        Ok(())
+        // They may have gone with it.
+        self.set_resolvers()
     }
 
     /// Follows the underlay.

@@ -22,6 +22,7 @@
 //! | [`data_path`] | device, sockets and worker threads: opened, started, stopped |
 //! | [`worker`] | the way of a packet |
 //! | [`counters`] | what workers count |
+//! | [`dns`] | resolvers of a tunnel, set and given back through the host's own programs |
 //! | [`demo`] | two hosts with containers, built in namespaces |
 #![forbid(unsafe_code)]
 
@@ -34,6 +35,7 @@ pub mod counters;
 pub mod data_path;
 pub mod demo;
 mod directories;
+pub mod dns;
 mod failure;
 pub mod key;
 pub mod mark;

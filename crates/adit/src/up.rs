@@ -26,6 +26,7 @@ use crate::config::{self, Dns, Host, Mtu, Table, TransportKind, Tunnel, Workers}
 use crate::control::{Control, Inbox, Opened, Order, Parts, Scope};
 use crate::counters::per_worker;
 use crate::data_path::{self, Running, Surroundings};
+use crate::dns::Resolvers;
 use crate::mark::MarkFile;
 use crate::names::Names;
 use crate::observe::facts::Facts;
@@ -156,15 +157,21 @@ fn run_with<S>(
         return Err(Failure::failed(format!("the device {} is in use by another daemon", device.name))
             .with_remedy("stop that one, or choose another `name` under [device]"));
     }
+    let resolvers = match scope {
+        Scope::Host => Some(Resolvers::prepare(&tunnel.device.name, &tunnel.device.dns, &directories.state)?),
+        Scope::Device => None,
+    };
     let switchboard = Switchboard::new(node, surroundings.clone(), mark);
     let shared = Arc::clone(&inbox);
-    let parts = Parts { scope, tunnel, road, roster, surroundings, record, switchboard, names, inbox: shared };
+    let parts =
+        Parts { scope, tunnel, road, roster, surroundings, record, switchboard, names, resolvers, inbox: shared };
     let mut control = Control::new(parts)?;
 
     // From here on the host changes.
     let mut opened = control.open(&mut netlink)?;
     let started = start(&control, &mut opened, directories, &inbox, lifetime)
-        .and_then(|(running, server)| Ok((running, server, serve(&control.handle())?)));
+        .and_then(|(running, server)| Ok((running, server, serve(&control.handle())?)))
+        .and_then(|started| control.set_resolvers().map(|()| started));
     let (running, server, served) = match started {
         Ok(started) => started,
         Err(failure) => {
@@ -182,7 +189,7 @@ fn run_with<S>(
         Err(failure) => {
             let device = control.facts().device_name().to_owned();
             return Err(failure.with_remedy(format!(
-                "device, routes and blackholes stay, so that nothing leaves in the clear: `adit up` takes them over, \
+                "device, routes, blackholes and DNS servers stay, so that nothing leaves in the clear: `adit up` takes them over, \
                  `adit down --device {device}` removes them"
             )));
         }

@@ -367,7 +367,7 @@ fn wrong_usage_ends_with_2_and_names_the_help() {
         assert!(!output.stderr.is_empty() && output.stdout.is_empty(), "{line}");
     }
     let output = world.run("up --help");
-    assert!(assert_succeeds(&output).contains("adit up --config tunnel.toml"));
+    assert!(assert_succeeds(&output).contains("adit up tunnel.toml"));
 }
 
 #[test]

@@ -1,98 +1,54 @@
-//! What ten thousand peers cost control: a picture of them for workers, and one more or less. And what they cost a worker: to find a
-//! session among theirs.
-#![allow(clippy::unwrap_used, missing_docs, reason = "what a benchmark prepares must succeed")]
+//! What many peers cost: making the picture that workers read, and finding the owner of an address in it.
+#![allow(clippy::unwrap_used, reason = "what a test prepares must succeed")]
 
 use std::hint::black_box;
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use tunnel::handshake::Identity;
-use tunnel::node::{Random, Settings};
-use tunnel::peer::PeerSettings;
-use tunnel::{Node, Now, Peer, PeerId, Snapshot, Time, Way};
-use wire::message::{Mode, Protocol};
-use zeroize::Zeroizing;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use ipnet::IpNet;
+use tunnel::{Peer, Snapshot, Way};
 
-const PEERS: u32 = 10_000;
-
-struct Counting(u64);
-
-impl Random for Counting {
-    fn fill(&mut self, bytes: &mut [u8]) -> bool {
-        for chunk in bytes.chunks_mut(8) {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            chunk.copy_from_slice(&self.0.to_be_bytes()[..chunk.len()]);
-        }
-        true
-    }
+/// An IPv4 and an IPv6 prefix for each, as in a network of containers.
+fn prefixes(number: u32) -> [IpNet; 2] {
+    let four = IpAddr::V4(Ipv4Addr::from(0x0a00_0000 | (number << 8)));
+    let six = IpAddr::V6(Ipv6Addr::from((0xfd42_u128 << 112) | (u128::from(number) << 64)));
+    [IpNet::new(four, 24).unwrap(), IpNet::new(six, 64).unwrap()]
 }
 
-fn now() -> Now {
-    Now { time: Time::from_nanos(1_000_000_000), wall: Duration::from_secs(1_795_000_000) }
-}
-
-fn peer(number: u32) -> PeerSettings {
-    let mut public = [7; 32];
-    public[..4].copy_from_slice(&number.to_le_bytes());
-    PeerSettings {
-        protocol: Protocol::WireGuard,
-        public,
-        preshared: Zeroizing::new([0; 32]),
-        keepalive: None,
-        endpoint: Some((Ipv4Addr::from_bits(0xc612_0000 + number), 7777).into()),
-    }
-}
-
-fn node(peers: u32) -> Node {
-    let identities = vec![(Protocol::WireGuard, Identity::new(&[1; 32]).unwrap())];
-    let settings = Settings { identities, mode: Mode::Tun, mtu: 1440, aes: true, mark: Duration::ZERO };
-    let mut node = Node::new(settings, Vec::new(), Box::new(Counting(0)));
-    for number in 0..peers {
-        node.add_peer(PeerId(number), peer(number), now());
-    }
-    node
-}
-
-/// Two prefixes of each family for each peer.
-fn picture(node: &Node) -> Vec<Option<Peer>> {
-    let one = |number: u32| {
-        let settings = peer(number);
-        let four = |first: u32, length| ipnet::Ipv4Net::new(Ipv4Addr::from_bits(first), length).unwrap().into();
-        let six = |first: u128, length| ipnet::Ipv6Net::new(Ipv6Addr::from_bits(first), length).unwrap().into();
-        Peer {
-            way: Way::Secure { configured: settings.endpoint, remote: node.remote(PeerId(number)).unwrap() },
-            mtu: 1420,
-            allowed_ips: vec![
-                four(0x0a00_0000 + (number << 8), 24),
-                four(0xac10_0000 + number, 32),
-                six((0xfd00 << 112) + (u128::from(number) << 64), 64),
-                six((0xfd01 << 112) + u128::from(number), 128),
-            ],
-        }
+fn peers(count: u32) -> Vec<Option<Peer>> {
+    let peer = |number: u32| Peer {
+        way: Way::Plain(SocketAddr::from((Ipv4Addr::from(0xc633_0000 | number), 7777))),
+        mtu: 1440,
+        allowed_ips: prefixes(number).to_vec(),
     };
-    (0..PEERS).map(|number| Some(one(number))).collect()
+    (0..count).map(peer).map(Some).collect()
 }
 
-fn benches(c: &mut Criterion) {
-    let mut node = node(PEERS);
-    let peers = picture(&node);
-    let mut group = c.benchmark_group("10,000 peers");
-    group.sample_size(20);
-    group.bench_function("snapshot", |b| {
-        b.iter_batched(|| peers.clone(), |peers| Snapshot::new(black_box(peers), &[]), BatchSize::PerIteration);
-    });
-    group.bench_function("node", |b| b.iter(|| self::node(PEERS)));
-    group.bench_function("add and remove", |b| {
-        b.iter(|| {
-            node.add_peer(PeerId(PEERS), peer(PEERS), now());
-            node.remove_peer(PeerId(PEERS));
+fn many(c: &mut Criterion) {
+    let mut group = c.benchmark_group("peers");
+    for count in [1_u32, 100, 10_000] {
+        let all = peers(count);
+        group.throughput(Throughput::Elements(u64::from(count)));
+        group.sample_size(20).bench_function(format!("publish/{count}"), |b| {
+            b.iter(|| Snapshot::new(black_box(all.clone()), &[]));
         });
-    });
-    let table = node.table();
-    group.bench_function("find", |b| b.iter(|| table.find(black_box(0x1234_5670)).session().is_some()));
+        let snapshot = Snapshot::new(all, &[]);
+        group.throughput(Throughput::Elements(1));
+        for (family, at) in [("IPv4", 0), ("IPv6", 1)] {
+            // A stride without a common divisor: each look-up another peer, so that caches help as little as they can.
+            let mut number = 0;
+            group.bench_function(format!("owner/{family}/{count}"), |b| {
+                b.iter(|| {
+                    number = (number + 7919) % count;
+                    let [four, six] = prefixes(number);
+                    let address = if at == 0 { four } else { six }.addr();
+                    snapshot.egress(black_box(address)).unwrap().0
+                });
+            });
+        }
+    }
     group.finish();
 }
 
-criterion_group!(all, benches);
-criterion_main!(all);
+criterion_group!(benches, many);
+criterion_main!(benches);

@@ -6,11 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use linux::netlink::Netlink;
+
 use super::{Places, output};
 use crate::{
     Directories, Failure, Result,
     api::{self, CallError, Claim, Request, Response},
-    apply, config,
+    apply, config, dns,
 };
 
 /// How long a daemon may take to remove everything.
@@ -119,7 +121,14 @@ fn clean_up(device: &str, directories: &Directories) -> Result<String> {
     // Nobody else may be the daemon of this device while its remains are removed.
     let had_sockets = api::daemons(&directories.runtime)?.iter().any(|name| name == device);
     let claim = Claim::take(&directories.runtime, device)?;
-    let removed = apply::remove_leftovers(device, &directories.state)?;
+    // First: questions for the tunnel's resolvers would go out in the clear without it. A daemon that holds the device (with another
+    // runtime directory) keeps them; it is refused below.
+    let is_held = apply::observe(&mut Netlink::open()?, device)?.device.is_some_and(|device| device.running);
+    let resolvers = if is_held { Ok(false) } else { dns::remove_leftovers(device, &directories.state) };
+    let mut removed = apply::remove_leftovers(device, &directories.state)?;
+    if resolvers? {
+        removed.0.push("DNS servers".into());
+    }
     drop(claim);
     match (removed.is_empty(), had_sockets) {
         (false, _) => Ok(format!("{device} was down; removed what its daemon had left: {removed}")),

@@ -28,7 +28,7 @@ pub(super) struct Arguments {
     #[arg(value_name = "FILE", required_unless_present = "config")]
     file: Option<PathBuf>,
 
-    /// The same
+    /// The configuration, as an option
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     config: Option<PathBuf>,
 

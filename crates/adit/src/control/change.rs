@@ -244,9 +244,21 @@ impl Control {
                 return Err(failure);
             }
         };
+        let asks_others = new.tunnel.device.dns != self.tunnel.device.dns;
+        if asks_others
+            && let Some(resolvers) = &mut self.resolvers
+            && let Err(failure) = resolvers.set(&new.tunnel.device.dns)
+        {
+            self.take_resolvers_back();
+            self.take_changes_back(netlink, undo);
+            return Err(failure);
+        }
         match sockets {
             Some(sockets) => {
                 if let Err(failure) = self.change_sockets(sockets) {
+                    if asks_others {
+                        self.take_resolvers_back();
+                    }
                     self.take_changes_back(netlink, undo);
                     return Err(failure);
                 }
@@ -342,6 +354,12 @@ impl Control {
             && self.scope == Scope::Host
         {
             self.set_device_mtu(link.mtu);
+        }
+    }
+
+    fn take_resolvers_back(&mut self) {
+        if let Err(failure) = self.set_resolvers() {
+            tracing::warn!("while taking changes back: {failure}");
         }
     }
 

@@ -9,6 +9,7 @@ use super::{BARE_MTU, Control, Scope};
 use crate::Result;
 use crate::apply;
 use crate::data_path;
+use crate::dns::Resolvers;
 use crate::observe::facts::DeviceFacts;
 use crate::plan::{self, Desired, Operation, Owned};
 use crate::roads;
@@ -103,14 +104,27 @@ impl Control {
         }
     }
 
-    /// Removes everything: routes, device, blackholes, and the note that they are ours.
+    /// Lets the host ask the resolvers of the tunnel.
+    ///
+    /// # Errors
+    /// The host's program for it failed; then its own are asked.
+    pub fn set_resolvers(&mut self) -> Result<()> {
+        let dns = &self.tunnel.device.dns;
+        self.resolvers.as_mut().map_or(Ok(()), |resolvers| resolvers.set(dns))
+    }
+
+    /// Removes everything: resolvers, routes, device, blackholes, and the note that they are ours.
     pub fn remove(&mut self, netlink: &mut Netlink) {
         if self.scope == Scope::Device {
             // It went with its queues, wherever it was.
             return;
         }
-        let name = &self.tunnel.device.name;
+        // First: questions for the tunnel's resolvers would go out in the clear without it.
+        if let Some(Err(failure)) = self.resolvers.as_mut().map(Resolvers::remove) {
+            tracing::error!("{failure}");
+        }
         let mut failures = Vec::new();
+        let name = &self.tunnel.device.name;
         match apply::observe(netlink, name) {
             Ok(actual) => failures.extend(apply::try_all(netlink, name, &plan::removal(&actual, &self.owned))),
             Err(failure) => failures.push(failure),
