@@ -8,7 +8,7 @@ use std::{
 
 use linux::netlink::Netlink;
 
-use super::{Places, output};
+use super::{Places, find, output};
 use crate::{
     Directories, Failure, Result,
     api::{self, CallError, Claim, Request, Response},
@@ -61,7 +61,7 @@ pub(super) fn device(name: Option<String>, file: Option<PathBuf>, directories: &
             config::check_device(&device).map_err(|fault| Failure::usage(format!("{device:?} {fault}")))?;
             Ok(device)
         }
-        (None, Some(file)) => Ok(config::device_name(&file)?),
+        (None, Some(file)) => Ok(config::device_name(&find::file(&file))?),
         (None, None) => only_daemon(&directories.runtime),
     }
 }

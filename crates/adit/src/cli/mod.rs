@@ -4,6 +4,7 @@
 mod completions;
 mod demo;
 mod down;
+mod find;
 mod keygen;
 mod man;
 mod output;
