@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, Write as _};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -242,7 +243,7 @@ impl Place {
     pub(crate) fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(ADIT);
         command.arg(verb).arg("--runtime-dir").arg(self.runtime()).arg("--state-dir").arg(self.path("state"));
-        command.stdin(Stdio::null());
+        command.env("ADIT_WIREGUARD_DIR", self.path("wireguard")).stdin(Stdio::null());
         command
     }
 
@@ -285,7 +286,23 @@ impl Place {
             "mount --bind \"$0\" /etc/hosts && exec \"$@\"",
         ]);
         command.arg(self.path(hosts)).arg(up.get_program()).args(up.get_args()).stdin(Stdio::null());
+        command.env("ADIT_WIREGUARD_DIR", self.path("wireguard"));
         self.start_by(command)
+    }
+
+    /// Starts a device without a configuration, as WireGuard's tools do, and waits until it is ready.
+    pub(crate) fn start_bare(&self) -> Daemon<'_> {
+        let mut command = self.command("wireguard");
+        command.args(["-f", &self.device]);
+        self.start_by(command)
+    }
+
+    /// What the daemon answers to a request in the language of WireGuard's tools.
+    pub(crate) fn ask_as_wg(&self, request: &str) -> String {
+        let mut stream = UnixStream::connect(self.path("wireguard").join(format!("{}.sock", self.device))).unwrap();
+        stream.write_all(format!("{request}\n\n").as_bytes()).unwrap();
+        let lines = BufReader::new(stream).lines().map(Result::unwrap).take_while(|line| !line.is_empty());
+        lines.map(|line| line + "\n").collect()
     }
 
     /// The same with further variables in its environment.
