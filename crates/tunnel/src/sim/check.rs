@@ -72,8 +72,10 @@ pub struct Check {
     opened: HashSet<(usize, u32, u32, Time, u64)>,
     /// What was sealed: node, protocol, the other's index, counter.
     sealed: HashSet<(usize, Protocol, u32, u64)>,
-    /// The last timestamp of each node, and the Noise message around it.
-    stamps: HashMap<usize, (u64, Vec<u8>)>,
+    /// The last timestamp of each node.
+    stamps: HashMap<usize, u64>,
+    /// The Noise message of its last initiation to each key.
+    calls: HashMap<(usize, (usize, Protocol, u32)), Vec<u8>>,
     /// What came from and went to an address that proved nothing, in bytes.
     received: HashMap<(usize, SocketAddr), usize>,
     sent: HashMap<(usize, SocketAddr), usize>,
@@ -98,6 +100,7 @@ impl Check {
             opened: HashSet::new(),
             sealed: HashSet::new(),
             stamps: HashMap::new(),
+            calls: HashMap::new(),
             received: HashMap::new(),
             sent: HashMap::new(),
             proven: HashSet::new(),
@@ -300,7 +303,8 @@ impl Check {
         let protocol = message.protocol();
         let whose = self.macs.iter().find(|((_, p, _), macs)| *p == protocol && macs.verify_mac1(message));
         let (whose, _) = whose.expect("an initiation is for somebody");
-        if self.stamps.get(&host.number).is_some_and(|(_, noise)| noise == message.noise()) {
+        let last = self.calls.insert((host.number, *whose), message.noise().to_vec());
+        if last.is_some_and(|noise| noise == message.noise()) {
             // Said again, with a cookie.
             return;
         }
@@ -311,8 +315,8 @@ impl Check {
         let nanos = u64::from(u32::from_be_bytes(nanos.try_into().unwrap()));
         let stamp = seconds * 1_000_000_000 + nanos;
         assert!(Duration::from_nanos(stamp) <= host.disk, "node {} stamps beyond its mark", host.number);
-        let last = self.stamps.insert(host.number, (stamp, message.noise().to_vec()));
-        assert!(last.is_none_or(|(last, _)| last < stamp), "node {} stamps in the past", host.number);
+        let last = self.stamps.insert(host.number, stamp);
+        assert!(last.is_none_or(|last| last < stamp), "node {} stamps in the past", host.number);
     }
 
     // ---- nodes ---------------------------------------------------------------------------------------------------------

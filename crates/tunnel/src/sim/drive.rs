@@ -248,14 +248,14 @@ impl Driver<'_> {
     fn change(&mut self, host: usize, what: u8, which: u8) {
         let hosts = self.world.hosts.len();
         let other = (host + 1 + usize::from(what >> 3) % (hosts - 1)) % hosts;
-        let protocol = if which % 2 == 0 { Protocol::Sealed } else { Protocol::WireGuard };
+        let protocol = [Protocol::Sealed, Protocol::WireGuard][usize::from(which % 2)];
         let change = match what % 8 {
             0 => Change::Remove(other),
             1 => Change::Add(other),
             2 => Change::Learn(other),
             3 => Change::Preshared(other, [which % 3; 32]),
             4 => Change::Endpoint(other, Some(self.world.hosts[other].address)),
-            5 => Change::Endpoint(other, (which % 2 == 0).then(|| (Ipv4Addr::new(198, 51, 100, 250), 9).into())),
+            5 => Change::Endpoint(other, (which % 2 != 1).then(|| (Ipv4Addr::new(198, 51, 100, 250), 9).into())),
             6 => Change::Keepalive(other, Some(Duration::from_secs(u64::from(which % 16))).filter(|s| !s.is_zero())),
             _ => Change::Identity(protocol, u32::from(which % 8)),
         };

@@ -31,7 +31,9 @@ fn r17_of_a_removed_peer_nothing_is_opened_and_to_it_nothing_is_sealed() {
     for protocol in BOTH {
         let mut world = connected(protocol);
         let [late, _] = lost(&mut world);
+        let held = world.hosts[1].remotes[&PeerId(0)].session.load_full().unwrap();
         world.change(1, Change::Remove(0));
+        assert_eq!(std::sync::Arc::strong_count(&held), 1, "its keys go with the last who holds it");
         assert!(world.hosts[1].remotes.contains_key(&PeerId(0)), "workers see it a moment later");
         let since = world.now;
         world.give(1, late.datagram.clone(), late.from);
@@ -183,7 +185,7 @@ fn w10_w11_a_prefix_that_another_peer_gets_is_its_own_and_returns_with_it() {
     let links = vec![LinkPlan::new(Protocol::WireGuard, [0, 1]), LinkPlan::new(Protocol::WireGuard, [1, 2])];
     let mut world = World::new(Plan { hosts, links }, 1);
     assert!(passes(&mut world, 0, 1) && passes(&mut world, 2, 1));
-    let mut speaks_for_the_third = |world: &mut World| {
+    let speaks_for_the_third = |world: &mut World| {
         let packet = world.offer_as(0, 1, Some(2), 64);
         world.run(seconds(1));
         world.check.is_delivered(packet)
@@ -223,6 +225,23 @@ fn w12_with_another_key_of_ours_the_next_packet_makes_a_handshake_at_once() {
         let before = world.hosts[0].dropped(Reason::Forged);
         world.give(0, old.datagram, old.from);
         assert_eq!(world.hosts[0].dropped(Reason::Forged), before + 1);
+    }
+}
+
+#[test]
+fn a_session_that_a_slow_worker_puts_back_is_of_no_use() {
+    for protocol in BOTH {
+        let mut world = connected(protocol);
+        let remote = world.hosts[0].remotes[&PeerId(1)].clone();
+        let held = remote.session.load_full().unwrap();
+        world.change(0, Change::Identity(protocol, 1));
+        world.change(1, Change::Learn(0));
+        world.run(SHOWN);
+        remote.session.store(Some(held.clone()));
+        let packet = world.offer(0, 1);
+        assert_eq!(std::sync::Arc::strong_count(&held), 1, "{protocol:?}");
+        world.run(ROUND_TRIP * 2);
+        assert!(world.check.is_delivered(packet));
     }
 }
 
