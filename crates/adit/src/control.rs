@@ -1,30 +1,49 @@
 //! The thread that decides: it owns the configuration and the picture that workers see, keeps the host as it should be, and
 //! answers what it is asked. One input at a time, then everything that follows from it, then it waits.
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | `control.rs` | the loop: signals, orders, repairs; what workers see |
+//! | `inbox.rs` | orders: how other threads wake it |
+//! | `host.rs` | device, addresses, routes and blackholes: made, taken back, removed |
+//! | `change.rs` | another configuration, as one transaction |
+//! | `places.rs` | peers that move, and host names that are resolved again |
+
+mod change;
+mod host;
+mod inbox;
+mod places;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::Receiver;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use linux::netlink::{Monitor, Netlink};
-
-use linux::poll::{Signals, Waker, readable};
-use linux::tun::Device;
-use tunnel::{PeerId, Snapshot, Way};
+use linux::poll::{Signals, readable};
+use tunnel::{Snapshot, Way};
 
 use crate::apply::{self, Record};
 use crate::config::Tunnel;
-use crate::data_path::{self, Running, Surroundings};
+use crate::data_path::{Running, Surroundings};
+use crate::dns::Resolvers;
+use crate::names::Names;
+use crate::notify::{self, Watchdog};
 use crate::observe::facts::{DeviceFacts, Facts};
-use crate::plan::{self, Desired, Operation, Owned, Road};
-use crate::switchboard::{Change, Switchboard};
-use crate::underlay::{self, Knowledge};
-use crate::worker::{Event, Link, View};
-use crate::{Failure, Result, roads};
+use crate::plan::{self, Owned, Road};
+use crate::request::{Handle, Request};
+use crate::roster::{Member, Roster};
+use crate::switchboard::Switchboard;
+use crate::worker::View;
+use crate::{Failure, Result, underlay};
+
+pub use host::Opened;
+pub use inbox::{Inbox, Order};
 
 /// How often path MTUs are looked up again without a cause: the kernel forgets a learned one after ten minutes.
 const REFRESH: Duration = Duration::from_secs(60);
@@ -38,160 +57,114 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// A device that somebody deletes is made anew at once, this many times within [`REFRESH`]; beyond, once per [`REFRESH`].
 const MAX_REVIVALS: usize = 10;
 
-/// What control is told. Each is a hint to look at something, so that the same one twice is one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Order {
-    /// End, and remove everything.
-    Stop,
-    /// The underlay refused a datagram as too long.
-    PathTooNarrow,
-    /// The device took no super-packets of a kind that it had agreed to.
-    SuperPacketsRefused,
-    /// The device is gone.
-    DeviceGone,
-    /// A socket failed for good.
-    SocketFailed,
-    /// A worker ended by a defect.
-    WorkerFailed,
-    /// Something lies in the mailbox.
-    Mail,
-    /// The machine slept, or was restored from a copy of itself.
-    Gap,
-}
+/// The MTU of a device that others take care of: that of WireGuard, which fits Ethernet and IPv6.
+const BARE_MTU: u32 = 1420;
 
-/// Where orders arrive, from any thread; sending never blocks and never fails.
-#[derive(Debug)]
-pub struct Inbox {
-    orders: AtomicU32,
-    waker: Waker,
-}
+/// SIGHUP of signal(7).
+const SIGHUP: i32 = 1;
 
-impl Inbox {
-    /// An empty inbox.
-    pub fn new() -> Result<Self> {
-        Ok(Self { orders: AtomicU32::new(0), waker: Waker::new()? })
-    }
-
-    /// Puts an order in.
-    pub fn send(&self, order: Order) {
-        // Who put the same one in before has woken us for it.
-        if self.orders.fetch_or(1 << order as u8, Ordering::AcqRel) & (1 << order as u8) == 0 {
-            self.waker.wake();
-        }
-    }
-
-    /// Takes one order back, if it is there.
-    fn forget(&self, order: Order) {
-        self.orders.fetch_and(!(1 << order as u8), Ordering::AcqRel);
-    }
-
-    fn take(&self) -> Orders {
-        self.waker.reset();
-        Orders(self.orders.swap(0, Ordering::Acquire))
-    }
-}
-
-impl AsFd for Inbox {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.waker.as_fd()
-    }
-}
-
-impl From<Event> for Order {
-    fn from(event: Event) -> Self {
-        match event {
-            Event::PathTooNarrow(_) => Self::PathTooNarrow,
-            Event::SuperPacketsRefused => Self::SuperPacketsRefused,
-            Event::DeviceGone => Self::DeviceGone,
-            Event::SocketFailed => Self::SocketFailed,
-            Event::WorkerFailed => Self::WorkerFailed,
-            Event::Mail => Self::Mail,
-            Event::Gap => Self::Gap,
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Orders(u32);
-
-impl Orders {
-    fn has(self, order: Order) -> bool {
-        self.0 & (1 << order as u8) != 0
-    }
+/// What of the host is ours beside the sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Scope {
+    /// All that the configuration says: the device outlives us, is kept as it should be, and made anew where it is lost.
+    #[default]
+    Host,
+    /// The device, as long as we live. It has no address and no route of ours, and may be renamed, moved to another namespace, and given
+    /// another MTU by others; where it is deleted, we end.
+    Device,
 }
 
 /// What the thread owns.
 pub struct Control {
-    tunnel: Tunnel,
-    endpoints: Vec<Option<SocketAddr>>,
-    links: Vec<Arc<Link>>,
+    scope: Scope,
+    tunnel: Arc<Tunnel>,
+    roster: Roster,
     surroundings: Surroundings,
     record: Record,
     /// What is ours beyond the device, of earlier runs too.
     owned: Owned,
     /// Of a tunnel that takes everything.
     road: Option<Road>,
-    /// The longest packet that the way to each peer takes now.
-    paths: Vec<usize>,
     facts: Arc<Facts>,
     device: Arc<ArcSwap<DeviceFacts>>,
     /// The encrypted peers.
     switchboard: Switchboard,
+    /// Those of the host, where the tunnel has its own.
+    resolvers: Option<Resolvers>,
+    names: Names,
+    /// When names are looked at again; never without a peer that has one.
+    names_due: Option<Instant>,
+    handle: Handle,
+    requests: Receiver<Request>,
+    /// SIGHUPs that were not followed yet.
+    reloads: Arc<AtomicUsize>,
     running: Option<Running>,
+    /// Of the view that was published last.
+    edition: u64,
     revivals: VecDeque<Instant>,
     /// What went wrong last, so that it is said once.
     complaint: Option<String>,
 }
 
-/// What [`Control::open`] did, to be taken back if what follows fails.
-pub struct Opened {
-    /// The device, for the workers.
-    pub device: Device,
-    undo: Undo,
-}
-
-struct Undo {
-    steps: Vec<Operation>,
-    device_was_there: bool,
-    owned: Owned,
+/// What a [`Control`] is made of.
+pub struct Parts {
+    /// What of the host is ours.
+    pub scope: Scope,
+    /// The configuration, whose peers are in the roster.
+    pub tunnel: Tunnel,
+    /// What [`roads::settle`](crate::roads::settle) chose.
+    pub road: Option<Road>,
+    /// The peers.
+    pub roster: Roster,
+    /// What workers need.
+    pub surroundings: Surroundings,
+    /// What an earlier run owned.
+    pub record: Record,
+    /// The encrypted peers.
+    pub switchboard: Switchboard,
+    /// Names that are being resolved.
+    pub names: Names,
+    /// How the resolvers of the tunnel are set; nobody's affair for a device alone.
+    pub resolvers: Option<Resolvers>,
+    /// Where orders will come from.
+    pub inbox: Arc<Inbox>,
 }
 
 impl Control {
-    /// Control of a tunnel that is not up yet; endpoints and links are in the order of its peers.
-    pub fn new(
-        tunnel: Tunnel,
-        (endpoints, links): (Vec<Option<SocketAddr>>, Vec<Arc<Link>>),
-        surroundings: Surroundings,
-        record: Record,
-        switchboard: Switchboard,
-    ) -> Result<Self> {
-        let owned = record.read()?;
+    /// Control of a tunnel that is not up yet.
+    ///
+    /// # Errors
+    /// The record of an earlier run cannot be read.
+    pub fn new(parts: Parts) -> Result<Self> {
+        let Parts { scope, tunnel, road, roster, surroundings, record, switchboard, names, resolvers, inbox } = parts;
+        let owned = if scope == Scope::Host { record.read()? } else { Owned::default() };
         let device = Arc::new(ArcSwap::from_pointee(DeviceFacts::default()));
-        let parts = (links.as_slice(), switchboard.node());
-        let facts = Arc::new(Facts::new(&tunnel, &endpoints, &surroundings, parts, Arc::clone(&device)));
+        let tunnel = Arc::new(tunnel);
+        let (node, shown) = (switchboard.node(), Arc::clone(&device));
+        let facts = Arc::new(Facts::new(Arc::clone(&tunnel), &roster, &surroundings, node, shown));
+        let (handle, requests) = Handle::new(inbox, Arc::clone(&facts));
         Ok(Self {
+            scope,
             tunnel,
-            endpoints,
-            links,
+            roster,
             surroundings,
             record,
             owned,
-            road: None,
-            paths: Vec::new(),
+            road,
             facts,
             device,
             switchboard,
+            resolvers,
+            names,
+            names_due: Some(Instant::now()),
+            handle,
+            requests,
+            reloads: Arc::default(),
             running: None,
+            edition: 0,
             revivals: VecDeque::new(),
             complaint: None,
         })
-    }
-
-    /// The same with what [`roads::settle`] chose.
-    pub fn by(mut self, road: Option<Road>) -> Self {
-        self.road = road;
-        self
     }
 
     /// What `adit status` reads.
@@ -199,82 +172,17 @@ impl Control {
         Arc::clone(&self.facts)
     }
 
-    /// Opens the device and brings the host to the desired state.
+    /// How others ask for changes.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Starts the workers on a device that was opened.
     ///
     /// # Errors
-    /// What could not be done; the host is as it was before.
-    pub fn open(&mut self, netlink: &mut Netlink) -> Result<Opened> {
-        let name = self.tunnel.device.name.clone();
-        let base = underlay::path_mtus(netlink, &self.tunnel, &self.endpoints, Knowledge::Configured);
-        underlay::check_mtu(&self.tunnel, &base)?;
-        self.paths = underlay::path_mtus(netlink, &self.tunnel, &self.endpoints, Knowledge::Learned);
-        let desired = self.desired(&base);
-        let before = apply::observe(netlink, &name)?;
-        let mut undo = Undo { steps: Vec::new(), device_was_there: before.device.is_some(), owned: self.owned.clone() };
-        self.owned.claim(&desired, &before);
-        let opened = self.record.write(&self.owned).and_then(|()| self.set_up(netlink, &name, &desired, &mut undo));
-        let device = match opened {
-            Ok(device) => device,
-            Err(failure) => {
-                self.take_back(netlink, &undo);
-                return Err(failure);
-            }
-        };
-        self.owned.keep(&desired);
-        self.record.write(&self.owned)?;
-        self.device.store(Arc::new(DeviceFacts { mtu: desired.mtu, offloads: device.offloads.clone() }));
-        self.switchboard.set_mtu(desired.mtu, &self.paths);
-        self.publish();
-        Ok(Opened { device, undo })
-    }
-
-    fn set_up(&self, netlink: &mut Netlink, name: &str, desired: &Desired, undo: &mut Undo) -> Result<Device> {
-        let queues = self.surroundings.sockets.len();
-        let device = data_path::open_device(netlink, name, queues, self.tunnel.transport.offload)?;
-        let actual = apply::observe(netlink, name)?;
-        let steps = plan::plan(desired, &actual, &self.owned);
-        apply::apply(netlink, name, &steps)?;
-        undo.steps = steps;
-        underlay::check_no_loop(netlink, &self.tunnel, &self.endpoints)?;
-        Ok(device)
-    }
-
-    /// Takes a start back of which a later step failed.
-    pub fn close(&mut self, netlink: &mut Netlink, opened: Opened) {
-        drop(opened.device);
-        self.take_back(netlink, &opened.undo);
-    }
-
-    fn take_back(&mut self, netlink: &mut Netlink, undo: &Undo) {
-        let name = &self.tunnel.device.name;
-        apply::undo(netlink, name, &undo.steps);
-        let mut failures = Vec::new();
-        if !undo.device_was_there {
-            failures.extend(apply::delete_device(netlink, name).err());
-        }
-        self.owned.clone_from(&undo.owned);
-        let noted = if self.owned.is_empty() { self.record.remove() } else { self.record.write(&self.owned) };
-        failures.extend(noted.err());
-        for failure in failures {
-            tracing::warn!("while taking changes back: {failure}");
-        }
-    }
-
-    /// Removes everything: routes, device, blackholes, and the note that they are ours.
-    pub fn remove(&mut self, netlink: &mut Netlink) {
-        let name = &self.tunnel.device.name;
-        let mut failures = Vec::new();
-        match apply::observe(netlink, name) {
-            Ok(actual) => failures.extend(apply::try_all(netlink, name, &plan::removal(&actual, &self.owned))),
-            Err(failure) => failures.push(failure),
-        }
-        failures.extend(apply::delete_device(netlink, name).err());
-        if failures.is_empty() {
-            failures.extend(self.record.remove().err());
-        }
-        for failure in failures {
-            tracing::error!("{failure}");
-        }
+    /// A thread could not be started.
+    pub fn start(&self, opened: &mut Opened) -> Result<Running> {
+        Running::start(&mut opened.device, &self.surroundings)
     }
 
     /// Runs until it is told to stop. The workers have ended when it returns.
@@ -284,6 +192,7 @@ impl Control {
     pub fn run(&mut self, netlink: &mut Netlink, running: Running, signals: &Signals, inbox: &Inbox) -> Result<()> {
         self.running = Some(running);
         let outcome = self.serve(netlink, signals, inbox);
+        notify::stopping();
         if outcome.is_ok()
             && let Some(running) = &self.running
         {
@@ -295,20 +204,27 @@ impl Control {
 
     fn serve(&mut self, netlink: &mut Netlink, signals: &Signals, inbox: &Inbox) -> Result<()> {
         let mut monitor = Monitor::open()?;
-        if self.road.is_some() {
-            monitor.watch_filters()?;
-        }
+        let mut watchdog = Watchdog::of_environment();
         let mut look = Instant::now() + REFRESH;
         let mut looked = Instant::now();
-        self.switchboard.start();
+        self.switchboard.start(&self.roster);
         loop {
-            self.follow(netlink);
-            let wait = look.saturating_duration_since(Instant::now()).min(self.switchboard.wait());
-            let [signal, changes, orders] = readable([signals.as_fd(), monitor.as_fd(), inbox.as_fd()], Some(wait))?;
-            if signal && signals.take().is_some() {
-                return Ok(());
+            if self.road.is_some() {
+                monitor.watch_filters()?;
             }
-            let mut soon = changes && !monitor.drain()?.is_empty();
+            let mut soon = self.follow(netlink);
+            let now = Instant::now();
+            let names = self.names_due.map_or(Duration::MAX, |due| due.saturating_duration_since(now));
+            let others = names.min(watchdog.wait(now)).min(self.switchboard.wait());
+            let wait = if soon { Duration::ZERO } else { look.saturating_duration_since(now).min(others) };
+            let [signal, changes, orders] = readable([signals.as_fd(), monitor.as_fd(), inbox.as_fd()], Some(wait))?;
+            while signal && let Some(number) = signals.take() {
+                if number != SIGHUP {
+                    return Ok(());
+                }
+                self.reload();
+            }
+            soon |= changes && !monitor.drain()?.is_empty();
             if orders {
                 let orders = inbox.take();
                 if orders.has(Order::Stop) {
@@ -323,17 +239,25 @@ impl Control {
                     ));
                 }
                 if orders.has(Order::Gap) {
-                    self.switchboard.gap();
+                    self.switchboard.gap(&self.roster);
                 }
                 if orders.has(Order::SuperPacketsRefused) {
                     self.super_packets_refused();
                 }
                 if orders.has(Order::DeviceGone) {
+                    if self.scope == Scope::Device {
+                        tracing::info!("the device {} was deleted", self.tunnel.device.name);
+                        return Ok(());
+                    }
                     self.part_with_device(inbox);
                 }
                 soon |= orders.has(Order::PathTooNarrow) || orders.has(Order::DeviceGone);
+                if orders.has(Order::Request) {
+                    self.answer_requests(netlink);
+                }
             }
-            self.switchboard.work();
+            self.switchboard.work(&self.roster);
+            soon |= self.look_at_names(netlink);
             let now = Instant::now();
             if soon {
                 look = look.min((now + SETTLE).max(looked + PAUSE));
@@ -342,30 +266,34 @@ impl Control {
                 looked = now;
                 look = now + self.look_again(netlink, inbox);
             }
+            // A device that is being made anew has no workers; ones that ended without a word are another matter.
+            if self.running.as_ref().is_none_or(Running::is_alive) {
+                watchdog.look(now);
+            }
         }
     }
 
-    /// Does what the encrypted peers have asked for.
-    fn follow(&mut self, netlink: &mut Netlink) {
-        let mut changed = false;
-        while let Some(change) = self.switchboard.next_change() {
-            match change {
-                Change::Path(_) => changed = true,
-                Change::Moved(id, endpoint) => {
-                    if let Some(slot) = self.endpoints.get_mut(id.0 as usize) {
-                        *slot = Some(endpoint);
-                    }
-                    let paths = underlay::path_mtus(netlink, &self.tunnel, &self.endpoints, Knowledge::Learned);
-                    if paths != self.paths {
-                        self.paths = paths;
-                        self.switchboard.set_mtu(self.device.load().mtu, &self.paths);
-                        changed = true;
-                    }
+    /// Reads the file again, in a thread of its own: names may have to be resolved, and the answer is ours to give.
+    fn reload(&self) {
+        if self.reloads.fetch_add(1, Ordering::AcqRel) > 0 {
+            // Who is at it will begin again.
+            return;
+        }
+        let (handle, reloads) = (self.handle.clone(), Arc::clone(&self.reloads));
+        let follow = move || {
+            loop {
+                let asked = reloads.load(Ordering::Acquire);
+                if let Err(refusal) = handle.reload_and_tell() {
+                    tracing::error!("nothing was changed: {refusal}");
+                }
+                if reloads.fetch_sub(asked, Ordering::AcqRel) == asked {
+                    return;
                 }
             }
-        }
-        if changed {
-            self.publish();
+        };
+        if let Err(e) = thread::Builder::new().name("reload".into()).spawn(follow) {
+            tracing::error!("cannot start a thread: {e}");
+            self.reloads.store(0, Ordering::Release);
         }
     }
 
@@ -382,9 +310,10 @@ impl Control {
 
     /// Repairs what somebody changed, and follows the underlay. Answers when to look again at the latest.
     fn look_again(&mut self, netlink: &mut Netlink, inbox: &Inbox) -> Duration {
-        let outcome = match self.running {
-            Some(_) => self.repair(netlink, inbox),
-            None => self.revive(netlink),
+        let outcome = match (self.scope, &self.running) {
+            (Scope::Device, _) => self.follow_device(netlink),
+            (Scope::Host, Some(_)) => self.repair(netlink, inbox),
+            (Scope::Host, None) => self.revive(netlink),
         };
         let complaint = outcome.err().map(|failure| failure.to_string());
         if let Some(complaint) = complaint.as_deref().filter(|c| self.complaint.as_deref() != Some(c)) {
@@ -405,7 +334,7 @@ impl Control {
         self.revivals.retain(|at| now.saturating_duration_since(*at) < REFRESH);
         self.revivals.push_back(now);
         let mut opened = self.open(netlink)?;
-        match Running::start(&mut opened.device, &self.surroundings) {
+        match self.start(&mut opened) {
             Ok(running) => self.running = Some(running),
             Err(failure) => {
                 self.close(netlink, opened);
@@ -413,23 +342,44 @@ impl Control {
             }
         }
         tracing::warn!("made the device {} anew", self.tunnel.device.name);
+        // They may have gone with it.
+        self.set_resolvers()
+    }
+
+    /// Follows the underlay.
+    fn follow_paths(&mut self, netlink: &mut Netlink) {
+        if self.survey(netlink) {
+            let narrowest = self.roster.members().map(|member| member.width.learned).min();
+            tracing::info!("the narrowest way to a peer takes packets of {} bytes now", narrowest.unwrap_or(0));
+            self.switchboard.set_mtu(self.device.load().mtu, &self.roster);
+            self.publish();
+        }
+    }
+
+    /// The MTU of the device is another one.
+    fn set_device_mtu(&mut self, mtu: u32) {
+        let before = self.device.load();
+        if before.mtu != mtu {
+            self.device.store(Arc::new(DeviceFacts { mtu, ..DeviceFacts::clone(&before) }));
+            self.switchboard.set_mtu(mtu, &self.roster);
+        }
+    }
+
+    /// A device that others take care of: its MTU is theirs, as long as it is where we can see it.
+    fn follow_device(&mut self, netlink: &mut Netlink) -> Result<()> {
+        self.follow_paths(netlink);
+        underlay::forget_other_cards(netlink, &self.tunnel, self.roster.members());
+        let link = netlink.link(&self.tunnel.device.name)?;
+        if let Some(link) = link.filter(|link| link.kind.as_deref() == Some("tun")) {
+            self.set_device_mtu(link.mtu);
+        }
         Ok(())
     }
 
     fn repair(&mut self, netlink: &mut Netlink, inbox: &Inbox) -> Result<()> {
-        let paths = underlay::path_mtus(netlink, &self.tunnel, &self.endpoints, Knowledge::Learned);
-        if paths != self.paths {
-            tracing::info!(
-                "the narrowest way to a peer takes packets of {} bytes now",
-                paths.iter().min().unwrap_or(&0)
-            );
-            self.paths = paths;
-            self.switchboard.set_mtu(self.device.load().mtu, &self.paths);
-            self.publish();
-        }
-        underlay::forget_other_cards(netlink, &self.tunnel, &self.endpoints, &self.links);
-        let base = underlay::path_mtus(netlink, &self.tunnel, &self.endpoints, Knowledge::Configured);
-        let desired = self.desired(&base);
+        self.follow_paths(netlink);
+        underlay::forget_other_cards(netlink, &self.tunnel, self.roster.members());
+        let desired = self.desired(self.narrowest());
         let name = &self.tunnel.device.name;
         let actual = apply::observe(netlink, name)?;
         if actual.device.is_none() {
@@ -442,40 +392,32 @@ impl Control {
         if steps.len() > failures.len() {
             tracing::info!("brought {name} back to its configuration ({} changes)", steps.len() - failures.len());
         }
-        let before = self.device.load();
-        if before.mtu != desired.mtu {
-            self.device.store(Arc::new(DeviceFacts { mtu: desired.mtu, ..DeviceFacts::clone(&before) }));
-            self.switchboard.set_mtu(desired.mtu, &self.paths);
-        }
+        self.set_device_mtu(desired.mtu);
         match failures.into_iter().next() {
             Some(failure) => Err(failure),
-            None => underlay::check_no_loop(netlink, &self.tunnel, &self.endpoints),
+            None => {
+                let everybody = self.roster.members().map(|member| (&member.peer, member.endpoint));
+                underlay::check_no_loop(netlink, &self.tunnel, everybody)
+            }
         }
-    }
-
-    /// `base`: the [configured](Knowledge::Configured) paths to the peers.
-    fn desired(&self, base: &[usize]) -> Desired {
-        let port = self.surroundings.sockets.first().map_or(0, |socket| socket.local_address().port());
-        roads::desired(&self.tunnel, underlay::device_mtu(&self.tunnel, base), self.road, port)
     }
 
     /// Shows workers the peers as they are now.
-    fn publish(&self) {
+    fn publish(&mut self) {
+        self.edition += 1;
         let addresses: Vec<_> = self.tunnel.device.addresses.iter().map(IpNet::addr).collect();
-        let peers = (0..).map(PeerId).zip(&self.tunnel.peers).zip(self.endpoints.iter().zip(&self.paths));
-        let peers = peers.filter_map(|((id, peer), (endpoint, mtu))| {
+        let peer = |(id, member): (_, Option<&Member>)| {
+            let member = member?;
             let way = match self.switchboard.remote(id) {
-                Some(remote) => Way::Secure { configured: *endpoint, remote },
-                // Plain peers have an endpoint: `underlay::resolve` sees to it.
-                None => Way::Plain((*endpoint)?),
+                Some(remote) => Way::Secure { configured: member.endpoint, remote },
+                // Plain peers have an endpoint: `underlay::locate` sees to it.
+                None => Way::Plain(member.endpoint?),
             };
-            // What the first link permits, unless probes or the peer's own device say less.
-            let mtu = self.switchboard.path_mtu(id).map_or(*mtu, |found| found.min(*mtu));
-            Some(tunnel::Peer { way, mtu, allowed_ips: peer.allowed_ips.clone() })
-        });
-        let peers = peers.collect();
-        let snapshot = Snapshot::new(peers, &addresses);
-        self.surroundings.view.store(Arc::new(View { snapshot, links: self.links.clone() }));
+            Some(tunnel::Peer { way, mtu: member.mtu(), allowed_ips: member.peer.allowed_ips.clone() })
+        };
+        let snapshot = Snapshot::new(self.roster.slots().map(peer).collect(), &addresses);
+        let (links, edition) = (self.roster.links(), self.edition);
+        self.surroundings.view.store(Arc::new(View { snapshot, links, edition }));
     }
 
     fn super_packets_refused(&self) {

@@ -40,6 +40,15 @@ impl Traffic {
     }
 }
 
+/// Bytes of datagrams, all that they say included, without IP and UDP headers.
+#[derive(Debug, Default)]
+pub struct Wire {
+    /// Authentic ones.
+    pub received: Counter,
+    /// Those that the kernel took.
+    pub sent: Counter,
+}
+
 /// What one worker exchanged with one peer.
 #[derive(Debug, Default)]
 pub struct PeerTraffic {
@@ -47,6 +56,8 @@ pub struct PeerTraffic {
     pub ingress: Traffic,
     /// From the device to the wire.
     pub egress: Traffic,
+    /// Both, in bytes of datagrams.
+    pub wire: Wire,
 }
 
 /// What one worker did.

@@ -2,19 +2,20 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use linux::netlink::{LinkChange, Netlink};
 use linux::poll::Waker;
-use linux::tun::{self, Device, Layer};
+use linux::tun::{self, Device, Layer, Offload};
 use linux::udp::{self, Socket};
 
-use crate::config::{Transport, Workers};
+use crate::config::{Transport, TransportKind, Tunnel, Workers};
 use crate::counters::{Drops, PerWorker, WorkerCounters};
 use crate::plan::ALIAS;
+use crate::request::Refusal;
 use crate::worker::{Event, Parts, Report, Secrets, View, Worker};
 use crate::{Failure, Result, apply};
 
@@ -24,6 +25,11 @@ const SOCKET_BUFFER: usize = 8 << 20;
 
 /// Workers that `auto` starts at most: beyond, a tunnel is bound by its flows rather than by processors.
 const MAX_AUTO_WORKERS: usize = 16;
+
+/// How long control waits for workers to see another view, and how often it looks meanwhile. A turn takes a millisecond; a processor that
+/// many want may make it a hundred.
+const TURN_PATIENCE: Duration = Duration::from_millis(500);
+const GLANCE: Duration = Duration::from_micros(50);
 
 /// How many workers a configuration means on this machine.
 pub fn workers(transport: &Transport) -> usize {
@@ -35,12 +41,22 @@ pub fn workers(transport: &Transport) -> usize {
     }
 }
 
+/// Whether datagrams that are too long for their path are to be refused: WireGuard lets the network fragment its own; the others are told
+/// how much fits, and keep to it.
+pub fn forbids_fragments(tunnel: &Tunnel) -> bool {
+    tunnel.peers.iter().any(|peer| peer.transport != TransportKind::WireGuard)
+}
+
 /// One socket per worker, all on the same port. `dont_fragment`: a datagram that is too long for the path is refused; without, the
 /// network may fragment it.
 ///
 /// # Errors
 /// With a remedy: the port is taken, the address is not ours, the port needs a right that we do not have.
-pub fn bind(transport: &Transport, workers: usize, dont_fragment: bool) -> Result<Vec<Arc<Socket>>> {
+pub fn bind(
+    transport: &Transport,
+    workers: usize,
+    dont_fragment: bool,
+) -> std::result::Result<Vec<Arc<Socket>>, Refusal> {
     let options = |listen| udp::Options {
         listen,
         share_port: workers > 1,
@@ -66,12 +82,12 @@ pub fn bind(transport: &Transport, workers: usize, dont_fragment: bool) -> Resul
         let socket = Socket::bind(options(listen)).map_err(|e| explain(&e, listen))?;
         if transport.fwmark.is_some() {
             // Before the first datagram: none may leave unmarked.
-            socket.set_mark(transport.fwmark)?;
+            socket.set_mark(transport.fwmark).map_err(Failure::from)?;
         }
         sockets.push(Arc::new(socket));
     }
     if let (true, Some(first)) = (workers > 1, sockets.first()) {
-        udp::steer(first, workers)?;
+        udp::steer(first, workers).map_err(Failure::from)?;
     }
     Ok(sockets)
 }
@@ -81,9 +97,9 @@ const EAFNOSUPPORT: i32 = 97;
 const EADDRINUSE: i32 = 98;
 const EADDRNOTAVAIL: i32 = 99;
 
-fn explain(error: &linux::Error, listen: SocketAddr) -> Failure {
+fn explain(error: &linux::Error, listen: SocketAddr) -> Refusal {
     let (port, ip) = (listen.port(), listen.ip());
-    match error.errno() {
+    let failure = match error.errno() {
         Some(EADDRINUSE) => Failure::failed(format!("UDP port {port} on {ip} is in use by another program"))
             .with_remedy("stop it, or choose another port in `listen` under [transport]"),
         Some(EADDRNOTAVAIL) => Failure::failed(format!("{ip} is not an address of this host"))
@@ -93,6 +109,10 @@ fn explain(error: &linux::Error, listen: SocketAddr) -> Failure {
         Some(EACCES) => Failure::failed(format!("no permission to listen on UDP port {port}"))
             .with_remedy("run as root, or choose a port above 1023 in `listen` under [transport]"),
         _ => Failure::failed(error.to_string()),
+    };
+    match error.errno() {
+        Some(errno) => Refusal::new(errno, failure),
+        None => failure.into(),
     }
 }
 
@@ -110,6 +130,23 @@ pub fn open_device(netlink: &mut Netlink, name: &str, queues: usize, offload: bo
     let index = netlink.existing_link(name)?.index;
     netlink.change_link(index, &LinkChange { alias: Some(ALIAS), ..LinkChange::default() })?;
     device.set_persistent(true)?;
+    Ok(device)
+}
+
+/// Makes a device that goes with its descriptors, with one queue per worker, and leaves the rest of it to others: it has `mtu`, no
+/// address, and is not up.
+///
+/// # Errors
+/// There is a device of that name; no right to make one.
+pub fn open_bare_device(netlink: &mut Netlink, name: &str, queues: usize, offload: bool, mtu: u32) -> Result<Device> {
+    let options = tun::Options { queues, offload, exclusive: true, persistent: Some(false), ..tun::Options::new(name) };
+    let device = Device::open(options).map_err(|e| explain_device(&e, name))?;
+    let index = netlink.existing_link(name)?.index;
+    netlink.change_link(index, &LinkChange { mtu: Some(mtu), ..LinkChange::default() })?;
+    // IN6_ADDR_GEN_MODE_NONE (linux/if_link.h): WireGuard's device has no link-local address either.
+    if let Err(e) = linux::sysctl::set(&["net", "ipv6", "conf", name, "addr_gen_mode"], "1") {
+        tracing::debug!("{e}");
+    }
     Ok(device)
 }
 
@@ -135,8 +172,10 @@ pub struct Surroundings {
     pub view: Arc<ArcSwap<View>>,
     /// Sessions, admission, mailbox.
     pub secrets: Secrets,
-    /// One per worker: woken when packets that wait for a session may go, or wait in vain.
+    /// One per worker: woken when packets that wait for a session may go, or wait in vain, or when there is another view to see.
     pub nudges: Vec<Arc<Waker>>,
+    /// By which edition of the view each worker works.
+    pub seen: Arc<PerWorker<AtomicU64>>,
     /// When a gap in time was noticed last, for all threads that seal.
     pub gap_noticed: Arc<AtomicU64>,
     /// Where workers count.
@@ -152,8 +191,9 @@ pub struct Surroundings {
 /// The running threads. They end when this is dropped.
 pub struct Running {
     threads: Vec<(JoinHandle<()>, Arc<Waker>)>,
-    /// A hold on the device that does not depend on its name.
-    device: tun::Queue,
+    /// A hold on the device that depends neither on its name nor on the threads: while they are started anew it keeps its carrier.
+    queues: Vec<tun::Queue>,
+    offload: Offload,
 }
 
 /// Tells control when a worker ends by a defect instead of by order: its share of the flows would die in silence.
@@ -170,15 +210,54 @@ impl Drop for Guard {
 impl Running {
     /// Starts one thread per queue of the device, which they take.
     pub fn start(device: &mut Device, surroundings: &Surroundings) -> Result<Self> {
-        let Some(first) = device.queues.first() else { return Err(Failure::failed("the device has no queue")) };
-        let mut running = Self { threads: Vec::new(), device: first.try_clone()? };
-        let parts = device.queues.drain(..).zip(&surroundings.sockets).zip(&surroundings.nudges);
+        if device.queues.is_empty() {
+            return Err(Failure::failed("the device has no queue"));
+        }
+        let queues = device.queues.drain(..).collect();
+        let mut running = Self { threads: Vec::new(), queues, offload: device.offloads.level };
+        running.spawn(surroundings)?;
+        Ok(running)
+    }
+
+    /// Ends the threads and starts others on the same queues, with what surrounds them now: other sockets. The device notices nothing.
+    ///
+    /// # Errors
+    /// No thread runs then.
+    pub fn restart(&mut self, surroundings: &Surroundings) -> Result<()> {
+        self.end_threads();
+        let spawned = self.spawn(surroundings);
+        if spawned.is_err() {
+            self.end_threads();
+        }
+        spawned
+    }
+
+    /// Waits until every worker works by this edition of the view, so that what is not in it any more is not used either; but no longer
+    /// than a worker may take for a turn at the worst.
+    pub fn await_sight(&self, edition: u64, surroundings: &Surroundings) {
+        let deadline = Instant::now() + TURN_PATIENCE;
+        surroundings.nudges.iter().for_each(|nudge| nudge.wake());
+        while surroundings.seen.iter().any(|seen| seen.load(Ordering::Acquire) < edition) {
+            if !self.is_alive() || Instant::now() >= deadline {
+                return;
+            }
+            thread::sleep(GLANCE);
+        }
+    }
+
+    /// Whether every thread still runs.
+    pub fn is_alive(&self) -> bool {
+        self.threads.iter().all(|(thread, _)| !thread.is_finished())
+    }
+
+    fn spawn(&mut self, surroundings: &Surroundings) -> Result<()> {
+        let parts = self.queues.iter().zip(&surroundings.sockets).zip(&surroundings.nudges);
         for (number, ((queue, socket), nudge)) in parts.enumerate() {
             let stop = Arc::new(Waker::new()?);
             let worker = Worker::new(Parts {
                 number,
-                queue,
-                offload: device.offloads.level,
+                queue: queue.try_clone()?,
+                offload: self.offload,
                 socket: Arc::clone(socket),
                 view: Arc::clone(&surroundings.view),
                 secrets: surroundings.secrets.clone(),
@@ -186,6 +265,7 @@ impl Running {
                 counters: Arc::clone(&surroundings.counters),
                 stop: Arc::clone(&stop),
                 nudge: Arc::clone(nudge),
+                seen: Arc::clone(&surroundings.seen),
                 report: Arc::clone(&surroundings.report),
                 busy_poll: surroundings.busy_poll,
             });
@@ -197,22 +277,12 @@ impl Running {
                     worker.run();
                 })
                 .map_err(|e| Failure::failed(format!("cannot start a worker thread: {e}")))?;
-            running.threads.push((thread, stop));
+            self.threads.push((thread, stop));
         }
-        Ok(running)
+        Ok(())
     }
 
-    /// Lets the device go with the threads, whatever name it has and wherever it was moved by now.
-    pub fn release_device(&self) {
-        // It fails only for a device that is gone already.
-        if let Err(e) = self.device.set_persistent(false) {
-            tracing::debug!("{e}");
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
+    fn end_threads(&mut self) {
         for (_, stop) in &self.threads {
             stop.wake();
         }
@@ -222,5 +292,19 @@ impl Drop for Running {
                 tracing::error!("{name} ended by a defect in adit");
             }
         }
+    }
+
+    /// Lets the device go with the threads, whatever name it has and wherever it was moved by now.
+    pub fn release_device(&self) {
+        // It fails only for a device that is gone already.
+        if let Some(Err(e)) = self.queues.first().map(|queue| queue.set_persistent(false)) {
+            tracing::debug!("{e}");
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end_threads();
     }
 }

@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 
 use crate::{Failure, Result};
 
-/// The two directories of a daemon. Several daemons may share them: everything inside is named after the device.
+/// The directories of a daemon. Several daemons may share them: everything inside is named after the device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Directories {
     /// Sockets and the lock, gone after a reboot (`/run/adit`).
     pub runtime: PathBuf,
     /// What must survive a reboot (`/var/lib/adit`).
     pub state: PathBuf,
+    /// Sockets for WireGuard's tools (`/var/run/wireguard`).
+    pub wireguard: PathBuf,
 }
 
 impl Directories {
@@ -20,6 +22,8 @@ impl Directories {
     pub const RUNTIME: &'static str = "/run/adit";
     /// The default of [`Directories::state`].
     pub const STATE: &'static str = "/var/lib/adit";
+    /// The default of [`Directories::wireguard`], and the only one in which the tools look.
+    pub const WIREGUARD: &'static str = "/var/run/wireguard";
 
     /// Checks that both can still be reached after root's override of permissions (CAP_DAC_OVERRIDE) was given up: a daemon that
     /// could not would leave its files behind.
@@ -53,6 +57,6 @@ fn is_closed(path: &Path) -> bool {
 
 impl Default for Directories {
     fn default() -> Self {
-        Self { runtime: Self::RUNTIME.into(), state: Self::STATE.into() }
+        Self { runtime: Self::RUNTIME.into(), state: Self::STATE.into(), wireguard: Self::WIREGUARD.into() }
     }
 }

@@ -25,6 +25,11 @@ impl Failure {
         Self { sentence: sentence.into(), exit_code: 2 }
     }
 
+    /// Somebody else has told the reader already what failed, and with this code.
+    pub fn told(exit_code: u8) -> Self {
+        Self { sentence: String::new(), exit_code }
+    }
+
     /// The same failure with `remedy`, a clause that says what to do: `SENTENCE; REMEDY`.
     #[must_use]
     pub fn with_remedy(mut self, remedy: impl fmt::Display) -> Self {
@@ -32,7 +37,7 @@ impl Failure {
         self
     }
 
-    /// The sentence, without a final full stop.
+    /// The sentence, without a final full stop; empty if the reader has been [told](Self::told).
     pub fn sentence(&self) -> &str {
         &self.sentence
     }

@@ -89,8 +89,7 @@ impl PrivateKey {
     pub fn generate() -> io::Result<Self> {
         let mut bytes = Zeroizing::new([0; LENGTH]);
         rand::fill(bytes.as_mut()).map_err(|_| io::Error::other("the random generator failed"))?;
-        bytes[0] &= 0b1111_1000;
-        bytes[LENGTH - 1] = (bytes[LENGTH - 1] & 0b0111_1111) | 0b0100_0000;
+        clamp(&mut bytes);
         Self::from_bytes(bytes).map_err(io::Error::other)
     }
 
@@ -242,6 +241,12 @@ impl fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+/// Sets the bits of a private key that are the same in all of them (RFC 7748, section 5).
+pub fn clamp(bytes: &mut [u8; LENGTH]) {
+    bytes[0] &= 0b1111_1000;
+    bytes[LENGTH - 1] = (bytes[LENGTH - 1] & 0b0111_1111) | 0b0100_0000;
 }
 
 /// Whether an agreement with this public key has a secret. It has none with the few points of low order (RFC 7748, section 6.1),

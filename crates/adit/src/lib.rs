@@ -6,15 +6,23 @@
 //! | [`config`] | the configuration file: raw (what was written) → resolved (checked, defaults filled in) |
 //! | [`key`] | X25519 keys: files, text, generation |
 //! | [`api`] | the control protocol between a daemon and `status` or `down` |
+//! | [`uapi`] | the protocol of WireGuard's tools: `wg`, `wg-quick` |
 //! | [`observe`] | what a person reads about a running daemon |
 //! | [`up`] | the daemon's life, from its configuration to a clean stop |
-//! | [`control`] | the thread that decides: events, repairs, what workers see |
+//! | [`control`] | the thread that decides: events, repairs, changes, what workers see |
+//! | [`request`] | how other threads ask it for another configuration, and what it is now |
+//! | [`reconfigure`] | from two configurations, what is to change between them |
+//! | [`roster`] | what it knows of each peer, by number |
+//! | [`switchboard`] | the encrypted peers, on the same thread |
+//! | [`names`] | host names of peers, resolved in threads of their own |
+//! | [`notify`] | what the service manager is told |
 //! | [`underlay`] | where peers are, and how large a packet the way to each takes |
 //! | [`plan`] | from what the host should look like and what it looks like, the steps between |
 //! | [`apply`] | changes to the host, and taking them back |
 //! | [`data_path`] | device, sockets and worker threads: opened, started, stopped |
 //! | [`worker`] | the way of a packet |
 //! | [`counters`] | what workers count |
+//! | [`dns`] | resolvers of a tunnel, set and given back through the host's own programs |
 //! | [`demo`] | two hosts with containers, built in namespaces |
 #![forbid(unsafe_code)]
 
@@ -27,13 +35,20 @@ pub mod counters;
 pub mod data_path;
 pub mod demo;
 mod directories;
+pub mod dns;
 mod failure;
 pub mod key;
 pub mod mark;
+pub mod names;
+pub mod notify;
 pub mod observe;
 pub mod plan;
+pub mod reconfigure;
+pub mod request;
 pub mod roads;
+pub mod roster;
 pub mod switchboard;
+pub mod uapi;
 pub mod underlay;
 pub mod up;
 pub mod worker;

@@ -19,7 +19,9 @@ fn main() -> ExitCode {
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            let _ = writeln!(io::stderr(), "adit: {failure}");
+            if !failure.sentence().is_empty() {
+                let _ = writeln!(io::stderr(), "adit: {failure}");
+            }
             ExitCode::from(failure.exit_code())
         }
     }

@@ -10,22 +10,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::rand;
-use linux::udp::{Flow, LocalAddress, SendQueue};
+use linux::udp::{Flow, LocalAddress, SendQueue, Socket};
 use linux::{clock, cpu};
 use tunnel::admission::Admission;
 use tunnel::handshake::Identity;
-use tunnel::node::{Random, Settings};
+use tunnel::node::{PeerState, Random, Settings};
 use tunnel::peer::PeerSettings;
 use tunnel::{Node, Now, Output, PeerId, Remote, Time};
 use wire::ecn::Ecn;
 use wire::message::{Mode, Protocol};
 use zeroize::Zeroizing;
 
-use crate::config::{TransportKind, Tunnel};
+use crate::config::{self, TransportKind, Tunnel};
 use crate::data_path::Surroundings;
+use crate::key::PrivateKey;
 use crate::mark::MarkFile;
+use crate::roster::{Member, Roster};
 use crate::worker::mailbox::Mailbox;
-use crate::worker::{GapWatch, Link, Secrets};
+use crate::worker::{GapWatch, Secrets};
 use crate::{Failure, Result};
 
 /// Messages of handshakes computed before other things have their turn: some ten milliseconds' worth.
@@ -34,10 +36,12 @@ const ARRIVALS_PER_TURN: usize = 64;
 /// What the host must follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// The largest packet that the path to a peer takes changed.
-    Path(PeerId),
+    /// The largest packet that the path to a peer takes changed, in bytes.
+    Path(PeerId, usize),
     /// A peer is at another address.
     Moved(PeerId, SocketAddr),
+    /// A peer does not answer, wherever it was called.
+    GaveUp(PeerId),
 }
 
 /// The node, shared with whoever asks for its state.
@@ -47,8 +51,6 @@ pub type SharedNode = Arc<Mutex<Node>>;
 pub struct Switchboard {
     node: SharedNode,
     surroundings: Surroundings,
-    links: Vec<Arc<Link>>,
-    path_mtus: Vec<Option<usize>>,
     mark: MarkFile,
     gap: GapWatch,
     sender: SendQueue,
@@ -73,32 +75,52 @@ fn protocol(kind: TransportKind) -> Option<Protocol> {
     }
 }
 
+/// Our key in each encrypted transport that is in use.
+pub fn keys(tunnel: &Tunnel) -> [(Protocol, Option<&PrivateKey>); 2] {
+    let used = |kind| tunnel.peers.iter().any(|peer| peer.transport == kind);
+    let device = &tunnel.device;
+    let special = device.wireguard_private_key.as_ref().or(device.private_key.as_ref());
+    [
+        (Protocol::Sealed, device.private_key.as_ref().filter(|_| used(TransportKind::Sealed))),
+        (Protocol::WireGuard, special.filter(|_| used(TransportKind::WireGuard))),
+    ]
+}
+
+/// What agrees on sessions with a key.
+///
+/// # Errors
+/// A key that is none.
+pub fn identity(key: &PrivateKey) -> Result<Identity> {
+    Identity::new(key.as_bytes()).map_err(|e| Failure::failed(format!("our key: {e}")))
+}
+
+fn settings(peer: &config::Peer, endpoint: Option<SocketAddr>) -> Option<PeerSettings> {
+    Some(PeerSettings {
+        protocol: protocol(peer.transport)?,
+        public: *peer.public_key.as_ref()?.as_bytes(),
+        preshared: preshared(peer),
+        keepalive: peer.keepalive,
+        endpoint,
+    })
+}
+
+fn preshared(peer: &config::Peer) -> Zeroizing<[u8; 32]> {
+    Zeroizing::new(peer.preshared_key.as_ref().map_or([0; 32], |key| *key.as_bytes()))
+}
+
 /// The node of a configuration, and what its workers share of it.
 ///
 /// # Errors
 /// A key that is none; a mark that cannot be read.
-pub fn node(tunnel: &Tunnel, endpoints: &[Option<SocketAddr>], mark: &MarkFile) -> Result<(SharedNode, Secrets)> {
+pub fn node(tunnel: &Tunnel, roster: &Roster, mark: &MarkFile) -> Result<(SharedNode, Secrets)> {
     let mut identities = Vec::new();
-    for kind in [TransportKind::Sealed, TransportKind::WireGuard] {
-        let used = tunnel.peers.iter().any(|peer| peer.transport == kind);
-        let special = tunnel.device.wireguard_private_key.as_ref().filter(|_| kind == TransportKind::WireGuard);
-        let key = special.or(tunnel.device.private_key.as_ref());
-        if let (Some(protocol), Some(key), true) = (protocol(kind), key, used) {
-            let identity = Identity::new(key.as_bytes()).map_err(|e| Failure::failed(format!("our key: {e}")))?;
-            identities.push((protocol, identity));
+    for (protocol, key) in keys(tunnel) {
+        if let Some(key) = key {
+            identities.push((protocol, identity(key)?));
         }
     }
     let publics: Vec<_> = identities.iter().map(|(protocol, identity)| (*protocol, *identity.public())).collect();
-    let peers = (0..).map(PeerId).zip(&tunnel.peers).zip(endpoints).filter_map(|((id, peer), endpoint)| {
-        let settings = PeerSettings {
-            protocol: protocol(peer.transport)?,
-            public: *peer.public_key.as_ref()?.as_bytes(),
-            preshared: Zeroizing::new(peer.preshared_key.as_ref().map_or([0; 32], |key| *key.as_bytes())),
-            keepalive: peer.keepalive,
-            endpoint: *endpoint,
-        };
-        Some((id, settings))
-    });
+    let peers = roster.iter().filter_map(|(id, member)| Some((id, settings(&member.peer, member.configured)?)));
     let settings = Settings { identities, mode: Mode::Tun, mtu: 0, aes: cpu::has_aes(), mark: mark.read()? };
     let node = Node::new(settings, peers.collect(), Box::new(SystemRandom));
     let mut secret = Zeroizing::new([0; 32]);
@@ -117,20 +139,10 @@ fn now() -> Now {
 
 impl Switchboard {
     /// The switchboard of a [`node`].
-    pub fn new(node: SharedNode, surroundings: Surroundings, links: Vec<Arc<Link>>, mark: MarkFile) -> Self {
+    pub fn new(node: SharedNode, surroundings: Surroundings, mark: MarkFile) -> Self {
         let gap = GapWatch::new(Arc::clone(&surroundings.gap_noticed));
-        let path_mtus = links.iter().map(|_| None).collect();
-        Self {
-            node,
-            surroundings,
-            links,
-            path_mtus,
-            mark,
-            gap,
-            sender: SendQueue::unbatched(),
-            changes: VecDeque::new(),
-            complaint: None,
-        }
+        let (sender, changes) = (SendQueue::unbatched(), VecDeque::new());
+        Self { node, surroundings, mark, gap, sender, changes, complaint: None }
     }
 
     /// The node, for whoever asks for its state.
@@ -143,24 +155,24 @@ impl Switchboard {
         lock(&self.node).remote(id)
     }
 
-    /// The largest packet that the path to a peer takes, if that was found out.
-    pub fn path_mtu(&self, id: PeerId) -> Option<usize> {
-        self.path_mtus.get(id.0 as usize).copied().flatten()
+    /// Where we are with a peer.
+    pub fn state(&self, id: PeerId) -> Option<PeerState> {
+        lock(&self.node).state(id, now().time)
     }
 
     /// Says how large a packet the device takes, and the first link towards each peer.
-    pub fn set_mtu(&mut self, device: u32, paths: &[usize]) {
+    pub fn set_mtu(&mut self, device: u32, roster: &Roster) {
         let mut node = lock(&self.node);
         node.set_mtu(u16::try_from(device).unwrap_or(u16::MAX));
-        for (id, path) in (0..).map(PeerId).zip(paths) {
-            node.set_path(id, (*path).min(device as usize));
+        for (id, member) in roster.iter() {
+            node.set_path(id, member.width.learned.min(device as usize));
         }
     }
 
     /// Begins to call peers.
-    pub fn start(&mut self) {
+    pub fn start(&mut self, roster: &Roster) {
         lock(&self.node).start(now());
-        self.carry_out(None);
+        self.carry_out(None, roster);
     }
 
     /// How long nothing has to be done if nothing happens.
@@ -175,75 +187,142 @@ impl Switchboard {
     }
 
     /// The machine slept, as a worker has noticed.
-    pub fn gap(&mut self) {
+    pub fn gap(&mut self, roster: &Roster) {
         tracing::info!("the machine slept or its clock was set: every session is agreed on anew");
         lock(&self.node).handle_gap(now());
-        self.carry_out(None);
+        self.carry_out(None, roster);
     }
 
     /// Handles what workers handed over and what is due.
-    pub fn work(&mut self) {
+    pub fn work(&mut self, roster: &Roster) {
         if self.gap.gap(now().time).is_some_and(|gap| gap.first) {
-            self.gap();
+            self.gap(roster);
         }
         let mailbox = Arc::clone(&self.surroundings.secrets.mailbox);
         while let Some((notice, local)) = mailbox.next_notice() {
             lock(&self.node).handle_notice(notice, now());
-            self.carry_out(local);
+            self.carry_out(local, roster);
         }
         for _ in 0..ARRIVALS_PER_TURN {
             let Some(arrival) = mailbox.next_arrival() else { break };
             let outcome = lock(&self.node).handle_datagram(arrival.datagram(), arrival.from, arrival.known, now());
-            if let Err(reason) = outcome {
-                self.surroundings.control_drops.add(reason, 1);
+            match outcome {
+                Ok(id) => {
+                    if let Some(member) = roster.get(id) {
+                        member.link.by_control.received.add(arrival.datagram().len() as u64);
+                    }
+                }
+                Err(reason) => self.surroundings.control_drops.add(reason, 1),
             }
-            self.carry_out(arrival.local);
+            self.carry_out(arrival.local, roster);
         }
         lock(&self.node).handle_timeout(now());
-        self.carry_out(None);
+        self.carry_out(None, roster);
     }
 
+    // ---- another configuration -----------------------------------------------------------------------------------------
+
+    /// Takes an encrypted peer in.
+    pub fn add(&mut self, id: PeerId, member: &Member) {
+        if let Some(settings) = settings(&member.peer, member.configured) {
+            lock(&self.node).add_peer(id, settings, now());
+        }
+    }
+
+    /// Ends everything with a peer.
+    pub fn remove(&mut self, id: PeerId) {
+        lock(&self.node).remove_peer(id);
+        // Packets that wait for it wait in vain.
+        self.nudge();
+    }
+
+    /// The configuration says that a peer is elsewhere.
+    pub fn set_endpoint(&mut self, id: PeerId, endpoint: Option<SocketAddr>) {
+        lock(&self.node).set_endpoint(id, endpoint, now());
+    }
+
+    /// Its preshared key is another one.
+    pub fn set_preshared(&mut self, id: PeerId, peer: &config::Peer) {
+        lock(&self.node).set_preshared(id, preshared(peer));
+    }
+
+    /// Its keepalive is another one.
+    pub fn set_keepalive(&mut self, id: PeerId, peer: &config::Peer) {
+        lock(&self.node).set_keepalive(id, peer.keepalive, now());
+    }
+
+    /// We are somebody else in one transport, or nobody.
+    pub fn set_identity(&mut self, protocol: Protocol, identity: Option<Identity>) {
+        self.surroundings.secrets.admission.set_identity(protocol, identity.as_ref().map(Identity::public));
+        lock(&self.node).set_identity(protocol, identity, now());
+    }
+
+    /// The first link towards a peer takes packets of this size.
+    pub fn set_path(&mut self, id: PeerId, mtu: usize) {
+        lock(&self.node).set_path(id, mtu);
+    }
+
+    /// Sends by other sockets from now on.
+    pub fn set_sockets(&mut self, sockets: Vec<Arc<Socket>>) {
+        self.surroundings.sockets = sockets;
+    }
+
+    /// Does what the node says by now.
+    pub fn follow_up(&mut self, roster: &Roster) {
+        self.carry_out(None, roster);
+    }
+
+    // ---- outputs -------------------------------------------------------------------------------------------------------
+
     /// Does what the node says. `local` is where the datagram came to that it was told of.
-    fn carry_out(&mut self, local: Option<LocalAddress>) {
+    fn carry_out(&mut self, local: Option<LocalAddress>, roster: &Roster) {
         loop {
             let Some(output) = lock(&self.node).next_output() else { break };
             match output {
                 Output::Transmit { peer, to, reply, datagram } => {
-                    let link = peer.and_then(|id| self.links.get(id.0 as usize));
+                    let link = peer.and_then(|id| roster.get(id)).map(|member| &member.link);
                     let known = || link.and_then(|link| link.local.load().as_deref().copied());
                     let from = if reply { local } else { known() };
-                    self.transmit(to, from, &datagram);
+                    if self.transmit(to, from, &datagram)
+                        && let Some(link) = link
+                    {
+                        link.by_control.sent.add(datagram.len() as u64);
+                    }
                 }
-                Output::SessionUp(_) => self.nudge(),
-                Output::GaveUp(id) => {
-                    if let Some(link) = self.links.get(id.0 as usize) {
-                        link.given_up.store(now().time.as_nanos(), Ordering::Release);
+                Output::SessionUp(id) => {
+                    if let Some(member) = roster.get(id) {
+                        let wall = u64::try_from(clock::realtime().as_nanos()).unwrap_or(u64::MAX);
+                        member.link.shaken.store(wall, Ordering::Relaxed);
                     }
                     self.nudge();
                 }
-                Output::Mark(mark) => self.keep_mark(mark),
-                Output::PathMtu(id, mtu) => {
-                    if let Some(slot) = self.path_mtus.get_mut(id.0 as usize) {
-                        *slot = Some(mtu);
-                    }
-                    self.changes.push_back(Change::Path(id));
+                Output::GaveUp(id) => {
+                    roster.give_up(id, now().time);
+                    self.nudge();
+                    self.changes.push_back(Change::GaveUp(id));
                 }
+                Output::Mark(mark) => self.keep_mark(mark),
+                Output::PathMtu(id, mtu) => self.changes.push_back(Change::Path(id, mtu)),
                 Output::Moved(id, endpoint) => self.changes.push_back(Change::Moved(id, endpoint)),
             }
         }
     }
 
-    fn transmit(&mut self, to: SocketAddr, from: Option<LocalAddress>, datagram: &[u8]) {
-        let Some(socket) = self.surroundings.sockets.first() else { return };
+    /// Sends a datagram; answers whether the kernel took it.
+    fn transmit(&mut self, to: SocketAddr, from: Option<LocalAddress>, datagram: &[u8]) -> bool {
+        let Some(socket) = self.surroundings.sockets.first() else { return false };
         let flow = Flow { to, from, ecn: Ecn::NotEct, lane: 0, tag: 0 };
-        let Ok(slot) = self.sender.slot(&flow, datagram.len()) else { return };
+        let Ok(slot) = self.sender.slot(&flow, datagram.len()) else { return false };
         slot.copy_from_slice(datagram);
         self.sender.commit(datagram.len());
+        let mut taken = true;
         self.sender.flush(socket, |sent| {
             if let Some((_, error)) = sent.failed {
+                taken = false;
                 tracing::debug!("a datagram to {to} was not sent: {error:?}");
             }
         });
+        taken
     }
 
     fn nudge(&self) {

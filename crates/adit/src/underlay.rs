@@ -1,14 +1,14 @@
 //! The network that carries the datagrams: where peers are, and how large a packet the way to each takes.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZero;
-use std::sync::Arc;
 
 use linux::netlink::{Netlink, RouteKind};
 use linux::udp::{LocalAddress, SendQueue};
 
-use crate::config::{Mtu, Peer, TransportKind, Tunnel};
-use crate::worker::Link;
+use crate::config::{Endpoint, Mtu, Peer, Transport, TransportKind, Tunnel};
+use crate::roster::{Member, Width};
 use crate::{Failure, Result};
 
 /// IP and UDP header in bytes.
@@ -37,69 +37,89 @@ pub fn overhead(transport: TransportKind, endpoint: IpAddr) -> usize {
     headers + sealing(transport)
 }
 
-/// The endpoint of each peer, names resolved, in the order of the configuration: the first address that a socket on `listen` can
-/// send to, or `None` for a peer that is to call us.
-///
-/// # Errors
-/// A name that does not resolve to such an address; a plain peer at that of another one.
-pub fn resolve(peers: &[Peer], listen: SocketAddr) -> Result<Vec<Option<SocketAddr>>> {
-    let mut endpoints: Vec<Option<SocketAddr>> = Vec::with_capacity(peers.len());
-    for peer in peers {
-        let endpoint = resolve_one(peer, listen)?;
-        if let Some(address) = endpoint
-            && let Some((_, other)) = endpoints.iter().zip(peers).find(|(known, _)| **known == endpoint)
-        {
-            let same = format!("the peers {} and {} have the same endpoint {address}", other.name, peer.name);
-            if !peer.transport.is_secure() && !other.transport.is_secure() {
-                return Err(Failure::failed(format!("{same}: their datagrams could not be told apart")));
-            }
-            // Two names may come to the same address for a while, and an encrypted peer is known by its key.
-            tracing::warn!("{same}, though one socket is one peer as a rule");
-        }
-        endpoints.push(endpoint);
-    }
-    Ok(endpoints)
-}
+/// Addresses of names.
+pub type Resolved = HashMap<Endpoint, SocketAddr>;
 
-/// The endpoint of one peer: see [`resolve`]. Blocks while a name is resolved.
+/// The addresses of plain peers, which cannot be without, by what the configuration says. Blocks while names are resolved.
 ///
 /// # Errors
 /// A name that does not resolve to an address that a socket on `listen` can send to; a plain peer without endpoint.
-pub fn resolve_one(peer: &Peer, listen: SocketAddr) -> Result<Option<SocketAddr>> {
-    let name = &peer.name;
-    let endpoint = match &peer.endpoint {
-        Some(endpoint) => endpoint,
-        None if peer.transport.is_secure() => return Ok(None),
-        None => return Err(Failure::usage(format!("peer {name} has no `endpoint`; a plain peer needs one"))),
-    };
-    let addresses = endpoint.resolve().map_err(|e| {
-        Failure::failed(format!("the endpoint {endpoint} of peer {name} does not resolve: {e}"))
-            .with_remedy("check the name, or write an address")
-    })?;
-    let both = listen.ip() == Ipv6Addr::UNSPECIFIED;
-    let usable = |a: &&SocketAddr| {
-        let ip = a.ip();
-        (both || ip.is_ipv4() == listen.is_ipv4()) && !ip.is_unspecified() && !ip.is_multicast() && **a != listen
-    };
-    match addresses.iter().find(usable) {
-        Some(address) => Ok(Some(*address)),
-        None => Err(Failure::failed(format!(
-            "the endpoint {endpoint} of peer {name} has no address that a socket on {listen} can send to"
-        ))
-        .with_remedy(format!(
-            "write `listen = \"[::]:{}\"` under [transport], or an address as endpoint",
-            listen.port()
-        ))),
+pub fn resolve_plain(peers: &[Peer], listen: SocketAddr) -> Result<Resolved> {
+    let mut resolved = Resolved::new();
+    for peer in peers.iter().filter(|peer| !peer.transport.is_secure()) {
+        let name = &peer.name;
+        let Some(endpoint) = &peer.endpoint else {
+            return Err(Failure::usage(format!("peer {name} has no `endpoint`; a plain peer needs one")));
+        };
+        let addresses = endpoint.resolve().map_err(|e| {
+            Failure::failed(format!("the endpoint {endpoint} of peer {name} does not resolve: {e}"))
+                .with_remedy("check the name, or write an address")
+        })?;
+        let address = addresses.into_iter().find(|address| is_usable(address, listen));
+        resolved.insert(endpoint.clone(), address.ok_or_else(|| unusable(peer, endpoint, listen))?);
+    }
+    Ok(resolved)
+}
+
+/// Where the configuration says that a peer is; `None` for one that is to call us, and for one whose name is still to be resolved.
+///
+/// # Errors
+/// An address that a socket on `listen` cannot send to; a plain peer whose address is not among those that were `resolved`.
+pub fn locate(peer: &Peer, listen: SocketAddr, resolved: &Resolved) -> Result<Option<SocketAddr>> {
+    let Some(endpoint) = &peer.endpoint else { return Ok(None) };
+    match endpoint.address().or_else(|| resolved.get(endpoint).copied()) {
+        Some(address) if is_usable(&address, listen) => Ok(Some(address)),
+        None if peer.transport.is_secure() => Ok(None),
+        _ => Err(unusable(peer, endpoint, listen)),
     }
 }
 
-/// Checks, once our routes stand, that no peer's datagrams would go into the tunnel instead of out to the peer.
+/// Whether a socket on `listen` can send to this address.
+pub fn is_usable(address: &SocketAddr, listen: SocketAddr) -> bool {
+    let (ip, both) = (address.ip(), listen.ip() == Ipv6Addr::UNSPECIFIED);
+    (both || ip.is_ipv4() == listen.is_ipv4()) && !ip.is_unspecified() && !ip.is_multicast() && *address != listen
+}
+
+fn unusable(peer: &Peer, endpoint: &Endpoint, listen: SocketAddr) -> Failure {
+    let name = &peer.name;
+    Failure::failed(format!(
+        "the endpoint {endpoint} of peer {name} has no address that a socket on {listen} can send to"
+    ))
+    .with_remedy(format!("write `listen = \"[::]:{}\"` under [transport], or an address as endpoint", listen.port()))
+}
+
+/// Checks that no two plain peers are at one address, which is all that they are told apart by.
+///
+/// # Errors
+/// Two of them are.
+pub fn check_distinct<'p>(peers: impl Iterator<Item = (&'p Peer, Option<SocketAddr>)>) -> Result<()> {
+    let mut there: HashMap<SocketAddr, &Peer> = HashMap::new();
+    for (peer, address) in peers.filter_map(|(peer, address)| Some((peer, address?))) {
+        let Some(other) = there.insert(address, peer) else { continue };
+        let same = format!("the peers {} and {} have the same endpoint {address}", other.name, peer.name);
+        if !peer.transport.is_secure() && !other.transport.is_secure() {
+            return Err(Failure::failed(format!("{same}: their datagrams could not be told apart")));
+        }
+        // Two names may come to the same address for a while, and an encrypted peer is known by its key.
+        tracing::warn!("{same}, though one socket is one peer as a rule");
+        if !other.transport.is_secure() {
+            there.insert(address, other);
+        }
+    }
+    Ok(())
+}
+
+/// Checks, once our routes stand, that the datagrams to none of these peers would go into the tunnel instead of out.
 ///
 /// # Errors
 /// The first endpoint that lies behind the device.
-pub fn check_no_loop(netlink: &mut Netlink, tunnel: &Tunnel, endpoints: &[Option<SocketAddr>]) -> Result<()> {
+pub fn check_no_loop<'p>(
+    netlink: &mut Netlink,
+    tunnel: &Tunnel,
+    peers: impl Iterator<Item = (&'p Peer, Option<SocketAddr>)>,
+) -> Result<()> {
     let device = netlink.existing_link(&tunnel.device.name)?.index;
-    for (peer, endpoint) in tunnel.peers.iter().zip(endpoints) {
+    for (peer, endpoint) in peers {
         let Some(endpoint) = endpoint else { continue };
         if netlink.route_with_mark(endpoint.ip(), tunnel.transport.fwmark).is_ok_and(|route| route.device == device) {
             return Err(Failure::failed(format!(
@@ -115,13 +135,8 @@ pub fn check_no_loop(netlink: &mut Netlink, tunnel: &Tunnel, endpoints: &[Option
 /// Lets go of our own address towards each peer whose datagrams leave by another card now than they came by: the routes choose
 /// anew. Kept, it would be the address of a network that is left behind, and so would it be if it was taken again for datagrams that
 /// the peer still sends there.
-pub fn forget_other_cards(
-    netlink: &mut Netlink,
-    tunnel: &Tunnel,
-    endpoints: &[Option<SocketAddr>],
-    links: &[Arc<Link>],
-) {
-    for (endpoint, link) in endpoints.iter().zip(links) {
+pub fn forget_other_cards<'p>(netlink: &mut Netlink, tunnel: &Tunnel, peers: impl Iterator<Item = &'p Member>) {
+    for Member { endpoint, link, .. } in peers {
         let Some(endpoint) = endpoint else { continue };
         let mut leaves_elsewhere = |local: &LocalAddress| {
             let route = netlink.route_from(local.ip, endpoint.ip(), tunnel.transport.fwmark);
@@ -140,32 +155,46 @@ pub fn forget_other_cards(
 
 /// What is asked about the ways to the peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Knowledge {
+enum Knowledge {
     /// What routes and cards were configured to.
     Configured,
     /// What path-MTU messages taught the kernel on top of that; anybody can send those.
     Learned,
 }
 
-/// The longest inner packet in bytes that fits the way to each peer. Of one whose endpoint is not known yet the worst is assumed:
-/// Ethernet, and IPv6 if we can send that.
-pub fn path_mtus(
-    netlink: &mut Netlink,
-    tunnel: &Tunnel,
-    endpoints: &[Option<SocketAddr>],
-    knowledge: Knowledge,
-) -> Vec<usize> {
-    // The device is to suit a way by IPv6 as well, but a datagram by IPv4 is not shorter for that.
-    let suits_both = knowledge == Knowledge::Configured && tunnel.device.mtu == Mtu::AsWireGuard;
-    let path = |(peer, endpoint): (&Peer, &Option<SocketAddr>)| match endpoint {
-        Some(endpoint) => {
-            let ip = endpoint.ip();
-            let fits = inner_mtu(peer.transport, ip, underlay_mtu(netlink, ip, tunnel.transport.fwmark, knowledge));
-            if suits_both && ip.is_ipv4() { fits.saturating_sub(IPV6_UDP - IPV4_UDP) } else { fits }
-        }
-        None => inner_mtu(peer.transport, unspecified(tunnel.transport.listen), None),
-    };
-    tunnel.peers.iter().zip(endpoints).map(path).collect()
+/// One look at the ways to many peers: what is at the same address is asked for once.
+pub struct Survey<'n> {
+    netlink: &'n mut Netlink,
+    listen: SocketAddr,
+    mark: Option<NonZero<u32>>,
+    /// Whether the device is to suit a way by IPv6 as well.
+    suits_both: bool,
+    seen: HashMap<IpAddr, [Option<usize>; 2]>,
+}
+
+impl<'n> Survey<'n> {
+    /// Nothing seen yet.
+    pub fn new(netlink: &'n mut Netlink, tunnel: &Tunnel) -> Self {
+        let Transport { listen, fwmark: mark, .. } = tunnel.transport;
+        Self { netlink, listen, mark, suits_both: tunnel.device.mtu == Mtu::AsWireGuard, seen: HashMap::new() }
+    }
+
+    /// The longest inner packet that fits the way to a peer. Of one whose endpoint is not known yet the worst is assumed: Ethernet, and
+    /// IPv6 if we can send that.
+    pub fn width(&mut self, transport: TransportKind, endpoint: Option<SocketAddr>) -> Width {
+        let Some(ip) = endpoint.map(|endpoint| endpoint.ip()) else {
+            let worst = inner_mtu(transport, unspecified(self.listen), None);
+            return Width { configured: worst, learned: worst };
+        };
+        let (netlink, mark) = (&mut *self.netlink, self.mark);
+        let [configured, learned] = *self.seen.entry(ip).or_insert_with(|| {
+            [Knowledge::Configured, Knowledge::Learned].map(|knowledge| underlay_mtu(netlink, ip, mark, knowledge))
+        });
+        let fits = inner_mtu(transport, ip, configured);
+        // A datagram by IPv4 is not shorter for that.
+        let configured = if self.suits_both && ip.is_ipv4() { fits.saturating_sub(IPV6_UDP - IPV4_UDP) } else { fits };
+        Width { configured, learned: inner_mtu(transport, ip, learned) }
+    }
 }
 
 /// The family of a peer that may call from anywhere, as an address.
@@ -194,14 +223,12 @@ fn underlay_mtu(netlink: &mut Netlink, ip: IpAddr, mark: Option<NonZero<u32>>, k
     usize::try_from(mtu).ok()
 }
 
-/// The MTU of the device: as configured, or the smallest over the [configured](Knowledge::Configured) paths to the peers. Where a
-/// path is narrower than that, its senders are told by ICMP.
-pub fn device_mtu(tunnel: &Tunnel, paths: &[usize]) -> u32 {
+/// The MTU of the device: as configured, or the [narrowest way](Width::configured) to a peer. Where one is narrower than that by what was
+/// learned, its senders are told by ICMP.
+pub fn device_mtu(tunnel: &Tunnel, narrowest: Option<usize>) -> u32 {
     let mtu = match tunnel.device.mtu {
         Mtu::Fixed(mtu) => usize::from(mtu),
-        Mtu::Auto | Mtu::AsWireGuard => {
-            paths.iter().copied().min().unwrap_or(ETHERNET - IPV6_UDP - SEALING).max(least_mtu(tunnel))
-        }
+        Mtu::Auto | Mtu::AsWireGuard => narrowest.unwrap_or(ETHERNET - IPV6_UDP - SEALING).max(least_mtu(tunnel)),
     };
     u32::try_from(mtu).unwrap_or(u32::MAX)
 }
@@ -221,8 +248,8 @@ fn carries_ipv6(tunnel: &Tunnel) -> bool {
 ///
 /// # Errors
 /// It does not.
-pub fn check_mtu(tunnel: &Tunnel, paths: &[usize]) -> Result<()> {
-    let (least, mtu) = (least_mtu(tunnel), paths.iter().copied().min().unwrap_or(usize::MAX));
+pub fn check_mtu(tunnel: &Tunnel, narrowest: Option<usize>) -> Result<()> {
+    let (least, mtu) = (least_mtu(tunnel), narrowest.unwrap_or(usize::MAX));
     if mtu < least && !matches!(tunnel.device.mtu, Mtu::Fixed(_)) {
         let family = if carries_ipv6(tunnel) { "IPv6" } else { "IPv4" };
         return Err(Failure::failed(format!(
@@ -287,12 +314,25 @@ mod tests {
         };
         let listen = "[::]:7777".parse().unwrap();
         let there = Some("192.0.2.2:7777");
+        let distinct = |peers: &[Peer]| {
+            let resolved = resolve_plain(peers, listen)?;
+            let located = peers.iter().map(|peer| Ok((peer, locate(peer, listen, &resolved)?)));
+            let located = located.collect::<Result<Vec<_>>>()?;
+            check_distinct(located.iter().copied())?;
+            Ok::<_, Failure>(located.into_iter().map(|(_, address)| address).collect::<Vec<_>>())
+        };
         let sealed = [peer("a", TransportKind::Sealed, None), peer("b", TransportKind::Sealed, there)];
-        assert_eq!(resolve(&sealed, listen).unwrap(), [None, there.map(|text| text.parse().unwrap())]);
+        assert_eq!(distinct(&sealed).unwrap(), [None, there.map(|text| text.parse().unwrap())]);
+        let named = [peer("a", TransportKind::Sealed, Some("nowhere.invalid:7777"))];
+        assert_eq!(distinct(&named).unwrap(), [None], "its name is resolved later");
         let mixed = [peer("a", TransportKind::Sealed, there), peer("b", TransportKind::Plain, there)];
-        assert_eq!(resolve(&mixed, listen).unwrap().len(), 2);
+        assert_eq!(distinct(&mixed).unwrap().len(), 2);
         let plain = [peer("a", TransportKind::Plain, there), peer("b", TransportKind::Plain, there)];
-        assert!(resolve(&plain, listen).unwrap_err().to_string().contains("told apart"));
-        assert!(resolve(&[peer("a", TransportKind::Plain, None)], listen).is_err());
+        assert!(distinct(&plain).unwrap_err().to_string().contains("told apart"));
+        let hidden = [&plain[..1], &sealed[1..], &plain[1..]].concat();
+        assert!(distinct(&hidden).unwrap_err().to_string().contains("told apart"));
+        assert!(distinct(&[peer("a", TransportKind::Plain, None)]).is_err());
+        let other_family = [peer("a", TransportKind::Sealed, there)];
+        assert!(locate(&other_family[0], "[::1]:7777".parse().unwrap(), &Resolved::new()).is_err());
     }
 }

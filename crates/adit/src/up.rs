@@ -7,30 +7,40 @@
 //! 5. on a clean stop, remove everything; on a failure at any step, what that step and those before it made
 
 use std::io::{self, Read, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use linux::clock;
 use linux::netlink::Netlink;
 use linux::poll::{Signals, Waker};
 use linux::privilege;
+use tunnel::Time;
 
 use crate::apply::{self, Record};
-use crate::config::{TransportKind, Tunnel};
-use crate::control::{Control, Inbox, Opened, Order};
+use crate::config::{self, Dns, Host, Mtu, Table, TransportKind, Tunnel, Workers};
+use crate::control::{Control, Inbox, Opened, Order, Parts, Scope};
 use crate::counters::per_worker;
 use crate::data_path::{self, Running, Surroundings};
+use crate::dns::Resolvers;
 use crate::mark::MarkFile;
+use crate::names::Names;
 use crate::observe::facts::Facts;
+use crate::request::Handle;
+use crate::roster::{Member, Roster};
 use crate::switchboard::{self, Switchboard};
-use crate::worker::{Link, View};
-use crate::{Directories, Failure, Result, api, roads, underlay};
+use crate::worker::View;
+use crate::{Directories, Failure, Result, api, notify, roads, uapi, underlay};
 
 /// How long an address may take to be in use.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the start waits for names. Encrypted peers whose names have not been resolved by then are called as soon as they are.
+const NAME_PATIENCE: Duration = Duration::from_secs(3);
 
 /// When a daemon ends beside SIGTERM, SIGINT and `adit down`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,7 +56,69 @@ pub enum Lifetime {
 ///
 /// # Errors
 /// What could not be set up, after everything done so far was taken back.
-pub fn run(mut tunnel: Tunnel, directories: &Directories, lifetime: Lifetime) -> Result<()> {
+pub fn run(tunnel: Tunnel, directories: &Directories, lifetime: Lifetime) -> Result<()> {
+    // A device without any peer is one that `wg` may give some.
+    let is_wireguard = |peer: &config::Peer| peer.transport == TransportKind::WireGuard;
+    let for_tools = tunnel.peers.is_empty() || tunnel.peers.iter().any(is_wireguard);
+    let device = tunnel.device.name.clone();
+    run_with(tunnel, Scope::Host, directories, lifetime, |handle| {
+        let serve = || uapi::serve(handle, &directories.wireguard, &device, uapi::Abandoned::GoOn);
+        let server = for_tools.then(serve).transpose();
+        // The tunnel does its work without.
+        Ok(server.unwrap_or_else(|failure| {
+            tracing::warn!("`wg` cannot reach this device: {failure}");
+            None
+        }))
+    })
+}
+
+/// Runs a device as WireGuard's tools expect it ([`Scope::Device`]) until it is asked to stop, or the device is deleted: without a key, a
+/// peer or an address, on a port that the kernel chooses. `serve` is called when the device is there and workers run, before it is said
+/// that all is ready; what it answers lives as long as the daemon.
+///
+/// # Errors
+/// As [`run`], and what `serve` refused.
+pub fn run_bare<S>(
+    device: &str,
+    directories: &Directories,
+    lifetime: Lifetime,
+    serve: impl FnOnce(&Handle) -> Result<S>,
+) -> Result<()> {
+    run_with(bare(device), Scope::Device, directories, lifetime, serve)
+}
+
+/// The configuration of a device that has none.
+fn bare(device: &str) -> Tunnel {
+    Tunnel {
+        device: config::Device {
+            name: device.into(),
+            addresses: Vec::new(),
+            mtu: Mtu::Auto,
+            private_key: None,
+            wireguard_private_key: None,
+            table: Table::Off,
+            dns: Dns::default(),
+        },
+        transport: config::Transport {
+            listen: SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0),
+            listen_is_default: true,
+            workers: Workers::Auto,
+            offload: true,
+            busy_poll: Duration::ZERO,
+            fwmark: None,
+        },
+        peers: Vec::new(),
+        source: PathBuf::new(),
+    }
+}
+
+fn run_with<S>(
+    mut tunnel: Tunnel,
+    scope: Scope,
+    directories: &Directories,
+    lifetime: Lifetime,
+    serve: impl FnOnce(&Handle) -> Result<S>,
+) -> Result<()> {
     let signals = Signals::termination()?;
     privilege::check_tun()?;
     directories.check_reachable()?;
@@ -57,15 +129,14 @@ pub fn run(mut tunnel: Tunnel, directories: &Directories, lifetime: Lifetime) ->
     let road = roads::settle(&mut netlink, &mut tunnel, &record.read()?)?;
     roads::warn(&mut netlink, &tunnel);
     let workers = data_path::workers(&tunnel.transport);
-    // WireGuard lets the network fragment its datagrams; the others are told how much fits, and keep to it.
-    let dont_fragment = tunnel.peers.iter().any(|peer| peer.transport != TransportKind::WireGuard);
-    let sockets = data_path::bind(&tunnel.transport, workers, dont_fragment)?;
+    let sockets = data_path::bind(&tunnel.transport, workers, data_path::forbids_fragments(&tunnel))?;
     let listen = sockets.first().map_or(tunnel.transport.listen, |socket| socket.local_address());
-    let endpoints = underlay::resolve(&tunnel.peers, listen)?;
     let inbox = Arc::new(Inbox::new()?);
-    let reports = Arc::clone(&inbox);
+    let (reports, answers) = (Arc::clone(&inbox), Arc::clone(&inbox));
+    let mut names = Names::new(Arc::new(move || answers.send(Order::Answer)));
+    let roster = enlist(&tunnel, listen, workers, &mut names)?;
     let mark = MarkFile::of(&tunnel.device.name, &directories.state);
-    let (node, secrets) = switchboard::node(&tunnel, &endpoints, &mark)?;
+    let (node, secrets) = switchboard::node(&tunnel, &roster, &mark)?;
     let surroundings = Surroundings {
         nudges: sockets.iter().map(|_| Waker::new().map(Arc::new)).collect::<linux::Result<_>>()?,
         sockets,
@@ -74,22 +145,34 @@ pub fn run(mut tunnel: Tunnel, directories: &Directories, lifetime: Lifetime) ->
         control_drops: Arc::default(),
         view: Arc::new(ArcSwap::from_pointee(View::default())),
         counters: Arc::new(per_worker(workers)),
+        seen: Arc::new(per_worker(workers)),
         report: Arc::new(move |event| reports.send(Order::from(event))),
         busy_poll: tunnel.transport.busy_poll,
     };
     // Carrier means that somebody holds a queue: a daemon with another runtime directory, with which ours would share the
     // packets.
-    if let Some(device) = apply::observe(&mut netlink, &tunnel.device.name)?.device.filter(|device| device.running) {
+    if scope == Scope::Host
+        && let Some(device) = apply::observe(&mut netlink, &tunnel.device.name)?.device.filter(|device| device.running)
+    {
         return Err(Failure::failed(format!("the device {} is in use by another daemon", device.name))
             .with_remedy("stop that one, or choose another `name` under [device]"));
     }
-    let links: Vec<_> = tunnel.peers.iter().map(|_| Arc::new(Link::new(workers))).collect();
-    let switchboard = Switchboard::new(node, surroundings.clone(), links.clone(), mark);
-    let mut control = Control::new(tunnel, (endpoints, links), surroundings.clone(), record, switchboard)?.by(road);
+    let resolvers = match scope {
+        Scope::Host => Some(Resolvers::prepare(&tunnel.device.name, &tunnel.device.dns, &directories.state)?),
+        Scope::Device => None,
+    };
+    let switchboard = Switchboard::new(node, surroundings.clone(), mark);
+    let shared = Arc::clone(&inbox);
+    let parts =
+        Parts { scope, tunnel, road, roster, surroundings, record, switchboard, names, resolvers, inbox: shared };
+    let mut control = Control::new(parts)?;
 
     // From here on the host changes.
     let mut opened = control.open(&mut netlink)?;
-    let (running, server) = match start(&control, &mut opened, &surroundings, directories, &inbox, lifetime) {
+    let started = start(&control, &mut opened, directories, &inbox, lifetime)
+        .and_then(|(running, server)| Ok((running, server, serve(&control.handle())?)))
+        .and_then(|started| control.set_resolvers().map(|()| started));
+    let (running, server, served) = match started {
         Ok(started) => started,
         Err(failure) => {
             control.close(&mut netlink, opened);
@@ -99,13 +182,14 @@ pub fn run(mut tunnel: Tunnel, directories: &Directories, lifetime: Lifetime) ->
     await_addresses(&mut netlink, &control.facts());
     announce(&control.facts());
     let outcome = control.run(&mut netlink, running, &signals, &inbox);
-    drop(server);
+    drop((server, served));
     match outcome {
         Ok(()) => control.remove(&mut netlink),
+        Err(failure) if scope == Scope::Device => return Err(failure),
         Err(failure) => {
             let device = control.facts().device_name().to_owned();
             return Err(failure.with_remedy(format!(
-                "device, routes and blackholes stay, so that nothing leaves in the clear: `adit up` takes them over, \
+                "device, routes, blackholes and DNS servers stay, so that nothing leaves in the clear: `adit up` takes them over, \
                  `adit down --device {device}` removes them"
             )));
         }
@@ -113,10 +197,46 @@ pub fn run(mut tunnel: Tunnel, directories: &Directories, lifetime: Lifetime) ->
     Ok(())
 }
 
+/// The peers of a configuration, their names resolved as far as that is possible now.
+///
+/// # Errors
+/// A plain peer without an address, or two at one; an address that a socket on `listen` cannot send to.
+fn enlist(tunnel: &Tunnel, listen: SocketAddr, workers: usize, names: &mut Names) -> Result<Roster> {
+    let resolved = underlay::resolve_plain(&tunnel.peers, listen)?;
+    let now = Time::from_nanos(clock::boottime());
+    let mut roster = Roster::default();
+    for peer in &tunnel.peers {
+        let address = underlay::locate(peer, listen, &resolved)?;
+        let id = roster.add(Member::new(peer.clone(), address, workers), now);
+        if let Some(endpoint) = peer.endpoint.as_ref().filter(|endpoint| matches!(endpoint.host, Host::Name(_)))
+            && peer.transport.is_secure()
+        {
+            names.ask(id, endpoint, Duration::ZERO, Instant::now());
+        }
+    }
+    let deadline = Instant::now() + NAME_PATIENCE;
+    while let Some(answer) = names.wait_for_answer(deadline) {
+        let Some(member) = roster.get_mut(answer.id) else { continue };
+        let (name, endpoint) = (&member.peer.name, &answer.endpoint);
+        let usable = |addresses: Vec<_>| addresses.into_iter().find(|address| underlay::is_usable(address, listen));
+        match answer.addresses.map(usable) {
+            Ok(Some(address)) => (member.configured, member.endpoint) = (Some(address), Some(address)),
+            Ok(None) => tracing::warn!(
+                "the endpoint {endpoint} of peer {name} has no address that a socket on {listen} can send to; it is looked for again"
+            ),
+            Err(e) => tracing::warn!("the endpoint {endpoint} of peer {name} does not resolve: {e}; it is tried again"),
+        }
+    }
+    if names.is_asking() {
+        tracing::warn!("the resolver is slow: peers whose names it has not answered yet are called as soon as it has");
+    }
+    underlay::check_distinct(roster.members().map(|member| (&member.peer, member.configured)))?;
+    Ok(roster)
+}
+
 fn start(
     control: &Control,
     opened: &mut Opened,
-    surroundings: &Surroundings,
     directories: &Directories,
     inbox: &Arc<Inbox>,
     lifetime: Lifetime,
@@ -131,15 +251,29 @@ fn start(
     if lifetime == Lifetime::UntilStdinCloses {
         watch_stdin(Arc::clone(inbox))?;
     }
-    let inbox = Arc::clone(inbox);
-    let server = sockets.serve(move |request| match request {
-        api::Request::Status => api::Response::Status(Box::new(facts.status())),
+    let handle = control.handle();
+    let server = sockets.serve(move |request| answer(request, &handle))?;
+    Ok((control.start(opened)?, server))
+}
+
+fn answer(request: api::Request, handle: &Handle) -> api::Response {
+    match request {
+        api::Request::Status => api::Response::Status(Box::new(handle.facts().status())),
         api::Request::Stop => {
-            inbox.send(Order::Stop);
+            handle.stop();
             api::Response::Done
         }
-    })?;
-    Ok((Running::start(&mut opened.device, surroundings)?, server))
+        api::Request::Reload => match handle.reload_and_tell() {
+            Ok(summary) => api::Response::Changed { sentence: summary.to_string() },
+            Err(refusal) => {
+                let sentence = refusal.failure().sentence().to_owned();
+                match refusal.failure().exit_code() {
+                    2 => api::Response::Fault { sentence },
+                    _ => api::Response::Error { sentence },
+                }
+            }
+        },
+    }
 }
 
 /// The kernel puts an IPv6 address to use a moment after it was added, and drops what comes for it until then.
@@ -161,9 +295,7 @@ fn announce(facts: &Facts) {
     if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
         tracing::debug!("{line}");
     }
-    if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&line)]) {
-        tracing::warn!("cannot notify the service manager: {e}");
-    }
+    notify::ready(&line);
 }
 
 fn watch_stdin(inbox: Arc<Inbox>) -> Result<()> {

@@ -76,6 +76,10 @@ impl World {
                 stop.send(()).unwrap();
                 Response::Done
             }
+            Request::Reload => match name.as_str() {
+                "adit1" => Response::Fault { sentence: "t.toml:3:1: no".into() },
+                _ => Response::Changed { sentence: "1 peer added".into() },
+            },
         })
         .unwrap();
         let thread = thread::spawn(move || {
@@ -363,7 +367,7 @@ fn wrong_usage_ends_with_2_and_names_the_help() {
         assert!(!output.stderr.is_empty() && output.stdout.is_empty(), "{line}");
     }
     let output = world.run("up --help");
-    assert!(assert_succeeds(&output).contains("adit up --config tunnel.toml"));
+    assert!(assert_succeeds(&output).contains("adit up tunnel.toml"));
 }
 
 #[test]

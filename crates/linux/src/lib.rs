@@ -15,6 +15,8 @@
 //! | [`clock`] | the time since start, and of day |
 //! | [`cpu`] | what the processor can do |
 //! | [`privilege`] | user-namespace re-entry, capabilities, and what a process gives up |
+//! | [`daemon`] | leaving the session and the streams of whoever started the process |
+//! | [`watch`] | being told when a file is removed or replaced |
 //! | [`poll`] | readiness of file descriptors, wake-ups between threads |
 
 mod syscall;
@@ -22,6 +24,7 @@ mod syscall;
 pub mod capture;
 pub mod clock;
 pub mod cpu;
+pub mod daemon;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
@@ -31,6 +34,7 @@ pub mod privilege;
 pub mod sysctl;
 pub mod tun;
 pub mod udp;
+pub mod watch;
 
 mod error;
 pub use error::{Error, Result};

@@ -10,8 +10,9 @@
 //!    therefore never takes more of the common rate than its own.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use arc_swap::ArcSwap;
 use wire::message::cookie::{LEN, NONCE};
 use wire::message::{CookieReply, Handshake, MAC, Message, Protocol, Step, classify};
 use zeroize::Zeroizing;
@@ -47,7 +48,8 @@ pub enum Verdict {
 
 /// The check, shared by all workers.
 pub struct Admission {
-    ours: Vec<(Protocol, MacKeys)>,
+    /// Changes when our keys do; a message is judged by one picture of it.
+    ours: ArcSwap<Vec<(Protocol, MacKeys)>>,
     secret: Zeroizing<[u8; 32]>,
     proven: Mutex<Limiter>,
     unproven: Mutex<(Limiter, Bucket)>,
@@ -58,10 +60,20 @@ impl Admission {
     /// be accepted.
     #[must_use]
     pub fn new(publics: &[(Protocol, [u8; 32])], secret: Zeroizing<[u8; 32]>) -> Self {
-        let ours = publics.iter().map(|(protocol, public)| (*protocol, MacKeys::new(*protocol, public))).collect();
+        let ours = publics.iter().map(|(protocol, public)| (*protocol, MacKeys::new(*protocol, public)));
+        let ours = ArcSwap::from_pointee(ours.collect());
         let proven = Mutex::new(Limiter::new(PER_SOURCE));
         let unproven = Mutex::new((Limiter::new(PER_SOURCE), Bucket::default()));
         Self { ours, secret, proven, unproven }
+    }
+
+    /// Our key of a protocol is another one from now on, or none: messages to the former one are for nobody here. Say so to the
+    /// [node](crate::Node::set_identity) too. For control alone: of two at once, one would be lost.
+    pub fn set_identity(&self, protocol: Protocol, public: Option<&[u8; 32]>) {
+        let mut ours = Vec::clone(&self.ours.load());
+        ours.retain(|(other, _)| *other != protocol);
+        ours.extend(public.map(|public| (protocol, MacKeys::new(protocol, public))));
+        self.ours.store(Arc::new(ours));
     }
 
     /// Judges a datagram of either encrypted protocol that is not data. `known` says whether `from` is the endpoint of a
@@ -79,14 +91,17 @@ impl Admission {
             // There is no MAC to check: control knows whether it asked for one, and under which.
             Message::Sealed(Step::Cookie, _) | Message::WireGuard(Step::Cookie, _) => {
                 match CookieReply::parse(datagram) {
-                    Ok(reply) if self.ours.iter().any(|(protocol, _)| *protocol == reply.protocol) => Verdict::Pass,
+                    Ok(reply) if self.ours.load().iter().any(|(protocol, _)| *protocol == reply.protocol) => {
+                        Verdict::Pass
+                    }
                     _ => forged,
                 }
             }
             Message::Sealed(Step::Initiation | Step::Response, _)
             | Message::WireGuard(Step::Initiation | Step::Response, _) => {
                 let Ok(message) = Handshake::parse(datagram) else { return forged };
-                match self.receiver(&message) {
+                let ours = self.ours.load();
+                match receiver(&ours, &message) {
                     None => forged,
                     Some(_) if message.step() == Step::Response => Verdict::Pass,
                     Some(keys) => self.initiation(&message, keys, from, known, now, nonce),
@@ -94,12 +109,6 @@ impl Admission {
             }
             _ => forged,
         }
-    }
-
-    /// The keys of the one of us that a message is for.
-    fn receiver(&self, message: &Handshake<'_>) -> Option<&MacKeys> {
-        let ours = self.ours.iter().filter(|(protocol, _)| *protocol == message.protocol());
-        ours.map(|(_, keys)| keys).find(|keys| keys.verify_mac1(message))
     }
 
     fn initiation(
@@ -152,6 +161,12 @@ impl Admission {
         };
         cookie_of(&key, &[&[protocol], &address.octets(), &from.port().to_le_bytes()])
     }
+}
+
+/// The keys of the one of us that a message is for.
+fn receiver<'k>(ours: &'k [(Protocol, MacKeys)], message: &Handshake<'_>) -> Option<&'k MacKeys> {
+    let ours = ours.iter().filter(|(protocol, _)| *protocol == message.protocol());
+    ours.map(|(_, keys)| keys).find(|keys| keys.verify_mac1(message))
 }
 
 fn epoch(now: Time) -> u64 {

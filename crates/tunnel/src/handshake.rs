@@ -187,6 +187,16 @@ impl Recipe {
 }
 
 impl Initiator {
+    /// Changes the pre-shared key: no byte of the initiation depends on it, so that it counts for the response already.
+    pub fn set_preshared(&mut self, psk: &[u8; 32]) {
+        self.recipe.psk = Zeroizing::new(*psk);
+        let set = self.state.as_mut().map(|state| state.set_psk(2, psk));
+        if set.is_some_and(|set| set.is_err()) {
+            // What cannot be set again is begun again.
+            self.state = self.recipe.start().ok().map(|(state, _)| state);
+        }
+    }
+
     /// Takes a response. After an error all is as before: a genuine response that comes later still works.
     ///
     /// # Errors

@@ -6,42 +6,41 @@
 //!
 //! Data never passes here: workers seal and open by themselves with the sessions they find in [`Remote`] and [`SessionTable`], and
 //! tell what control must know as a [`Notice`].
+//!
+//! | module | what |
+//! |---|---|
+//! | `messages` | what comes from nodes without a session |
+//! | `heard` | what workers tell of sessions |
+//! | `calls` | asking peers for sessions |
+//! | `inside` | what is said inside of sessions |
+//! | `changes` | peers that come, change and go |
 
+mod calls;
+mod changes;
+mod heard;
 mod inside;
+mod messages;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use wire::message::data::ACK;
-use wire::message::{Answer, Control, CookieReply, Handshake, Hello, Mode, Outcome, Protocol, Step, Suite};
+use wire::message::{Control, Mode, Protocol, Suite};
 use zeroize::Zeroizing;
 
-use crate::handshake::{self, Finished, Identity, Keys};
-use crate::peer::{Attempt, Peer, PeerSettings, Problem, Standing};
-use crate::probe::Validation;
-use crate::remote::{Path, Remote};
-use crate::session::{Parts, Session};
+use crate::handshake::Identity;
+use crate::peer::{Peer, PeerSettings, Problem, Standing};
+use crate::remote::Remote;
 use crate::snapshot::PeerId;
 use crate::stamp::Stamps;
 use crate::table::SessionTable;
 use crate::time::Time;
 use crate::timers::{self, REKEY_TIMEOUT};
-use crate::verdict::Reason;
 use crate::work::Work;
-
-/// A peer may ask for a handshake this often (drivers/net/wireguard/messages.h, INITIATIONS_PER_SECOND).
-const BETWEEN_INITIATIONS: Duration = Duration::from_millis(20);
-
-/// Probes of one peer that are answered in a second.
-const ANSWERS_PER_SECOND: u32 = 10;
 
 /// When what could not be done now is tried again.
 const SOON: Duration = Duration::from_secs(1);
-
-/// How long a mark is waited for before it is asked for again: the disk may have been full.
-const MARK_AGAIN: Duration = Duration::from_secs(5);
 
 /// How long a cookie is used (whitepaper, section 5.4.7).
 const COOKIE_LIFE: Duration = Duration::from_secs(120);
@@ -162,7 +161,7 @@ pub struct PeerState {
 pub struct Node {
     settings: Settings,
     peers: Vec<Option<Peer>>,
-    by_public: HashMap<[u8; 32], PeerId>,
+    by_public: HashMap<(Protocol, [u8; 32]), PeerId>,
     /// The handshakes that we began, by the index that their answers carry.
     attempts: HashMap<u32, PeerId>,
     table: Arc<SessionTable>,
@@ -172,6 +171,8 @@ pub struct Node {
     work: [Work; 2],
     random: Box<dyn Random + Send>,
     pub(crate) deadlines: BTreeSet<(Time, PeerId)>,
+    /// When the next peer may be called of those that nothing hurries with.
+    next_call: Time,
     outputs: VecDeque<Output>,
 }
 
@@ -179,25 +180,22 @@ impl Node {
     /// A node with these peers; numbers that are left out belong to peers of other kinds.
     #[must_use]
     pub fn new(settings: Settings, peers: Vec<(PeerId, PeerSettings)>, random: Box<dyn Random + Send>) -> Self {
-        let count = peers.iter().map(|(id, _)| id.0 as usize + 1).max().unwrap_or(0);
         let mut node = Self {
-            table: Arc::new(SessionTable::new(count)),
+            table: Arc::new(SessionTable::new(peers.len())),
             stamps: Stamps::after(settings.mark),
             mark_asked: None,
             settings,
-            peers: (0..count).map(|_| None).collect(),
+            peers: Vec::new(),
             by_public: HashMap::new(),
             attempts: HashMap::new(),
             work: Default::default(),
             random,
             deadlines: BTreeSet::new(),
+            next_call: Time::NEVER,
             outputs: VecDeque::new(),
         };
         for (id, settings) in peers {
-            node.by_public.insert(settings.public, id);
-            if let Some(slot) = node.peers.get_mut(id.0 as usize) {
-                *slot = Some(Peer::new(id, settings));
-            }
+            node.place(id, settings);
         }
         node
     }
@@ -246,34 +244,9 @@ impl Node {
     /// implementations do.
     pub fn start(&mut self, now: Now) {
         self.want_mark(now);
-        let eager = self.peers.iter().flatten().filter(|peer| {
-            peer.settings.endpoint.is_some()
-                && (peer.settings.protocol == Protocol::Sealed || peer.settings.keepalive.is_some())
-        });
-        let eager: Vec<_> = eager.map(|peer| peer.id).collect();
-        for id in eager {
-            if let Some(peer) = self.peer(id) {
-                peer.wanted = true;
-            }
+        for peer in self.peers.iter_mut().flatten().filter(|peer| peer.settings.is_eager()) {
+            peer.wanted = true;
         }
-        self.call_wanted(now);
-    }
-
-    /// Calls whom there was no timestamp to call with before, unless that is being done.
-    fn call_wanted(&mut self, now: Now) {
-        let wanted = self.peers.iter().flatten().filter(|peer| peer.wanted && !peer.is_calling());
-        let wanted: Vec<_> = wanted.map(|peer| peer.id).collect();
-        // A few at a time: each costs Diffie-Hellman here and there.
-        for (number, id) in (0..).zip(wanted) {
-            self.schedule(id, Some(now.time + Duration::from_millis(number * 5)));
-        }
-        self.handle_timeout(now);
-    }
-
-    /// Says that this mark is on disk.
-    pub fn marked(&mut self, mark: Duration, now: Now) {
-        self.stamps.marked(mark);
-        self.mark_asked = None;
         self.call_wanted(now);
     }
 
@@ -298,290 +271,23 @@ impl Node {
         (self.attempts.len(), self.deadlines.len(), self.table.claimed())
     }
 
-    // ---- datagrams -----------------------------------------------------------------------------------------------------
-
-    /// Takes a message of a handshake, or a cookie, that [`Admission`](crate::admission::Admission) let pass. `known`: it came from
-    /// where a peer is known to be.
-    ///
-    /// # Errors
-    /// Why it came to nothing. Nobody is told.
-    pub fn handle_datagram(&mut self, datagram: &[u8], from: SocketAddr, known: bool, now: Now) -> Result<(), Reason> {
-        if let Ok(message) = Handshake::parse(datagram) {
-            return match message.step() {
-                Step::Initiation => self.initiation(&message, from, known, now),
-                _ => self.response(&message, now),
-            };
-        }
-        self.cookie(&CookieReply::parse(datagram).map_err(|_| Reason::Forged)?, now)
-    }
-
-    fn initiation(&mut self, message: &Handshake<'_>, from: SocketAddr, known: bool, now: Now) -> Result<(), Reason> {
-        let protocol = message.protocol();
-        if !self.work_for(protocol).take(now.time, known) {
-            return Err(Reason::RateLimited);
-        }
-        let identity = identity(&self.settings, protocol).ok_or(Reason::Forged)?;
-        let incoming = handshake::read_initiation(protocol, identity, message).map_err(|_| Reason::Forged)?;
-        let id = *self.by_public.get(incoming.remote()).ok_or(Reason::Forged)?;
-        let hello = *incoming.hello();
-        let (mode, mtu, aes) = (self.settings.mode, self.settings.mtu, self.settings.aes);
-        let peer = self.peers.get_mut(id.0 as usize).and_then(Option::as_mut).ok_or(Reason::Forged)?;
-        if peer.settings.protocol != protocol {
-            return Err(Reason::WrongTransport);
-        }
-        if hello.timestamp <= peer.greatest {
-            return Err(Reason::Replayed);
-        }
-        if peer.asked != Time::NEVER && now.time.since(peer.asked) < BETWEEN_INITIATIONS {
-            return Err(Reason::RateLimited);
-        }
-        peer.greatest = hello.timestamp;
-        peer.asked = now.time;
-        let outcome = match protocol {
-            Protocol::Sealed if hello.mode != mode => Outcome::RefusedMode,
-            // There are no epochs without a network.
-            Protocol::Sealed if hello.epoch != 0 => Outcome::RefusedEpoch,
-            Protocol::Sealed | Protocol::WireGuard => Outcome::Accepted(Suite::of(hello.aes, aes)),
-        };
-        let answer = Answer { outcome, mode, aes, mtu };
-        let preshared = Zeroizing::new(*peer.settings.preshared);
-        let index = self.claim(protocol).ok_or(Reason::RateLimited)?;
-        let done = self.ephemeral().and_then(|ephemeral| incoming.respond(&preshared, index, &answer, ephemeral).ok());
-        let Some((keys, mut datagram)) = done else {
-            self.table.release(index);
-            return Err(Reason::Forged);
-        };
-        let Some(peer) = self.peers.get_mut(id.0 as usize).and_then(Option::as_mut) else { return Err(Reason::Forged) };
-        let cookie = fresh_cookie(peer, now.time);
-        let mac1 = peer.macs.sign(&mut datagram, cookie.as_ref());
-        peer.responded = Some((index, mac1));
-        match keys {
-            Some(keys) => {
-                peer.next_mtu = (protocol == Protocol::Sealed).then(|| usize::from(hello.mtu));
-                let parts = parts(peer, index, message.sender(), keys, false, now.time);
-                let session = Arc::new(Session::new(parts).map_err(|_| Reason::Forged)?);
-                self.table.insert(Arc::clone(&session));
-                if let Some(unused) = peer.next.replace(session) {
-                    self.table.release(unused.index());
-                }
-                peer.next_from = Some(from);
-            }
-            None => {
-                self.table.release(index);
-                peer.problem = refusal(outcome);
-            }
-        }
-        self.outputs.push_back(Output::Transmit { peer: Some(id), to: from, reply: true, datagram });
-        self.review(id, now);
-        Ok(())
-    }
-
-    fn response(&mut self, message: &Handshake<'_>, now: Now) -> Result<(), Reason> {
-        let id = *self.attempts.get(&message.receiver()).ok_or(Reason::UnknownSession)?;
-        if !self.work_for(message.protocol()).take(now.time, true) {
-            return Err(Reason::RateLimited);
-        }
-        let peer = self.peers.get_mut(id.0 as usize).and_then(Option::as_mut).ok_or(Reason::UnknownSession)?;
-        if peer.settings.protocol != message.protocol() {
-            return Err(Reason::WrongTransport);
-        }
-        let attempt = peer.attempt.as_mut().filter(|a| a.index == message.receiver()).ok_or(Reason::UnknownSession)?;
-        // A forged response leaves the attempt as it was: the true one may still come.
-        let finished = attempt.initiator.finish(message).map_err(|_| Reason::Forged)?;
-        let (index, asked_at, again) = (attempt.index, attempt.to, attempt.tries > 1);
-        self.attempts.remove(&index);
-        peer.attempt = None;
-        let (keys, peer_index, answer) = match finished {
-            Finished::Established { keys, receiver_index, answer } => (keys, receiver_index, answer),
-            Finished::Refused(answer) => {
-                let problem = refusal(answer.outcome).unwrap_or(Problem::NoAnswer);
-                self.table.release(index);
-                self.give_up(id, problem, now);
-                self.review(id, now);
-                return Ok(());
-            }
-        };
-        if let Some(answer) = answer {
-            peer.peer_mtu = Some(usize::from(answer.mtu));
-        }
-        let parts = parts(peer, index, peer_index, keys, true, now.time);
-        let session = Arc::new(Session::new(parts).map_err(|_| Reason::Forged)?);
-        self.table.insert(Arc::clone(&session));
-        peer.adopt(session, &self.table);
-        peer.remote.activity.forgive();
-        if again && peer.settings.endpoint == Some(asked_at) && peer.endpoint() != Some(asked_at) {
-            // It was not where we believed it to be, but where the configuration says.
-            self.settle_at(id, asked_at);
-        }
-        // It shows the peer that we have the keys, so that it may send.
-        self.keepalive(id, now);
-        self.session_is_up(id, now);
-        Ok(())
-    }
-
-    fn cookie(&mut self, reply: &CookieReply<'_>, now: Now) -> Result<(), Reason> {
-        let id = self.attempts.get(&reply.receiver).copied().or_else(|| self.owner(reply.receiver));
-        let id = id.ok_or(Reason::UnknownSession)?;
-        let peer = self.peers.get_mut(id.0 as usize).and_then(Option::as_mut).ok_or(Reason::UnknownSession)?;
-        if peer.settings.protocol != reply.protocol {
-            return Err(Reason::WrongTransport);
-        }
-        // WireGuard under load wants a cookie in responses too. The next one will have it.
-        if let Some((_, mac1)) = peer.responded.filter(|(index, _)| *index == reply.receiver) {
-            let cookie = peer.macs.open_cookie(reply.nonce, &mac1, reply.sealed).ok_or(Reason::Forged)?;
-            peer.cookie = Some((cookie, now.time));
-            return Ok(());
-        }
-        let attempt = peer.attempt.as_mut().filter(|a| a.index == reply.receiver).ok_or(Reason::UnknownSession)?;
-        let cookie = peer.macs.open_cookie(reply.nonce, &attempt.mac1, reply.sealed).ok_or(Reason::Forged)?;
-        peer.cookie = Some((cookie, now.time));
-        // The message was not looked at, so that it may be said once more, now with the cookie. WireGuard waits for its timer.
-        if peer.settings.protocol == Protocol::Sealed && !std::mem::replace(&mut attempt.again, true) {
-            peer.macs.sign(&mut attempt.datagram, Some(&cookie));
-            let (to, datagram) = (attempt.to, attempt.datagram.clone());
-            if peer.may_get(to, datagram.len()) {
-                self.outputs.push_back(Output::Transmit { peer: Some(id), to, reply: false, datagram });
-            }
-        }
-        Ok(())
-    }
-
-    // ---- what workers tell ---------------------------------------------------------------------------------------------
-
-    /// Takes what a worker tells.
-    pub fn handle_notice(&mut self, notice: Notice, now: Now) {
-        match notice {
-            Notice::Wanted(id) | Notice::Renew(id) => {
-                self.call(id, now);
-                self.review(id, now);
-            }
-            Notice::Watch(id) => self.review(id, now),
-            Notice::Confirmed { index, from, bytes } => self.confirmed(index, from, bytes, now),
-            Notice::Roamed { index, from, bytes } => self.roamed(index, from, bytes, now),
-            Notice::Control { index, from, message, bytes } => self.control(index, from, message, bytes, now),
-        }
-    }
-
-    fn confirmed(&mut self, index: u32, from: SocketAddr, bytes: usize, now: Now) {
-        let Some(id) = self.owner(index) else { return };
-        let table = Arc::clone(&self.table);
-        let Some(peer) = self.peer(id).filter(|peer| peer.next.as_ref().is_some_and(|next| next.index() == index))
-        else {
-            return;
-        };
-        peer.promote(&table);
-        peer.peer_mtu = peer.next_mtu.or(peer.peer_mtu);
-        // There is a way now, whatever becomes of what we asked for ourselves.
-        if let Some(attempt) = &mut peer.attempt {
-            attempt.settled = true;
-        }
-        if peer.next_from == Some(from) {
-            // What we answered to that address arrived there.
-            self.settle_at(id, from);
-        } else {
-            self.roamed(index, from, bytes, now);
-        }
-        self.session_is_up(id, now);
-    }
-
-    fn session_is_up(&mut self, id: PeerId, now: Now) {
-        let number = self.number();
-        if let Some(peer) = self.peer(id).filter(|peer| peer.can_search(now.time)) {
-            peer.search.begin(number, now.time);
-        }
-        self.report_mtu(id);
-        self.outputs.push_back(Output::SessionUp(id));
-        self.review(id, now);
-    }
-
-    fn roamed(&mut self, index: u32, from: SocketAddr, bytes: usize, now: Now) {
-        let Some(id) = self.owner(index) else { return };
-        let number = self.number();
-        let Some(peer) = self.peer(id) else { return };
-        if peer.endpoint() == Some(from) {
-            return;
-        }
-        let trusted = peer.settings.protocol == Protocol::WireGuard
-            || peer.proven == Some(from)
-            || peer.settings.endpoint == Some(from);
-        if trusted {
-            self.settle_at(id, from);
-            return self.review(id, now);
-        }
-        let fallback = match peer.validation.take() {
-            Some(earlier) => earlier.fallback,
-            None => peer.remote.path.load_full(),
-        };
-        peer.remote.path.store(Some(Arc::new(Path::unproven(from, bytes))));
-        peer.validation = Some(Validation::new(from, fallback, number, now.time));
-        self.send_probe(id, number, 0, now);
-        self.outputs.push_back(Output::Moved(id, from));
-        self.review(id, now);
-    }
-
-    /// The peer is at this address, and has proved it.
-    fn settle_at(&mut self, id: PeerId, address: SocketAddr) {
-        let Some(peer) = self.peer(id) else { return };
-        let moved = peer.endpoint() != Some(address);
-        if moved || !peer.is_proven() {
-            peer.search.forget();
-        }
-        peer.validation = None;
-        peer.proven = Some(address);
-        peer.remote.path.store(Some(Arc::new(Path::proven(address))));
-        if moved {
-            self.outputs.push_back(Output::Moved(id, address));
-        }
-    }
-
-    fn control(&mut self, index: u32, from: SocketAddr, message: Control, bytes: usize, now: Now) {
-        let Some(id) = self.owner(index) else { return };
-        let next = self.number();
-        let Some(peer) = self.peer(id) else { return };
-        match message {
-            Control::Probe { id: number } => {
-                let (count, since) = peer.answered;
-                let (count, since) =
-                    if now.time.since(since) >= Duration::from_secs(1) { (0, now.time) } else { (count, since) };
-                peer.answered = (count + 1, since);
-                if count < ANSWERS_PER_SECOND {
-                    let ack = Control::Ack { id: number, length: u16::try_from(bytes).unwrap_or(u16::MAX) };
-                    self.send_control(id, &ack, Some(from), ACK, now);
-                }
-            }
-            Control::Ack { id: number, .. } => {
-                if peer.validation.as_ref().is_some_and(|v| v.is_answered_by(number, from)) {
-                    self.settle_at(id, from);
-                } else if peer.search.answered(number, next, now.time) {
-                    self.report_mtu(id);
-                }
-            }
-        }
-        self.review(id, now);
-    }
+    // ---- timers --------------------------------------------------------------------------------------------------------
 
     /// The machine slept, or was restored from a copy of itself: counters may have been used by another copy. No session that there
     /// was is used again.
     pub fn handle_gap(&mut self, now: Now) {
-        let table = Arc::clone(&self.table);
         let ids: Vec<_> = self.peers.iter().flatten().map(|peer| peer.id).collect();
         for id in ids {
             let Some(peer) = self.peer(id) else { continue };
-            // Another copy may hold the handshake under way too, and would get the same keys from its answer.
             let had = peer.current.is_some() || peer.is_calling();
-            for session in [&peer.current, &peer.previous, &peer.next].into_iter().flatten() {
-                session.end();
-            }
-            peer.erase(&table, now.time);
-            self.abandon(id, false);
+            // Another copy may hold the handshake under way too, and would get the same keys from its answer.
+            self.end_sessions(id, now.time);
             if had {
                 self.call(id, now);
             }
             self.review(id, now);
         }
     }
-
-    // ---- timers --------------------------------------------------------------------------------------------------------
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
@@ -592,18 +298,6 @@ impl Node {
                 peer.deadline = None;
             }
             self.review(id, now);
-        }
-    }
-
-    fn want_mark(&mut self, now: Now) {
-        let asked = self.mark_asked.is_some_and(|at| now.time.since(at) < MARK_AGAIN);
-        // Without peers there is nobody to stamp anything for.
-        if !self.by_public.is_empty()
-            && !asked
-            && let Some(mark) = self.stamps.wanted_mark(now.wall)
-        {
-            self.mark_asked = Some(now.time);
-            self.outputs.push_back(Output::Mark(mark));
         }
     }
 
@@ -654,94 +348,6 @@ impl Node {
         }
     }
 
-    /// Ends the handshake that we began; `in_vain`: nobody answered.
-    fn abandon(&mut self, id: PeerId, in_vain: bool) {
-        let table = Arc::clone(&self.table);
-        let Some(peer) = self.peer(id) else { return };
-        let Some(attempt) = peer.attempt.take() else { return };
-        table.release(attempt.index);
-        if in_vain {
-            peer.problem = Some(Problem::NoAnswer);
-            peer.wanted = false;
-            peer.remote.activity.forgive();
-            if let Some(session) = &peer.current {
-                session.renewal_failed();
-            }
-            self.outputs.push_back(Output::GaveUp(id));
-        }
-        self.attempts.remove(&attempt.index);
-    }
-
-    /// There will be no session, for a reason that does not go away by asking again at once.
-    fn give_up(&mut self, id: PeerId, problem: Problem, now: Now) {
-        let Some(peer) = self.peer(id) else { return };
-        peer.problem = Some(problem);
-        peer.wanted = false;
-        peer.not_before = now.time + REKEY_TIMEOUT;
-        peer.remote.activity.forgive();
-        if let Some(session) = &peer.current {
-            session.renewal_failed();
-        }
-        self.outputs.push_back(Output::GaveUp(id));
-    }
-
-    /// Asks for a session, unless we asked a moment ago. If that is not possible now, it is done as soon as it is.
-    fn call(&mut self, id: PeerId, now: Now) {
-        let Some(peer) = self.peer(id) else { return };
-        if peer.attempt.as_ref().is_some_and(|a| !a.settled && now.time < a.due) {
-            return;
-        }
-        peer.wanted = true;
-        if now.time < peer.not_before {
-            return;
-        }
-        let (mut to, mut tries) = (peer.endpoint(), 0);
-        let again = peer.attempt.as_ref().filter(|attempt| !attempt.settled);
-        if let Some(attempt) = again {
-            tries = attempt.tries;
-            // Nobody answered where the peer was last, or where somebody made us believe it was. It may be where the configuration
-            // says by now.
-            to = peer.settings.endpoint.filter(|_| tries % 2 == 1).or(to);
-        }
-        let Some(to) = to else {
-            return self.give_up(id, Problem::NoEndpoint, now);
-        };
-        let began = again.map_or(now.time, |attempt| attempt.began);
-        let Some(timestamp) = self.stamps.next(now.wall) else {
-            // The disk is slow, or does not take the mark.
-            return self.want_mark(now);
-        };
-        let Some(protocol) = self.peer_ref(id).map(|peer| peer.settings.protocol) else { return };
-        let (Some(index), Some(ephemeral)) = (self.claim(protocol), self.ephemeral()) else { return };
-        let jitter = self.jitter();
-        let due = now.time + REKEY_TIMEOUT + jitter;
-        let Some(peer) = self.peers.get_mut(id.0 as usize).and_then(Option::as_mut) else { return };
-        peer.jitter = jitter;
-        if let Some(old) = peer.attempt.take() {
-            self.attempts.remove(&old.index);
-            self.table.release(old.index);
-        }
-        let Settings { mode, mtu, aes, .. } = self.settings;
-        let hello = Hello { timestamp, epoch: 0, mtu, mode, aes };
-        let begun = identity(&self.settings, protocol).and_then(|identity| {
-            let PeerSettings { public, preshared, .. } = &peer.settings;
-            handshake::initiate(protocol, identity, public, preshared, index, &hello, ephemeral).ok()
-        });
-        let Some((initiator, mut datagram)) = begun else {
-            self.table.release(index);
-            return self.give_up(id, Problem::Key, now);
-        };
-        peer.wanted = false;
-        let cookie = fresh_cookie(peer, now.time);
-        let mac1 = peer.macs.sign(&mut datagram, cookie.as_ref());
-        if peer.may_get(to, datagram.len()) {
-            self.outputs.push_back(Output::Transmit { peer: Some(id), to, reply: false, datagram: datagram.clone() });
-        }
-        self.attempts.insert(index, id);
-        let (again, settled, tries) = (false, false, tries + 1);
-        peer.attempt = Some(Attempt { initiator, index, mac1, datagram, to, began, due, tries, again, settled });
-    }
-
     // ---- small things --------------------------------------------------------------------------------------------------
 
     fn peer(&mut self, id: PeerId) -> Option<&mut Peer> {
@@ -756,14 +362,6 @@ impl Node {
     fn owner(&self, index: u32) -> Option<PeerId> {
         let id = self.table.find(index).session()?.peer();
         self.peer_ref(id)?.session(index).map(|_| id)
-    }
-
-    fn work_for(&mut self, protocol: Protocol) -> &mut Work {
-        let [sealed, wireguard] = &mut self.work;
-        match protocol {
-            Protocol::Sealed => sealed,
-            Protocol::WireGuard => wireguard,
-        }
     }
 
     fn claim(&mut self, protocol: Protocol) -> Option<u32> {
@@ -800,16 +398,4 @@ fn identity(settings: &Settings, protocol: Protocol) -> Option<&Identity> {
 
 fn fresh_cookie(peer: &Peer, now: Time) -> Option<[u8; 16]> {
     peer.cookie.filter(|(_, at)| now.since(*at) < COOKIE_LIFE).map(|(cookie, _)| cookie)
-}
-
-fn parts(peer: &Peer, index: u32, peer_index: u32, keys: Keys, initiator: bool, since: Time) -> Parts {
-    Parts { protocol: peer.settings.protocol, peer: peer.id, index, peer_index, keys, initiator, since }
-}
-
-fn refusal(outcome: Outcome) -> Option<Problem> {
-    match outcome {
-        Outcome::Accepted(_) => None,
-        Outcome::RefusedMode => Some(Problem::Mode),
-        Outcome::RefusedEpoch => Some(Problem::Epoch),
-    }
 }

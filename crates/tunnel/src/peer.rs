@@ -34,6 +34,14 @@ pub struct PeerSettings {
     pub endpoint: Option<SocketAddr>,
 }
 
+impl PeerSettings {
+    /// Whether it is called as soon as we know of it, so that it hears of us before it notices that we were away. WireGuard's peers are
+    /// called when there is something to say, as its own implementations do.
+    pub(crate) fn is_eager(&self) -> bool {
+        self.endpoint.is_some() && (self.protocol == Protocol::Sealed || self.keepalive.is_some())
+    }
+}
+
 /// A handshake that we began.
 pub(crate) struct Attempt {
     pub(crate) initiator: Initiator,
@@ -62,7 +70,9 @@ pub enum Problem {
     NoAnswer,
     /// Nobody knows where it is.
     NoEndpoint,
-    /// No agreement is possible with its public key.
+    /// We have no private key for this transport.
+    NoIdentity,
+    /// No agreement is possible with its public key: it is of low order, or our own.
     Key,
     /// The two ends are configured for different layers: one for packets (`tun`), one for frames (`tap`).
     Mode,
@@ -79,6 +89,7 @@ impl Problem {
                 "the peer does not answer: is it up, does it have our public key, and is its UDP port open?"
             }
             Self::NoEndpoint => "nobody knows where the peer is: write `endpoint`, or wait until it calls",
+            Self::NoIdentity => "we have no private key for this transport: write one",
             Self::Key => "no session is possible with the peer's public key: was it copied whole?",
             Self::Mode => {
                 "the handshake was refused: one end has mode \"tun\" and the other \"tap\"; write the same on both"
@@ -271,6 +282,13 @@ impl Peer {
         self.current = Some(session);
         self.problem = None;
         self.wanted = false;
+    }
+
+    /// Ends all of its sessions: whoever still holds one neither seals nor opens with it any more.
+    pub(crate) fn end(&self) {
+        for session in [&self.current, &self.previous, &self.next].into_iter().flatten() {
+            session.end();
+        }
     }
 
     /// Forgets the keys of sessions that neither seal nor open any more.

@@ -115,7 +115,7 @@ pub struct Session {
     confirmed: AtomicBool,
     /// Whether somebody was told that it is time for another one.
     renewing: AtomicBool,
-    /// Whether it may not seal any more, whatever its age.
+    /// Whether it may neither seal nor open any more, whatever its age.
     ended: AtomicBool,
 }
 
@@ -199,8 +199,8 @@ impl Session {
         now.since(self.since) < REJECT_AFTER_TIME && !self.ended.load(Ordering::Relaxed)
     }
 
-    /// Ends it: nothing is sealed any more. For a machine that slept or was restored from a copy of itself, whose counters may
-    /// have been used already.
+    /// Ends it, whoever holds it: nothing is sealed or opened any more. For a peer that was removed; for keys that changed; and for a
+    /// machine that slept or was restored from a copy of itself, whose counters may have been used already.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Release);
     }

@@ -11,7 +11,8 @@ use crate::forwarding::RouteTable;
 use crate::remote::Remote;
 use crate::verdict::Reason;
 
-/// The number of a peer: its place in [`Snapshot::peers`].
+/// The number of a peer. That of a removed one is given to another only after [`REJECT_AFTER_TIME`](crate::session::REJECT_AFTER_TIME),
+/// so that nobody who looks at an old picture takes one for the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerId(pub u32);
 
@@ -63,7 +64,8 @@ pub enum Way {
 /// The peers at one moment.
 #[derive(Clone, Default)]
 pub struct Snapshot {
-    peers: Vec<Peer>,
+    /// By number; none where a number is free.
+    peers: Vec<Option<Peer>>,
     table: RouteTable<Target>,
     /// Of plain peers.
     endpoints: HashMap<SocketAddr, PeerId>,
@@ -73,12 +75,13 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// A snapshot of `peers`; `local` are our own addresses, which belong to us even inside a peer's prefix. Where two peers
-    /// claim the same prefix or endpoint the later one has it.
-    pub fn new(peers: Vec<Peer>, local: &[IpAddr]) -> Self {
+    /// A snapshot of `peers`, each at its number; numbers may be free. `local` are our own addresses, which belong to us even inside
+    /// a peer's prefix. Where two peers claim the same prefix or endpoint the later one has it.
+    pub fn new(peers: Vec<Option<Peer>>, local: &[IpAddr]) -> Self {
         let mut table = RouteTable::default();
         let (mut endpoints, mut known, mut secure) = (HashMap::new(), HashSet::new(), false);
         for (id, peer) in (0..).map(PeerId).zip(&peers) {
+            let Some(peer) = peer else { continue };
             match &peer.way {
                 Way::Plain(endpoint) => {
                     endpoints.insert(canonical(*endpoint), id);
@@ -99,14 +102,14 @@ impl Snapshot {
     }
 
     /// The peers, in the order of their numbers.
-    pub fn peers(&self) -> &[Peer] {
-        &self.peers
+    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.iter().flatten()
     }
 
     /// One peer.
     #[inline]
     pub fn peer(&self, id: PeerId) -> Option<&Peer> {
-        self.peers.get(id.0 as usize)
+        self.peers.get(id.0 as usize)?.as_ref()
     }
 
     /// Who owns `address`.
@@ -215,8 +218,8 @@ mod tests {
         };
         Snapshot::new(
             vec![
-                peer("192.0.2.1:7777", &["10.42.0.0/16", "10.77.0.0/24", "fd00::/16"]),
-                peer("[2001:db8::2]:7777", &["10.42.7.0/24"]),
+                Some(peer("192.0.2.1:7777", &["10.42.0.0/16", "10.77.0.0/24", "fd00::/16"])),
+                Some(peer("[2001:db8::2]:7777", &["10.42.7.0/24"])),
             ],
             &["10.77.0.9".parse().unwrap(), "10.9.0.1".parse().unwrap()],
         )
@@ -252,6 +255,19 @@ mod tests {
         assert_eq!(s.egress("10.43.8.1".parse().unwrap()).err(), Some(Reason::NoRoute));
         assert_eq!(s.egress("10.77.0.9".parse().unwrap()).err(), Some(Reason::NoRoute));
         assert_eq!(s.egress("ff02::2".parse().unwrap()).err(), Some(Reason::Multicast));
+    }
+
+    #[test]
+    fn a_free_number_is_nobody() {
+        let paris = Peer {
+            way: Way::Plain("192.0.2.2:7777".parse().unwrap()),
+            mtu: 1472,
+            allowed_ips: vec!["10.42.7.0/24".parse().unwrap()],
+        };
+        let s = Snapshot::new(vec![None, Some(paris), None], &[]);
+        assert_eq!(s.egress("10.42.7.1".parse().unwrap()).unwrap().0, PARIS);
+        assert_eq!(s.speaker("192.0.2.2:7777".parse().unwrap()), Ok(PARIS));
+        assert_eq!((s.peers().count(), s.peer(BERLIN).is_none(), s.peer(PARIS).is_some()), (1, true, true));
     }
 
     #[test]

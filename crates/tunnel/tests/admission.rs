@@ -295,3 +295,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn our_key_can_change_while_it_judges() {
+    for protocol in BOTH {
+        let admission = admission();
+        let other = if protocol == Protocol::Sealed { Protocol::WireGuard } else { Protocol::Sealed };
+        let judge = |protocol, public: &[u8; 32]| {
+            let header = HandshakeHeader { protocol, step: Step::Initiation, sender: 16, receiver: 0 };
+            let mut message = header.emit(&vec![7; protocol.noise_len(Step::Initiation)]).unwrap();
+            MacKeys::new(protocol, public).sign(&mut message, None);
+            admission.admit(&message, "192.0.2.1:7".parse().unwrap(), true, Time::from_nanos(1_000_000_000), || [0; 24])
+        };
+        let forged = Verdict::Drop(Reason::Forged);
+        admission.set_identity(protocol, Some(&[77; 32]));
+        assert_eq!((judge(protocol, &PUBLIC), judge(protocol, &[77; 32])), (forged, Verdict::Pass));
+        assert_eq!(judge(other, &PUBLIC), Verdict::Pass, "the other one stays");
+        admission.set_identity(protocol, None);
+        assert_eq!((judge(protocol, &PUBLIC), judge(protocol, &[77; 32])), (forged, forged));
+        admission.set_identity(protocol, Some(&PUBLIC));
+        assert_eq!(judge(protocol, &PUBLIC), Verdict::Pass);
+    }
+}

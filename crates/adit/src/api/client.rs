@@ -4,7 +4,7 @@ use std::{
     fs, io,
     os::unix::{fs::FileTypeExt, net::UnixStream},
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{MAX_ANSWER, Request, Response, Status, TIMEOUT, line};
@@ -48,10 +48,18 @@ impl From<CallError> for Failure {
 /// # Errors
 /// See [`CallError`]. A refusal by the daemon is not one of them but [`Response::Error`].
 pub fn call(path: &Path, request: Request) -> std::result::Result<Response, CallError> {
+    call_within(path, request, TIMEOUT)
+}
+
+/// The same for a request that may take longer.
+///
+/// # Errors
+/// As those of [`call`].
+pub fn call_within(path: &Path, request: Request, patience: Duration) -> std::result::Result<Response, CallError> {
     let broken = |error: io::Error| match error.kind() {
         // What the kernel calls a time-out of a socket, and what we call one.
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            CallError::Broken(path.into(), io::Error::other(format!("nothing came within {} s", TIMEOUT.as_secs())))
+            CallError::Broken(path.into(), io::Error::other(format!("nothing came within {} s", patience.as_secs())))
         }
         _ => CallError::Broken(path.into(), error),
     };
@@ -63,7 +71,7 @@ pub fn call(path: &Path, request: Request) -> std::result::Result<Response, Call
     })?;
     let mut question = serde_json::to_vec(&request).map_err(|error| broken(error.into()))?;
     question.push(b'\n');
-    let deadline = Instant::now() + TIMEOUT;
+    let deadline = Instant::now() + patience;
     // A daemon that refuses us answers without having read: its answer counts, not our broken pipe.
     let sent = line::write(&stream, &question, deadline);
     let answer = line::read(&stream, MAX_ANSWER, deadline).map_err(broken)?;
@@ -81,8 +89,12 @@ pub fn status(runtime_dir: &Path, device: &str) -> std::result::Result<Status, C
     let path = status_socket(runtime_dir, device);
     match call(&path, Request::Status)? {
         Response::Status(status) => Ok(*status),
-        Response::Done => Err(CallError::Broken(path, io::Error::other("it answered something else"))),
-        Response::Error { sentence } => Err(CallError::Broken(path, io::Error::other(sentence))),
+        Response::Done | Response::Changed { .. } => {
+            Err(CallError::Broken(path, io::Error::other("it answered something else")))
+        }
+        Response::Error { sentence } | Response::Fault { sentence } => {
+            Err(CallError::Broken(path, io::Error::other(sentence)))
+        }
     }
 }
 

@@ -15,6 +15,8 @@ pub enum Request {
     Status,
     /// Stop, and remove what was set up. The answer comes first, then the work.
     Stop,
+    /// Read the file again that the daemon was started with, and put it into force.
+    Reload,
 }
 
 impl Request {
@@ -22,13 +24,13 @@ impl Request {
     pub fn changes(self) -> bool {
         match self {
             Self::Status => false,
-            Self::Stop => true,
+            Self::Stop | Self::Reload => true,
         }
     }
 }
 
-/// What a daemon answers: `{"answer":"status","body":{…}}`, `{"answer":"done"}`,
-/// `{"answer":"error","body":{"sentence":"…"}}`.
+/// What a daemon answers: `{"answer":"status","body":{…}}`, `{"answer":"done"}`, `{"answer":"changed","body":{"sentence":"…"}}`,
+/// `{"answer":"fault","body":{"sentence":"…"}}`, `{"answer":"error","body":{"sentence":"…"}}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", content = "body", rename_all = "kebab-case")]
 pub enum Response {
@@ -36,6 +38,16 @@ pub enum Response {
     Status(Box<Status>),
     /// It is done, or will be at once.
     Done,
+    /// It is done, and this is what is other than before.
+    Changed {
+        /// `2 peers added, 1 removed`
+        sentence: String,
+    },
+    /// It is not done, since what the request leads to is wrong: the configuration.
+    Fault {
+        /// Where the fault is, and what to do.
+        sentence: String,
+    },
     /// It is not done.
     Error {
         /// What failed, why, and what to do.
@@ -53,7 +65,7 @@ pub enum RequestError {
     #[error("the request is not one line of JSON with a \"verb\"")]
     Malformed,
     /// A verb of another version.
-    #[error("this version knows the verbs \"status\" and \"stop\" only")]
+    #[error("this version knows the verbs \"status\", \"stop\" and \"reload\" only")]
     UnknownVerb,
 }
 
@@ -75,6 +87,7 @@ pub fn decode_request(line: &[u8]) -> Result<Request, RequestError> {
     match line.verb.as_ref() {
         "status" => Ok(Request::Status),
         "stop" => Ok(Request::Stop),
+        "reload" => Ok(Request::Reload),
         _ => Err(RequestError::UnknownVerb),
     }
 }
@@ -86,7 +99,7 @@ mod tests {
 
     #[test]
     fn requests_survive_their_line() {
-        for request in [Request::Status, Request::Stop] {
+        for request in [Request::Status, Request::Stop, Request::Reload] {
             let line = serde_json::to_vec(&request).unwrap();
             assert_eq!(decode_request(&line), Ok(request));
         }
@@ -121,6 +134,8 @@ mod tests {
         assert_eq!(text(&Response::Done), r#"{"answer":"done"}"#);
         let error = Response::Error { sentence: "no".into() };
         assert_eq!(text(&error), r#"{"answer":"error","body":{"sentence":"no"}}"#);
+        let changed = Response::Changed { sentence: "1 peer added".into() };
+        assert_eq!(text(&changed), r#"{"answer":"changed","body":{"sentence":"1 peer added"}}"#);
         assert!(
             text(&Response::Status(Box::new(crate::api::status::tests::sample())))
                 .starts_with(r#"{"answer":"status","body":{"version":"#)

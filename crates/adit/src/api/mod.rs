@@ -20,7 +20,7 @@ mod server;
 pub mod status;
 
 pub use claim::{Claim, is_claimed};
-pub use client::{CallError, call, control_socket, daemons, status, status_socket};
+pub use client::{CallError, call, call_within, control_socket, daemons, status, status_socket};
 pub use message::{MAX_REQUEST, Request, RequestError, Response, decode_request};
 pub use server::{Server, Sockets};
 pub use status::Status;

@@ -6,11 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Places, output};
+use linux::netlink::Netlink;
+
+use super::{Places, find, output};
 use crate::{
     Directories, Failure, Result,
     api::{self, CallError, Claim, Request, Response},
-    apply, config,
+    apply, config, dns,
 };
 
 /// How long a daemon may take to remove everything.
@@ -46,16 +48,21 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) fn run(self) -> Result<()> {
         let directories = self.places.directories();
-        let device = match (self.device, self.config) {
-            (Some(device), _) => {
-                config::check_device(&device).map_err(|fault| Failure::usage(format!("{device:?} {fault}")))?;
-                device
-            }
-            (None, Some(file)) => config::device_name(&file)?,
-            (None, None) => only_daemon(&directories.runtime)?,
-        };
+        let device = device(self.device, self.config, &directories)?;
         let said = stop(&device, &directories)?;
         output::print(&format!("{said}\n")).map(drop)
+    }
+}
+
+/// The device of the daemon that is meant: by name, by the file it was started with, or as the only one there is.
+pub(super) fn device(name: Option<String>, file: Option<PathBuf>, directories: &Directories) -> Result<String> {
+    match (name, file) {
+        (Some(device), _) => {
+            config::check_device(&device).map_err(|fault| Failure::usage(format!("{device:?} {fault}")))?;
+            Ok(device)
+        }
+        (None, Some(file)) => Ok(config::device_name(&find::file(&file))?),
+        (None, None) => only_daemon(&directories.runtime),
     }
 }
 
@@ -63,7 +70,7 @@ fn only_daemon(runtime_dir: &Path) -> Result<String> {
     let mut devices = api::daemons(runtime_dir)?;
     match (devices.pop(), devices.is_empty()) {
         (None, _) => Err(Failure::failed(format!(
-            "no adit daemon is running in {}; name what a killed one left behind with --device NAME",
+            "no adit daemon is running in {}; name what a killed one left behind with `adit down --device NAME`",
             runtime_dir.display()
         ))),
         (Some(device), true) => Ok(device),
@@ -79,8 +86,12 @@ fn stop(device: &str, directories: &Directories) -> Result<String> {
     let path = api::control_socket(&directories.runtime, device);
     match api::call(&path, Request::Stop) {
         Ok(Response::Done) => wait(device, directories),
-        Ok(Response::Error { sentence }) => Err(Failure::failed(format!("{device} stays up: {sentence}"))),
-        Ok(Response::Status(_)) => Err(Failure::failed(format!("the daemon of {device} answered something else"))),
+        Ok(Response::Error { sentence } | Response::Fault { sentence }) => {
+            Err(Failure::failed(format!("{device} stays up: {sentence}")))
+        }
+        Ok(Response::Status(_) | Response::Changed { .. }) => {
+            Err(Failure::failed(format!("the daemon of {device} answered something else")))
+        }
         Err(CallError::Absent(_) | CallError::Dead(_)) => clean_up(device, directories),
         Err(error) => Err(error.into()),
     }
@@ -110,7 +121,14 @@ fn clean_up(device: &str, directories: &Directories) -> Result<String> {
     // Nobody else may be the daemon of this device while its remains are removed.
     let had_sockets = api::daemons(&directories.runtime)?.iter().any(|name| name == device);
     let claim = Claim::take(&directories.runtime, device)?;
-    let removed = apply::remove_leftovers(device, &directories.state)?;
+    // First: questions for the tunnel's resolvers would go out in the clear without it. A daemon that holds the device (with another
+    // runtime directory) keeps them; it is refused below.
+    let is_held = apply::observe(&mut Netlink::open()?, device)?.device.is_some_and(|device| device.running);
+    let resolvers = if is_held { Ok(false) } else { dns::remove_leftovers(device, &directories.state) };
+    let mut removed = apply::remove_leftovers(device, &directories.state)?;
+    if resolvers? {
+        removed.0.push("DNS servers".into());
+    }
     drop(claim);
     match (removed.is_empty(), had_sockets) {
         (false, _) => Ok(format!("{device} was down; removed what its daemon had left: {removed}")),

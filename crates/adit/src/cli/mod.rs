@@ -4,12 +4,15 @@
 mod completions;
 mod demo;
 mod down;
+mod find;
 mod keygen;
 mod man;
 mod output;
 mod pubkey;
+mod reload;
 mod status;
 mod up;
+mod wireguard;
 
 use std::{ffi::OsString, io::IsTerminal, path::PathBuf};
 
@@ -29,16 +32,19 @@ pub struct Cli {
     #[command(subcommand)]
     verb: Verb,
 
-    /// What to log on standard error: error, warn, info, debug or trace, also by module
-    #[arg(long, global = true, env = "ADIT_LOG", default_value = "info", value_name = "LEVEL")]
-    log: String,
+    /// What to log on standard error: error, warn, info (the default), debug or trace, also by module
+    #[arg(long, global = true, env = "ADIT_LOG", value_name = "LEVEL")]
+    log: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Verb {
     Up(up::Arguments),
     Down(down::Arguments),
+    Reload(reload::Arguments),
     Status(status::Arguments),
+    #[command(name = "wireguard")]
+    WireGuard(wireguard::Arguments),
     Keygen(keygen::Arguments),
     Pubkey(pubkey::Arguments),
     Demo(demo::Arguments),
@@ -56,11 +62,15 @@ struct Places {
     /// Directory of what must survive a reboot
     #[arg(long, env = "ADIT_STATE_DIR", default_value = Directories::STATE, value_name = "DIR")]
     state_dir: PathBuf,
+
+    /// Directory of the sockets for WireGuard's tools, which look for them nowhere else
+    #[arg(long, env = "ADIT_WIREGUARD_DIR", default_value = Directories::WIREGUARD, value_name = "DIR", hide = true)]
+    wireguard_dir: PathBuf,
 }
 
 impl Places {
     fn directories(self) -> Directories {
-        Directories { runtime: self.runtime_dir, state: self.state_dir }
+        Directories { runtime: self.runtime_dir, state: self.state_dir, wireguard: self.wireguard_dir }
     }
 }
 
@@ -70,11 +80,18 @@ impl Cli {
     /// # Errors
     /// The verb's failure, for its reader.
     pub fn run(self) -> Result<()> {
-        log_to_stderr(&self.log)?;
+        let asked = match &self.verb {
+            Verb::WireGuard(_) => self.log.as_deref().or(wireguard::log_level()),
+            _ => self.log.as_deref(),
+        };
+        log_to_stderr(asked.unwrap_or("info"))?;
+        let log_wanted = asked.is_some();
         match self.verb {
             Verb::Up(arguments) => arguments.run(),
             Verb::Down(arguments) => arguments.run(),
+            Verb::Reload(arguments) => arguments.run(),
             Verb::Status(arguments) => arguments.run(),
+            Verb::WireGuard(arguments) => arguments.run(log_wanted),
             Verb::Keygen(arguments) => arguments.run(),
             Verb::Pubkey(arguments) => arguments.run(),
             Verb::Demo(arguments) => arguments.run(),
@@ -89,7 +106,7 @@ impl Cli {
 /// # Errors
 /// What clap has to say, which may also be the help that was asked for: print it and end with its exit code.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> std::result::Result<Cli, clap::Error> {
-    Cli::try_parse_from(arguments)
+    Cli::try_parse_from(wireguard::expand(arguments.into_iter().collect()))
 }
 
 fn log_to_stderr(filter: &str) -> Result<()> {
@@ -142,10 +159,16 @@ mod tests {
             ("adit up", 2),
             ("adit up --config", 2),
             ("adit down --device a --config b", 2),
+            ("adit reload --device a --config b", 2),
             ("adit status --verbose", 2),
             ("adit completions ksh", 2),
             ("adit keygen secret", 2),
             ("adit pubkey secret", 2),
+            ("adit wireguard", 2),
+            ("adit-wireguard", 2),
+            ("adit-wireguard wg0 wg1", 2),
+            ("adit-wireguard --help", 0),
+            ("adit-wireguard --version", 0),
             ("adit --help", 0),
             ("adit up --help", 0),
             ("adit --version", 0),
@@ -162,7 +185,10 @@ mod tests {
         let Verb::Up(up) = parse("adit up --config c --runtime-dir r --state-dir s").unwrap().verb else {
             panic!("up")
         };
-        assert_eq!(up.places.directories(), Directories { runtime: "r".into(), state: "s".into() });
+        assert_eq!(
+            up.places.directories(),
+            Directories { runtime: "r".into(), state: "s".into(), ..Directories::default() }
+        );
     }
 
     #[test]

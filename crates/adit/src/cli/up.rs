@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Places;
+use super::{Places, find};
 use crate::{Result, config, up};
 
 const AFTER_HELP: &str = "\
@@ -24,11 +24,12 @@ Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Arguments {
-    /// The configuration: our TOML, or a wg-quick file as it is
+    /// The configuration: our TOML, or a wg-quick file as it is; a mere name NAME is looked for as NAME.toml and NAME.conf
+    /// in /etc/adit and /etc/wireguard
     #[arg(value_name = "FILE", required_unless_present = "config")]
     file: Option<PathBuf>,
 
-    /// The same
+    /// The configuration, as an option
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     config: Option<PathBuf>,
 
@@ -43,7 +44,7 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) fn run(self) -> Result<()> {
         // One of them is there: the parser sees to it.
-        let tunnel = config::load(&self.file.or(self.config).unwrap_or_default())?;
+        let tunnel = config::load(&find::file(&self.file.or(self.config).unwrap_or_default()))?;
         let lifetime =
             if self.until_stdin_closes { up::Lifetime::UntilStdinCloses } else { up::Lifetime::UntilStopped };
         up::run(tunnel, &self.places.directories(), lifetime)

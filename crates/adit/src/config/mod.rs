@@ -11,7 +11,7 @@
 //! | `raw.rs` | the right keys with the right types; an unknown key names the nearest known one |
 //! | `resolve.rs`, `peers.rs` | ranges, defaults; then what only shows across peers |
 //! | `keys.rs` | key files |
-//! | `roads.rs` | routing tables, marks, resolvers |
+//! | `routing.rs` | routing tables, marks, resolvers |
 //! | `quick/` | wg-quick files |
 //! | `resolved.rs` | the result |
 
@@ -27,7 +27,7 @@ mod quick;
 mod raw;
 mod resolve;
 pub mod resolved;
-mod roads;
+mod routing;
 
 use std::{
     fs::File,

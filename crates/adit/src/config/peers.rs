@@ -44,7 +44,7 @@ pub(super) fn resolve(
     Ok(peers)
 }
 
-/// What belongs to a peer already, and the line that says so.
+/// What belongs to a peer already, and the byte where that is said: lines are counted when somebody is to be told.
 #[derive(Default)]
 struct Taken {
     names: HashMap<String, Owner>,
@@ -56,12 +56,12 @@ struct Taken {
 #[derive(Clone)]
 struct Owner {
     peer: String,
-    line: usize,
+    at: usize,
 }
 
 fn peer(document: &Document, raw: raw::Peer, own_addresses: &[IpNet], taken: &mut Taken) -> Result<Peer, Error> {
     let name = name(document, &raw, taken)?;
-    let owner = |span: &std::ops::Range<usize>| Owner { peer: name.clone(), line: document.position(span.start).line };
+    let owner = |span: &std::ops::Range<usize>| Owner { peer: name.clone(), at: span.start };
     let kind = transport_kind(document, &raw)?;
     refuse_meaningless(document, &raw, kind)?;
 
@@ -112,7 +112,8 @@ fn peer(document: &Document, raw: raw::Peer, own_addresses: &[IpNet], taken: &mu
 }
 
 fn twice(document: &Document, text: &Located<String>, what: &str, owner: &Owner, remedy: &str) -> Error {
-    let sentence = format!("{what} belongs to peer {:?} already (line {}): {remedy}", owner.peer, owner.line);
+    let line = document.position(owner.at).line;
+    let sentence = format!("{what} belongs to peer {:?} already (line {line}): {remedy}", owner.peer);
     document.error(&text.span, sentence)
 }
 
@@ -121,7 +122,7 @@ fn name(document: &Document, raw: &raw::Peer, taken: &mut Taken) -> Result<Strin
         return Err(document.error(&raw.span, "this peer has no name: write name = \"berlin\", with one of your own"));
     };
     names::check_peer(&text.value).map_err(|fault| refuse(document, text, fault))?;
-    let owner = Owner { peer: text.value.clone(), line: document.position(text.span.start).line };
+    let owner = Owner { peer: text.value.clone(), at: text.span.start };
     // Names turn up where case is lost, as in host names.
     if let Some(other) = taken.names.insert(text.value.to_ascii_lowercase(), owner) {
         return Err(twice(document, text, "the name", &other, "give each peer another one"));
@@ -238,7 +239,8 @@ fn check_reachable(
         let fault = format!(
             "is also in the allowed-ips of peer {:?} (line {}), so that datagrams to it would enter the tunnel again: \
              write an address outside the tunnel",
-            owner.peer, owner.line
+            owner.peer,
+            document.position(owner.at).line
         );
         return Err(refuse(document, typed, fault));
     }

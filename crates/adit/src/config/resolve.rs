@@ -11,7 +11,7 @@ use super::{
     prefix::parse_host,
     raw,
     resolved::{Device, Dns, Mtu, Peer, Table, Transport, Tunnel, Workers},
-    roads,
+    routing,
 };
 use crate::underlay;
 
@@ -141,9 +141,9 @@ pub(super) fn fitting_mtu(number: i64, ipv6: bool, largest: u16, remedy: &str) -
 
 fn table(document: &Document, typed: &Located<WordOrNumber>) -> Result<Table, Error> {
     let table = match &typed.value {
-        WordOrNumber::Word(word) => roads::table(word),
+        WordOrNumber::Word(word) => routing::table(word),
         WordOrNumber::Number(number) => {
-            u32::try_from(*number).map_err(|_| roads::RoadError::Table).and_then(roads::table_number)
+            u32::try_from(*number).map_err(|_| routing::RoutingError::Table).and_then(routing::table_number)
         }
     };
     table.map_err(|fault| refuse_either(document, typed, fault))
@@ -151,8 +151,10 @@ fn table(document: &Document, typed: &Located<WordOrNumber>) -> Result<Table, Er
 
 fn fwmark(document: &Document, typed: &Located<WordOrNumber>) -> Result<Option<NonZero<u32>>, Error> {
     let mark = match &typed.value {
-        WordOrNumber::Word(word) => roads::mark(word),
-        WordOrNumber::Number(number) => u32::try_from(*number).map(NonZero::new).map_err(|_| roads::RoadError::Mark),
+        WordOrNumber::Word(word) => routing::mark(word),
+        WordOrNumber::Number(number) => {
+            u32::try_from(*number).map(NonZero::new).map_err(|_| routing::RoutingError::Mark)
+        }
     };
     mark.map_err(|fault| refuse_either(document, typed, fault))
 }
@@ -168,7 +170,7 @@ fn refuse_either(document: &Document, typed: &Located<WordOrNumber>, fault: impl
 fn dns(document: &Document, typed: &Located<Vec<Located<String>>>) -> Result<Dns, Error> {
     let mut dns = Dns::default();
     for text in &typed.value {
-        roads::resolver(&text.value, &mut dns).map_err(|fault| refuse(document, text, fault))?;
+        routing::resolver(&text.value, &mut dns).map_err(|fault| refuse(document, text, fault))?;
     }
     if dns.servers.is_empty() && !dns.domains.is_empty() {
         let sentence = "dns names domains and no server to ask: write the address of one, such as \"10.0.0.53\"";

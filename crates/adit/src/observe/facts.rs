@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -17,8 +18,10 @@ use wire::message::Suite;
 
 use crate::api::status::{DeviceStatus, PeerStatus, Status, TransportStatus, WorkerStatus};
 use crate::config::{Peer, Tunnel};
-use crate::counters::{Drops, PerWorker, Traffic, WorkerCounters};
+use crate::counters::{Counter, Drops, PerWorker, Traffic, Wire, WorkerCounters};
 use crate::data_path::Surroundings;
+use crate::request::{PeerNow, Picture};
+use crate::roster::{Identity, Roster};
 use crate::switchboard::{self, SharedNode};
 use crate::worker::Link;
 
@@ -37,65 +40,72 @@ impl Default for DeviceFacts {
     }
 }
 
-/// Everything that `adit status` shows.
+/// Everything that `adit status` and `wg show` show.
 pub struct Facts {
     started: Instant,
     name: String,
-    addresses: Vec<IpNet>,
-    transport: TransportStatus,
-    peers: Vec<PeerFacts>,
+    known: ArcSwap<Known>,
     device: Arc<ArcSwap<DeviceFacts>>,
     counters: Arc<PerWorker<WorkerCounters>>,
     control_drops: Arc<Drops>,
     node: SharedNode,
+}
+
+/// What another configuration changes.
+struct Known {
+    tunnel: Arc<Tunnel>,
     sockets: Vec<Arc<Socket>>,
+    buffers: (usize, usize),
+    /// In the order of the configuration.
+    peers: Vec<PeerFacts>,
 }
 
 struct PeerFacts {
-    peer: Peer,
+    id: PeerId,
     endpoint: Option<SocketAddr>,
     link: Arc<Link>,
 }
 
+impl Known {
+    fn new(tunnel: Arc<Tunnel>, roster: &Roster, sockets: &[Arc<Socket>]) -> Self {
+        let facts = |peer: &Peer| {
+            let id = roster.find(&Identity::of(peer))?;
+            let member = roster.get(id)?;
+            Some(PeerFacts { id, endpoint: member.configured, link: Arc::clone(&member.link) })
+        };
+        let peers = tunnel.peers.iter().filter_map(facts).collect();
+        let buffers = sockets.first().map_or((0, 0), |socket| socket.buffers());
+        Self { tunnel, sockets: sockets.to_vec(), buffers, peers }
+    }
+
+    fn listen(&self) -> SocketAddr {
+        self.sockets.first().map_or(self.tunnel.transport.listen, |socket| socket.local_address())
+    }
+}
+
 impl Facts {
-    /// The facts of a daemon with these parts. `endpoints` and `links` are in the order of the peers; `node` knows those
-    /// that are encrypted.
+    /// The facts of a daemon with these parts. `node` knows those peers that are encrypted.
     pub fn new(
-        tunnel: &Tunnel,
-        endpoints: &[Option<SocketAddr>],
+        tunnel: Arc<Tunnel>,
+        roster: &Roster,
         surroundings: &Surroundings,
-        (links, node): (&[Arc<Link>], SharedNode),
+        node: SharedNode,
         device: Arc<ArcSwap<DeviceFacts>>,
     ) -> Self {
-        let first = surroundings.sockets.first();
-        let (receive_buffer, send_buffer) = first.map_or((0, 0), |s| s.buffers());
-        let peers = tunnel.peers.iter().zip(endpoints).zip(links);
         Self {
             started: Instant::now(),
             name: tunnel.device.name.clone(),
-            addresses: tunnel.device.addresses.clone(),
-            transport: TransportStatus {
-                listen: first.map_or(tunnel.transport.listen, |s| s.local_address()),
-                workers: surroundings.sockets.len(),
-                offload: tunnel.transport.offload,
-                segmentation: tunnel.transport.offload,
-                busy_poll_us: u64::try_from(tunnel.transport.busy_poll.as_micros()).unwrap_or(u64::MAX),
-                receive_buffer: receive_buffer as u64,
-                send_buffer: send_buffer as u64,
-            },
-            peers: peers
-                .map(|((peer, endpoint), link)| PeerFacts {
-                    peer: peer.clone(),
-                    endpoint: *endpoint,
-                    link: Arc::clone(link),
-                })
-                .collect(),
+            known: ArcSwap::from_pointee(Known::new(tunnel, roster, &surroundings.sockets)),
             device,
             counters: Arc::clone(&surroundings.counters),
             control_drops: Arc::clone(&surroundings.control_drops),
             node,
-            sockets: surroundings.sockets.clone(),
         }
+    }
+
+    /// Another configuration is in force, its peers are in the roster.
+    pub fn follow(&self, tunnel: Arc<Tunnel>, roster: &Roster, sockets: &[Arc<Socket>]) {
+        self.known.store(Arc::new(Known::new(tunnel, roster, sockets)));
     }
 
     /// The name of the device.
@@ -104,40 +114,41 @@ impl Facts {
     }
 
     /// The addresses of the device, with the prefix length of their network.
-    pub fn addresses(&self) -> &[IpNet] {
-        &self.addresses
+    pub fn addresses(&self) -> Vec<IpNet> {
+        self.known.load().tunnel.device.addresses.clone()
     }
 
     /// One line for a person who waits for it to be up.
     pub fn ready_line(&self) -> String {
-        let addresses = match &self.addresses[..] {
-            [] => "no address".to_owned(),
-            some => some.iter().map(IpNet::to_string).collect::<Vec<_>>().join(", "),
-        };
-        let device = self.device.load();
-        let peers = match self.peers.len() {
+        let (device, known) = (self.device.load(), self.known.load());
+        let tunnel = &known.tunnel;
+        let mut addresses: Vec<_> = tunnel.device.addresses.iter().map(IpNet::to_string).collect();
+        if addresses.is_empty() {
+            addresses.push("no address".into());
+        }
+        let peers = match tunnel.peers.len() {
             1 => "1 peer".to_owned(),
             n => format!("{n} peers"),
         };
-        let insecure = match self.peers.iter().filter(|p| !p.peer.transport.is_secure()).count() {
+        let insecure = match tunnel.peers.iter().filter(|peer| !peer.transport.is_secure()).count() {
             0 => String::new(),
-            all if all == self.peers.len() => ", NOT ENCRYPTED (plain)".into(),
+            all if all == tunnel.peers.len() => ", NOT ENCRYPTED (plain)".into(),
             some => format!(", {some} of them NOT ENCRYPTED (plain)"),
         };
         format!(
             "{} is up: {}, mtu {}, {peers} by UDP {}, {} worker{}{insecure}",
             self.name,
-            addresses,
+            addresses.join(", "),
             device.mtu,
-            self.transport.listen,
-            self.transport.workers,
-            if self.transport.workers == 1 { "" } else { "s" },
+            known.listen(),
+            known.sockets.len(),
+            if known.sockets.len() == 1 { "" } else { "s" },
         )
     }
 
     /// The state at this moment.
     pub fn status(&self) -> Status {
-        let device = self.device.load();
+        let (device, known) = (self.device.load(), self.known.load_full());
         let workers = self.counters.iter().map(|w| WorkerStatus {
             rx_packets: w.ingress.packets.get(),
             tx_packets: w.egress.packets.get(),
@@ -150,11 +161,9 @@ impl Facts {
             let of_workers = self.counters.iter().map(|w| w.drops(reason)).sum::<u64>();
             (reason.name().to_owned(), of_workers + self.control_drops.get(reason))
         };
-        let now = Time::from_nanos(clock::boottime());
-        let states: Vec<_> = {
-            let node = switchboard::lock(&self.node);
-            (0..).map(PeerId).zip(&self.peers).map(|(id, _)| node.state(id, now)).collect()
-        };
+        let (now, states) = self.states(&known);
+        let transport = &known.tunnel.transport;
+        let peers = known.tunnel.peers.iter().zip(&known.peers).zip(&states);
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -163,23 +172,56 @@ impl Facts {
                 name: self.name.clone(),
                 mode: "tun".into(),
                 mtu: device.mtu,
-                addresses: self.addresses.clone(),
+                addresses: known.tunnel.device.addresses.clone(),
                 offloads: offload_names(device.offloads.level),
                 reason: device.offloads.reason.clone(),
             },
             transport: TransportStatus {
-                segmentation: self.sockets.iter().all(|socket| socket.segmentation()),
-                ..self.transport.clone()
+                listen: known.listen(),
+                workers: known.sockets.len(),
+                offload: transport.offload,
+                segmentation: known.sockets.iter().all(|socket| socket.segmentation()),
+                busy_poll_us: u64::try_from(transport.busy_poll.as_micros()).unwrap_or(u64::MAX),
+                receive_buffer: known.buffers.0 as u64,
+                send_buffer: known.buffers.1 as u64,
             },
-            peers: self.peers.iter().zip(&states).map(|(peer, state)| peer.status(state.as_ref(), now)).collect(),
+            peers: peers.map(|((peer, facts), state)| facts.status(peer, state.as_ref(), now)).collect(),
             workers: workers.collect(),
             drops: Reason::ALL.iter().copied().map(drops).filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>(),
         }
     }
+
+    /// Configuration and state at this moment.
+    pub fn picture(&self) -> Picture {
+        let known = self.known.load_full();
+        let (_, states) = self.states(&known);
+        let peers = known.peers.iter().zip(&states).map(|(facts, state)| facts.now(state.as_ref()));
+        Picture { tunnel: Arc::clone(&known.tunnel), listen: known.listen(), peers: peers.collect() }
+    }
+
+    fn states(&self, known: &Known) -> (Time, Vec<Option<PeerState>>) {
+        let now = Time::from_nanos(clock::boottime());
+        let node = switchboard::lock(&self.node);
+        (now, known.peers.iter().map(|peer| node.state(peer.id, now)).collect())
+    }
 }
 
 impl PeerFacts {
-    fn status(&self, state: Option<&PeerState>, now: Time) -> PeerStatus {
+    fn now(&self, state: Option<&PeerState>) -> PeerNow {
+        let link = &self.link;
+        let sum = |of: fn(&Wire) -> &Counter| {
+            link.traffic.iter().map(|traffic| of(&traffic.wire).get()).sum::<u64>() + of(&link.by_control).get()
+        };
+        let shaken = link.shaken.load(Ordering::Relaxed);
+        PeerNow {
+            endpoint: state.map_or(self.endpoint, |state| state.endpoint),
+            handshake: (shaken != 0).then(|| Duration::from_nanos(shaken)),
+            received: sum(|wire| &wire.received),
+            sent: sum(|wire| &wire.sent),
+        }
+    }
+
+    fn status(&self, peer: &Peer, state: Option<&PeerState>, now: Time) -> PeerStatus {
         let sum = |of: fn(&crate::counters::PeerTraffic) -> &Traffic| {
             self.link
                 .traffic
@@ -190,19 +232,19 @@ impl PeerFacts {
         let (rx_packets, rx_bytes) = sum(|t| &t.ingress);
         let (tx_packets, tx_bytes) = sum(|t| &t.egress);
         PeerStatus {
-            name: self.peer.name.clone(),
-            public_key: self.peer.public_key.as_ref().map(ToString::to_string),
+            name: peer.name.clone(),
+            public_key: peer.public_key.as_ref().map(ToString::to_string),
             endpoint: state.map_or(self.endpoint, |state| state.endpoint).as_ref().map(ToString::to_string),
-            transport: self.peer.transport.to_string(),
-            secure: self.peer.transport.is_secure(),
+            transport: peer.transport.to_string(),
+            secure: peer.transport.is_secure(),
             session: state.map_or("none", |state| standing(state.standing)).into(),
             handshake_s: state.and_then(|state| state.handshake).map(|at| now.since(at).as_secs()),
             suite: state.and_then(|state| state.suite).map(|suite| suite_name(suite).to_owned()),
             problem: state.and_then(|state| state.problem).map(|problem| problem.sentence().to_owned()),
-            preshared_key: self.peer.preshared_key.is_some(),
-            keepalive_s: self.peer.keepalive.map(|keepalive| keepalive.as_secs()),
+            preshared_key: peer.preshared_key.is_some(),
+            keepalive_s: peer.keepalive.map(|keepalive| keepalive.as_secs()),
             path_mtu: state.map(|state| state.mtu as u64).filter(|mtu| *mtu > 0),
-            allowed_ips: self.peer.allowed_ips.clone(),
+            allowed_ips: peer.allowed_ips.clone(),
             rx_bytes,
             tx_bytes,
             rx_packets,

@@ -395,6 +395,7 @@ impl Path {
             let link = view.links.get(id.0 as usize);
             if let Some(traffic) = link.and_then(|link| link.traffic.get(number)) {
                 traffic.egress.add(sent.datagrams, sent.counted);
+                traffic.wire.sent.add(sent.bytes as u64);
             }
             if sent.source_lost
                 && let Some(link) = link

@@ -147,6 +147,7 @@ impl Arriving<'_> {
             self.counters.ingress.add(packets, bytes);
             if let Some(traffic) = link.traffic.get(self.number) {
                 traffic.ingress.add(packets, bytes);
+                traffic.wire.received.add(bytes as u64);
             }
         }
     }
@@ -266,12 +267,11 @@ impl Arriving<'_> {
         if session.wants_renewal(self.now, false) {
             self.notify(Notice::Renew(id), None);
         }
-        if heard.packets > 0 {
-            self.counters.ingress.add(heard.packets, heard.bytes);
-            if let Some(traffic) = link.traffic.get(self.number) {
-                traffic.ingress.add(heard.packets, heard.bytes);
-            }
+        if let Some(traffic) = link.traffic.get(self.number) {
+            traffic.ingress.add(heard.packets, heard.bytes);
+            traffic.wire.received.add(heard.received as u64);
         }
+        self.counters.ingress.add(heard.packets, heard.bytes);
     }
 
     /// A datagram that is no data: a message of a handshake, or nothing that we speak.

@@ -47,7 +47,7 @@ use tunnel::{Notice, PeerId, Reason, Snapshot, Time};
 use wire::coalesce::{Coalescer, Joins};
 use wire::run::Continuity;
 
-use crate::counters::{PeerTraffic, PerWorker, WorkerCounters};
+use crate::counters::{PeerTraffic, PerWorker, Wire, WorkerCounters};
 use mailbox::Mailbox;
 use stage::Stage;
 
@@ -68,6 +68,8 @@ pub struct View {
     pub snapshot: Snapshot,
     /// What workers know of each peer beside that, by its number.
     pub links: Vec<Arc<Link>>,
+    /// Each that is published has a greater one.
+    pub edition: u64,
 }
 
 /// The state of a peer that workers write.
@@ -81,6 +83,10 @@ pub struct Link {
     pub traffic: PerWorker<PeerTraffic>,
     /// When control last gave it up, in nanoseconds: what has waited for it since then or longer waits in vain.
     pub given_up: AtomicU64,
+    /// What control exchanged with it: bytes of datagrams.
+    pub by_control: Wire,
+    /// When the last handshake with it was complete, in nanoseconds since 1970; 0 if none was.
+    pub shaken: AtomicU64,
 }
 
 impl Link {
@@ -153,6 +159,8 @@ pub struct Parts {
     pub nudge: Arc<Waker>,
     /// See [`GapWatch`].
     pub gap_noticed: Arc<AtomicU64>,
+    /// Where it notes by which edition of the view it works: none before that is used any more.
+    pub seen: Arc<PerWorker<AtomicU64>>,
     /// How it reaches control.
     pub report: Report,
     /// How long it looks again before it sleeps.
@@ -165,6 +173,7 @@ pub struct Worker {
     stop: Arc<Waker>,
     nudge: Arc<Waker>,
     busy_poll: Duration,
+    seen: Arc<PerWorker<AtomicU64>>,
     path: Path,
 }
 
@@ -218,6 +227,7 @@ impl Worker {
             stop: parts.stop,
             nudge: parts.nudge,
             busy_poll: parts.busy_poll,
+            seen: parts.seen,
             path: Path {
                 number: parts.number,
                 queue: parts.queue,
@@ -249,9 +259,14 @@ impl Worker {
     /// Moves packets until it is told to stop, or until device or socket fail for good.
     pub fn run(mut self) {
         let mut wire_ready = true;
-        let mut nudged = false;
+        let (mut nudged, mut edition) = (false, None);
         while !self.path.ended && !self.stop.is_woken() {
             let view = self.view.load();
+            if edition.replace(view.edition) != Some(view.edition)
+                && let Some(seen) = self.seen.get(self.path.number)
+            {
+                seen.store(view.edition, Ordering::Release);
+            }
             self.path.begin_turn(view);
             if nudged {
                 self.nudge.reset();
@@ -303,7 +318,7 @@ impl Path {
         if view.snapshot.has_secure()
             && let Some(gap) = self.gap.gap(self.now)
         {
-            for remote in view.snapshot.peers().iter().filter_map(|peer| peer.remote()) {
+            for remote in view.snapshot.peers().filter_map(tunnel::Peer::remote) {
                 if let Some(session) = remote.session.load().as_ref().filter(|session| session.since() < gap.before) {
                     session.end();
                 }

@@ -54,7 +54,7 @@ pub struct Socket {
     /// Whether trains may leave as one message. Cleared for good when the kernel says EIO: the card of the route cannot
     /// compute checksums (udp_send_skb in net/ipv4/udp.c).
     segmentation: AtomicBool,
-    dont_fragment: bool,
+    dont_fragment: AtomicBool,
 }
 
 impl Socket {
@@ -71,26 +71,19 @@ impl Socket {
         // SAFETY: the kernel has just made this descriptor for us, and nobody else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         let segmentation = AtomicBool::new(options.offload);
-        let dont_fragment = options.dont_fragment;
+        let dont_fragment = AtomicBool::new(options.dont_fragment);
         let mut socket = Self { fd, local: options.listen, six, segmentation, dont_fragment };
 
         let must = |socket: &Self, level, name, value: libc::c_int, what: &str| {
             socket.set(level, name, value).map_err(|e| Error::new(format!("set {what} on a UDP socket"), e))
         };
-        // DO keeps the path MTU and refuses a datagram over it with EMSGSIZE; DONT leaves DF clear and fragments it.
-        let (discover, discover_six) = if dont_fragment {
-            (libc::IP_PMTUDISC_DO, libc::IPV6_PMTUDISC_DO)
-        } else {
-            (libc::IP_PMTUDISC_DONT, libc::IPV6_PMTUDISC_DONT)
-        };
         // Answers leave from the address that was written to; ECN bits are carried over (RFC 6040).
         must(&socket, libc::IPPROTO_IP, libc::IP_RECVTOS, 1, "IP_RECVTOS")?;
-        must(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, discover, "IP_MTU_DISCOVER")?;
+        socket.set_dont_fragment(options.dont_fragment)?;
         if six {
             must(&socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0, "IPV6_V6ONLY")?;
             must(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1, "IPV6_RECVPKTINFO")?;
             must(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1, "IPV6_RECVTCLASS")?;
-            must(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, discover_six, "IPV6_MTU_DISCOVER")?;
         } else {
             must(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1, "IP_PKTINFO")?;
         }
@@ -114,6 +107,26 @@ impl Socket {
     /// The address it is bound to, with the port that the kernel chose if none was given.
     pub fn local_address(&self) -> SocketAddr {
         self.local
+    }
+
+    /// Whether datagrams over the path MTU are refused from now on: see [`Options::dont_fragment`].
+    ///
+    /// # Errors
+    /// Those of setsockopt(2), which does not fail for a socket of ours.
+    pub fn set_dont_fragment(&self, dont_fragment: bool) -> Result<()> {
+        // DO keeps the path MTU and refuses a datagram over it with EMSGSIZE; DONT leaves DF clear and fragments it.
+        let (four, six) = if dont_fragment {
+            (libc::IP_PMTUDISC_DO, libc::IPV6_PMTUDISC_DO)
+        } else {
+            (libc::IP_PMTUDISC_DONT, libc::IPV6_PMTUDISC_DONT)
+        };
+        let failed = |e| Error::new("set the discovery of path MTUs on a UDP socket", e);
+        self.set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, four).map_err(failed)?;
+        if self.six {
+            self.set(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, six).map_err(failed)?;
+        }
+        self.dont_fragment.store(dont_fragment, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Whether trains leave as one message at present.

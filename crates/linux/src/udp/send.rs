@@ -271,7 +271,10 @@ impl Train {
                 // A train that this kernel finds too long, or whatever else it may have against it.
                 Err(e) if self.datagrams > 1 && e.raw_os_error() == Some(libc::EINVAL) => {}
                 // Segments are not fragmented on top (udp_send_skb in net/ipv4/udp.c), datagrams are.
-                Err(e) if self.datagrams > 1 && !socket.dont_fragment && e.raw_os_error() == Some(libc::EMSGSIZE) => {}
+                Err(e)
+                    if self.datagrams > 1
+                        && !socket.dont_fragment.load(Ordering::Relaxed)
+                        && e.raw_os_error() == Some(libc::EMSGSIZE) => {}
                 Err(e) => return self.sent(0, Some(e.into())),
             }
         }

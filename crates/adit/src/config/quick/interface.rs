@@ -1,4 +1,4 @@
-//! `[Interface]`: the device, its key and its roads.
+//! `[Interface]`: the device, its key and where its routes go.
 
 use std::{collections::HashSet, net::IpAddr, num::NonZero};
 
@@ -10,7 +10,7 @@ use super::{
         error::Error,
         prefix::parse_address,
         resolved::{Dns, Table},
-        roads,
+        routing,
     },
     lines::{Block, Section},
     parts, refuse,
@@ -45,9 +45,9 @@ impl Interface {
             match entry.key.value {
                 "PrivateKey" => private_key = Some(self::private_key(document, value)?),
                 "ListenPort" => listen_port = self::listen_port(document, value)?,
-                "FwMark" => fwmark = roads::mark(value.value).map_err(|fault| refuse(document, value, fault))?,
+                "FwMark" => fwmark = routing::mark(value.value).map_err(|fault| refuse(document, value, fault))?,
                 "MTU" => mtu = Some(self::mtu(document, value)?),
-                "Table" => table = roads::table(value.value).map_err(|fault| refuse(document, value, fault))?,
+                "Table" => table = routing::table(value.value).map_err(|fault| refuse(document, value, fault))?,
                 "Address" => self::addresses(document, value, &mut addresses, &mut seen)?,
                 "DNS" => self::dns(document, value, &mut dns)?,
                 "SaveConfig" => save_config(document, value)?,
@@ -80,16 +80,17 @@ fn private_key(document: &Document, value: &Located<&str>) -> Result<PrivateKey,
 
 fn listen_port(document: &Document, value: &Located<&str>) -> Result<u16, Error> {
     let fault = "is not a UDP port: write a number from 1 to 65535, or remove the line for one that the kernel chooses";
-    roads::decimal(value.value).and_then(|port| u16::try_from(port).ok()).ok_or_else(|| refuse(document, value, fault))
+    routing::decimal(value.value)
+        .and_then(|port| u16::try_from(port).ok())
+        .ok_or_else(|| refuse(document, value, fault))
 }
 
 fn mtu(document: &Document, value: &Located<&str>) -> Result<Located<i64>, Error> {
-    let number = roads::decimal(value.value).and_then(|number| i64::try_from(number).ok());
+    let number = routing::decimal(value.value).and_then(|number| i64::try_from(number).ok());
     let fault = "is not an MTU: write a number of bytes such as 1420, or remove the line";
-    let value = number
+    number
         .ok_or_else(|| refuse(document, value, fault))
-        .map(|number| Located { value: number, span: value.span.clone() });
-    value
+        .map(|number| Located { value: number, span: value.span.clone() })
 }
 
 fn addresses(
@@ -118,7 +119,7 @@ fn dns(document: &Document, list: &Located<&str>, dns: &mut Dns) -> Result<(), E
         return Err(document.error(&list.span, "DNS is empty: write an address such as 10.0.0.53, or remove the line"));
     }
     for text in texts {
-        roads::resolver(text.value, dns).map_err(|fault| refuse(document, &text, fault))?;
+        routing::resolver(text.value, dns).map_err(|fault| refuse(document, &text, fault))?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use super::{
         names,
         prefix::parse_wireguard_network,
         resolved::{Peer, TransportKind},
-        roads,
+        routing,
     },
     lines::{Block, Section},
     parts, refuse, shown,
@@ -133,7 +133,7 @@ fn keepalive(document: &Document, value: &Located<&str>) -> Result<Option<Durati
     if value.value.eq_ignore_ascii_case("off") {
         return Ok(None);
     }
-    let seconds = roads::decimal(value.value).and_then(|seconds| u16::try_from(seconds).ok()).ok_or_else(|| {
+    let seconds = routing::decimal(value.value).and_then(|seconds| u16::try_from(seconds).ok()).ok_or_else(|| {
         refuse(document, value, "is not a keepalive: write whole seconds from 1 to 65535, such as 25, or off")
     })?;
     Ok(NonZero::new(seconds).map(|seconds| Duration::from_secs(seconds.get().into())))

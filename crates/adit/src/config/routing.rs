@@ -1,4 +1,4 @@
-//! What both kinds of file say about roads: routing tables, marks, resolvers.
+//! What both kinds of file say beside addresses: routing tables, marks, resolvers.
 
 use std::{net::IpAddr, num::NonZero};
 
@@ -9,7 +9,7 @@ use super::{
 
 /// Why a text is none of them, as the end of a sentence that began with the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum RoadError {
+pub(super) enum RoutingError {
     #[error(
         "is not a routing table: write auto, off, main, or its number (/etc/iproute2/rt_tables knows those of names)"
     )]
@@ -32,41 +32,41 @@ const MAIN: u32 = 254;
 const LOCAL: u32 = 255;
 
 /// `auto`, `off`, a number, or a name that every host has.
-pub(super) fn table(text: &str) -> Result<Table, RoadError> {
+pub(super) fn table(text: &str) -> Result<Table, RoutingError> {
     let number = match text.to_ascii_lowercase().as_str() {
         "auto" => return Ok(Table::Auto),
         "off" => return Ok(Table::Off),
         "default" => DEFAULT,
         "main" => MAIN,
         "local" => LOCAL,
-        word => number(word).and_then(|number| u32::try_from(number).ok()).ok_or(RoadError::Table)?,
+        word => number(word).and_then(|number| u32::try_from(number).ok()).ok_or(RoutingError::Table)?,
     };
     table_number(number)
 }
 
 /// A table by its number.
-pub(super) fn table_number(number: u32) -> Result<Table, RoadError> {
+pub(super) fn table_number(number: u32) -> Result<Table, RoutingError> {
     match NonZero::new(number) {
         Some(number) if number.get() != LOCAL => Ok(Table::Number(number)),
-        _ => Err(RoadError::Kernel),
+        _ => Err(RoutingError::Kernel),
     }
 }
 
 /// `off`, or a number, decimal or hexadecimal; 0 is off.
-pub(super) fn mark(text: &str) -> Result<Option<NonZero<u32>>, RoadError> {
+pub(super) fn mark(text: &str) -> Result<Option<NonZero<u32>>, RoutingError> {
     if text.eq_ignore_ascii_case("off") {
         return Ok(None);
     }
-    let number = number(text).and_then(|number| u32::try_from(number).ok()).ok_or(RoadError::Mark)?;
+    let number = number(text).and_then(|number| u32::try_from(number).ok()).ok_or(RoutingError::Mark)?;
     Ok(NonZero::new(number))
 }
 
 /// Adds a server or a search domain. One that is there already is not added again.
-pub(super) fn resolver(text: &str, dns: &mut Dns) -> Result<(), RoadError> {
+pub(super) fn resolver(text: &str, dns: &mut Dns) -> Result<(), RoutingError> {
     if let Ok(address) = text.parse::<IpAddr>() {
         let address = address.to_canonical();
         if address.is_unspecified() || address.is_multicast() || address == IpAddr::from([255; 4]) {
-            return Err(RoadError::NoServer);
+            return Err(RoutingError::NoServer);
         }
         if !dns.servers.contains(&address) {
             dns.servers.push(address);
@@ -75,13 +75,13 @@ pub(super) fn resolver(text: &str, dns: &mut Dns) -> Result<(), RoadError> {
     }
     // As wg-quick tells them apart; no domain ends in a number.
     if text.contains(':') || text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
-        return Err(RoadError::Server);
+        return Err(RoutingError::Server);
     }
     // systemd's word for "all questions", which these servers are asked anyway.
     if text == "~." {
         return Ok(());
     }
-    let domain = endpoint::parse_name(text).map_err(|_| RoadError::Domain)?;
+    let domain = endpoint::parse_name(text).map_err(|_| RoutingError::Domain)?;
     if !dns.domains.contains(&domain) {
         dns.domains.push(domain);
     }
@@ -121,14 +121,14 @@ mod tests {
             ("51820", Ok(at(51820))),
             ("0xca6c", Ok(at(51820))),
             ("4294967295", Ok(at(u32::MAX))),
-            ("0", Err(RoadError::Kernel)),
-            ("local", Err(RoadError::Kernel)),
-            ("255", Err(RoadError::Kernel)),
-            ("4294967296", Err(RoadError::Table)),
-            ("-1", Err(RoadError::Table)),
-            ("vpn", Err(RoadError::Table)),
-            ("010", Err(RoadError::Table)),
-            ("", Err(RoadError::Table)),
+            ("0", Err(RoutingError::Kernel)),
+            ("local", Err(RoutingError::Kernel)),
+            ("255", Err(RoutingError::Kernel)),
+            ("4294967296", Err(RoutingError::Table)),
+            ("-1", Err(RoutingError::Table)),
+            ("vpn", Err(RoutingError::Table)),
+            ("010", Err(RoutingError::Table)),
+            ("", Err(RoutingError::Table)),
         ] {
             assert_eq!(self::table(text), table, "{text}");
         }
@@ -143,11 +143,11 @@ mod tests {
             ("0x0", Ok(None)),
             ("51820", Ok(NonZero::new(51820))),
             ("0xFFFFFFFF", Ok(NonZero::new(u32::MAX))),
-            ("0x100000000", Err(RoadError::Mark)),
-            ("0x", Err(RoadError::Mark)),
-            ("0x+1", Err(RoadError::Mark)),
-            ("010", Err(RoadError::Mark)),
-            ("1/0xff", Err(RoadError::Mark)),
+            ("0x100000000", Err(RoutingError::Mark)),
+            ("0x", Err(RoutingError::Mark)),
+            ("0x+1", Err(RoutingError::Mark)),
+            ("010", Err(RoutingError::Mark)),
+            ("1/0xff", Err(RoutingError::Mark)),
         ] {
             assert_eq!(self::mark(text), mark, "{text}");
         }
@@ -163,16 +163,16 @@ mod tests {
         assert_eq!(dns.servers, [address("10.0.0.53"), address("fd00::53"), address("10.0.0.54")]);
         assert_eq!(dns.domains, ["example.org", "lan"]);
         for (text, fault) in [
-            ("10.0.0.300", RoadError::Server),
-            ("10.0.0.53:53", RoadError::Server),
-            ("53", RoadError::Server),
-            ("fe80::1%eth0", RoadError::Server),
-            ("0.0.0.0", RoadError::NoServer),
-            ("224.0.0.251", RoadError::NoServer),
-            ("exa mple", RoadError::Domain),
-            ("~lan", RoadError::Domain),
-            ("https://dns.example/", RoadError::Server),
-            ("a/b", RoadError::Domain),
+            ("10.0.0.300", RoutingError::Server),
+            ("10.0.0.53:53", RoutingError::Server),
+            ("53", RoutingError::Server),
+            ("fe80::1%eth0", RoutingError::Server),
+            ("0.0.0.0", RoutingError::NoServer),
+            ("224.0.0.251", RoutingError::NoServer),
+            ("exa mple", RoutingError::Domain),
+            ("~lan", RoutingError::Domain),
+            ("https://dns.example/", RoutingError::Server),
+            ("a/b", RoutingError::Domain),
         ] {
             assert_eq!(resolver(text, &mut dns), Err(fault), "{text}");
         }

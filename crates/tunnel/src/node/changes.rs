@@ -1,0 +1,166 @@
+//! What people change while a node runs: peers come and go, and are configured anew.
+//!
+//! None of it touches any other peer. Each costs as much with ten thousand peers as with one, but for [`Node::set_identity`], which
+//! concerns all peers of its protocol. Outputs follow as after any input, and workers are shown another
+//! [`Snapshot`](crate::Snapshot) by the caller, once for as many changes as come together.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wire::message::Protocol;
+use zeroize::Zeroizing;
+
+use super::{Node, Now, Output};
+use crate::handshake::Identity;
+use crate::peer::{Peer, PeerSettings, Problem};
+use crate::snapshot::PeerId;
+use crate::time::Time;
+
+impl Node {
+    /// Adds a peer; what workers share of it is its [`remote`](Self::remote). `id` is a free number of the caller's choice, small since
+    /// there is a place for every smaller one: see [`PeerId`] for when that of a removed peer is free again. Whoever had the number, or
+    /// the key in the same protocol, is removed.
+    pub fn add_peer(&mut self, id: PeerId, settings: PeerSettings, now: Now) {
+        self.remove_peer(id);
+        if let Some(twin) = self.by_public.get(&(settings.protocol, settings.public)).copied() {
+            self.remove_peer(twin);
+        }
+        let eager = settings.is_eager();
+        self.place(id, settings);
+        self.want_mark(now);
+        if eager {
+            self.call_in_turn(id, now);
+        }
+    }
+
+    /// Removes a peer. With its sessions nothing is sealed or opened any more, also not by workers that still hold them, whose
+    /// keys are erased when the last one lets go; the handshake under way with it is forgotten.
+    pub fn remove_peer(&mut self, id: PeerId) {
+        self.end_sessions(id, Time::NEVER);
+        self.schedule(id, None);
+        let Some(peer) = self.peers.get_mut(id.0 as usize).and_then(Option::take) else { return };
+        let key = (peer.settings.protocol, peer.settings.public);
+        if self.by_public.get(&key) == Some(&id) {
+            self.by_public.remove(&key);
+        }
+        peer.remote.session.store(None);
+        peer.remote.path.store(None);
+        self.outputs.retain(|output| output.peer() != Some(id));
+    }
+
+    /// Says where a peer is by its configuration, which is where it is from now on, until it is heard from elsewhere. Without an address
+    /// it stays where it is.
+    pub fn set_endpoint(&mut self, id: PeerId, endpoint: Option<SocketAddr>, now: Now) {
+        let Some(peer) = self.peer(id) else { return };
+        peer.settings.endpoint = endpoint;
+        let Some(endpoint) = endpoint else { return };
+        if peer.endpoint() == Some(endpoint) && peer.is_proven() {
+            return;
+        }
+        peer.not_before = Time::NEVER;
+        // Whatever was in vain was so elsewhere, or nowhere.
+        peer.problem = peer.problem.filter(|problem| !matches!(problem, Problem::NoEndpoint | Problem::NoAnswer));
+        let asking = peer.attempt.as_mut().filter(|attempt| !attempt.settled && attempt.to != endpoint);
+        // Whom we are asking may be nobody.
+        let again = asking.map(|attempt| attempt.due = attempt.due.min(now.time)).is_some();
+        let eager = peer.settings.is_eager() && !peer.is_up(now.time) && !peer.is_calling();
+        self.settle_at(id, endpoint);
+        if again || eager {
+            self.call_in_turn(id, now);
+        } else {
+            self.review(id, now);
+        }
+    }
+
+    /// Changes the key that only we and a peer know; zeros for none. Sessions that there are go on; the next handshake has the new key,
+    /// and so has one that is under way.
+    pub fn set_preshared(&mut self, id: PeerId, preshared: Zeroizing<[u8; 32]>) {
+        let Some(peer) = self.peer(id) else { return };
+        if let Some(attempt) = &mut peer.attempt {
+            attempt.initiator.set_preshared(&preshared);
+        }
+        peer.settings.preshared = preshared;
+    }
+
+    /// Says how often a peer hears of us, from now on; not at all without a time.
+    pub fn set_keepalive(&mut self, id: PeerId, keepalive: Option<Duration>, now: Now) {
+        let Some(peer) = self.peer(id) else { return };
+        peer.settings.keepalive = keepalive;
+        self.review(id, now);
+    }
+
+    /// Our key of a protocol is another one from now on, or none. Sessions and handshakes of that protocol end, since they were ours
+    /// by the former key: the next packet to a peer makes a handshake at once. Whom we were asking is asked anew. Say so to
+    /// [`Admission`](crate::admission::Admission::set_identity) too.
+    pub fn set_identity(&mut self, protocol: Protocol, identity: Option<Identity>, now: Now) {
+        let public = |identity: &Identity| *identity.public();
+        if super::identity(&self.settings, protocol).map(public) == identity.as_ref().map(public) {
+            return;
+        }
+        self.settings.identities.retain(|(other, _)| *other != protocol);
+        self.settings.identities.extend(identity.map(|identity| (protocol, identity)));
+        let ids = self.peers.iter().flatten().filter(|peer| peer.settings.protocol == protocol).map(|peer| peer.id);
+        for id in ids.collect::<Vec<_>>() {
+            let Some(peer) = self.peer(id) else { continue };
+            peer.wanted |= peer.is_calling();
+            // What was in vain with the former key need not be with this one.
+            (peer.problem, peer.not_before) = (None, Time::NEVER);
+            peer.remote.activity.forgive();
+            let calls = peer.wanted || peer.settings.keepalive.is_some();
+            self.end_sessions(id, now.time);
+            if calls {
+                self.call_in_turn(id, now);
+            } else {
+                self.review(id, now);
+            }
+        }
+    }
+
+    // ---- small things --------------------------------------------------------------------------------------------------
+
+    /// Gives a peer its place, and room in the table.
+    pub(super) fn place(&mut self, id: PeerId, settings: PeerSettings) {
+        let number = id.0 as usize;
+        if self.peers.len() <= number {
+            self.peers.resize_with(number + 1, || None);
+        }
+        self.by_public.insert((settings.protocol, settings.public), id);
+        self.table.grow(self.by_public.len());
+        if let Some(place) = self.peers.get_mut(number) {
+            *place = Some(Peer::new(id, settings));
+        }
+    }
+
+    /// Ends all sessions of a peer, and the handshake that we began.
+    pub(super) fn end_sessions(&mut self, id: PeerId, now: Time) {
+        let table = Arc::clone(&self.table);
+        let Some(peer) = self.peer(id) else { return };
+        peer.end();
+        peer.erase(&table, now);
+        self.abandon(id, false);
+    }
+
+    /// Calls a peer when it is its turn, which is now if there are no others.
+    fn call_in_turn(&mut self, id: PeerId, now: Now) {
+        let turn = self.turn(now);
+        let Some(peer) = self.peer(id) else { return };
+        peer.wanted |= !peer.is_calling();
+        let deadline = peer.deadline.map_or(turn, |before| before.min(turn));
+        self.schedule(id, Some(deadline));
+        if turn <= now.time {
+            self.review(id, now);
+        }
+    }
+}
+
+impl Output {
+    /// The peer that it is about.
+    fn peer(&self) -> Option<PeerId> {
+        match self {
+            Self::Transmit { peer, .. } => *peer,
+            Self::SessionUp(id) | Self::GaveUp(id) | Self::PathMtu(id, _) | Self::Moved(id, _) => Some(*id),
+            Self::Mark(_) => None,
+        }
+    }
+}
