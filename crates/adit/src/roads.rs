@@ -90,14 +90,17 @@ fn choose(netlink: &mut Netlink, rules: &[Rule], mark: Option<NonZero<u32>>) -> 
     let free = |number: &u32| !tables.contains(number) && (mark.is_some() || !marks.contains(number));
     let numbers = FIRST_NUMBER..FIRST_NUMBER + TRIES;
     // The configured mark as table too, as wg-quick has it, unless somebody uses that.
-    let table = mark.map(NonZero::get).into_iter().chain(numbers).find(free);
+    let mut numbers = mark.map(NonZero::get).into_iter().chain(numbers).filter(free);
+    let (table, stop) = (numbers.next(), numbers.next());
     let is_free = |place: &u32| {
         let mut priorities = *place..*place + PRIORITY_STEP;
         !priorities.any(|priority| rules.iter().any(|rule| rule.priority == priority))
     };
     let priority = (0..MOST).map(|slot| FIRST_PRIORITY + slot * PRIORITY_STEP).find(is_free);
-    match (table, priority) {
-        (Some(table), Some(priority)) => Ok(Road { mark: mark.map_or(table, NonZero::get), table, priority }),
+    match (table.zip(stop), priority) {
+        (Some((table, stop)), Some(priority)) => {
+            Ok(Road { mark: mark.map_or(table, NonZero::get), table, stop, priority })
+        }
         (None, _) => {
             Err(Failure::failed("no routing table is free for a tunnel that takes everything").with_remedy(format!(
                 "free one of the tables {FIRST_NUMBER} to {}, or choose a `fwmark` under [transport]",

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZero;
 
-use linux::netlink::{Netlink, RouteKind, RouteLookup};
-use linux::udp::SendQueue;
+use linux::netlink::{Netlink, RouteKind};
+use linux::udp::{LocalAddress, SendQueue};
 
 use crate::config::{Endpoint, Mtu, Peer, Transport, TransportKind, Tunnel};
 use crate::roster::{Member, Width};
@@ -133,14 +133,21 @@ pub fn check_no_loop<'p>(
 }
 
 /// Lets go of our own address towards each peer whose datagrams leave by another card now than they came by: the routes choose
-/// anew. Kept, it would be the address of a network that is left behind.
+/// anew. Kept, it would be the address of a network that is left behind, and so would it be if it was taken again for datagrams that
+/// the peer still sends there.
 pub fn forget_other_cards<'p>(netlink: &mut Netlink, tunnel: &Tunnel, peers: impl Iterator<Item = &'p Member>) {
     for Member { endpoint, link, .. } in peers {
-        let (Some(endpoint), Some(local)) = (endpoint, link.local.load_full()) else { continue };
-        let route = netlink.route_from(local.ip, endpoint.ip(), tunnel.transport.fwmark);
-        // Towards this host itself it is the loopback device, whatever the address.
-        let elsewhere = |route: RouteLookup| route.kind == RouteKind::Unicast && route.device != local.device;
-        if route.is_ok_and(elsewhere) {
+        let Some(endpoint) = endpoint else { continue };
+        let mut leaves_elsewhere = |local: &LocalAddress| {
+            let route = netlink.route_from(local.ip, endpoint.ip(), tunnel.transport.fwmark);
+            // Towards this host itself it is the loopback device, whatever the address.
+            route.is_ok_and(|route| route.kind == RouteKind::Unicast && route.device != local.device)
+        };
+        if link.elsewhere.load_full().is_some_and(|local| !leaves_elsewhere(&local)) {
+            link.elsewhere.store(None);
+        }
+        if let Some(local) = link.local.load_full().filter(|local| leaves_elsewhere(local)) {
+            link.elsewhere.store(Some(local));
             link.local.store(None);
         }
     }

@@ -30,9 +30,19 @@ impl<T: Copy> RouteTable<T> {
     /// The value of the longest prefix that contains `address`.
     #[inline]
     pub fn longest_match(&self, address: IpAddr) -> Option<T> {
+        self.longest_match_and_length(address).map(|(value, _)| value)
+    }
+
+    /// The same, and the length of the prefix.
+    #[inline]
+    pub fn longest_match_and_length(&self, address: IpAddr) -> Option<(T, u8)> {
         match address {
-            IpAddr::V4(address) => self.four.get_lpm(&Ipv4Net::from(address)).map(|(_, value)| *value),
-            IpAddr::V6(address) => self.six.get_lpm(&Ipv6Net::from(address)).map(|(_, value)| *value),
+            IpAddr::V4(address) => {
+                self.four.get_lpm(&Ipv4Net::from(address)).map(|(net, value)| (*value, net.prefix_len()))
+            }
+            IpAddr::V6(address) => {
+                self.six.get_lpm(&Ipv6Net::from(address)).map(|(net, value)| (*value, net.prefix_len()))
+            }
         }
     }
 }

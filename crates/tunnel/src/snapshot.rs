@@ -164,10 +164,17 @@ impl Snapshot {
         }
         let destination = packet.destination();
         let nobody = destination.is_loopback() || destination.is_unspecified() || is_link_local(destination);
-        if nobody || is_group(destination) || matches!(self.owner(destination), Some(Target::Peer(_))) {
+        if nobody || is_group(destination) || self.lives_behind_a_peer(destination) {
             return Err(Reason::NotForUs);
         }
         Ok(())
+    }
+
+    /// Whether a peer has this address by name, so to speak. By a prefix for everything, or for half of it, it only has what nobody
+    /// else has: a host that sends all of its packets to that peer has networks of its own nevertheless.
+    #[inline]
+    fn lives_behind_a_peer(&self, address: IpAddr) -> bool {
+        matches!(self.table.longest_match_and_length(address), Some((Target::Peer(_), length)) if length > 1)
     }
 }
 
@@ -274,6 +281,30 @@ mod tests {
         assert_eq!(ingress(BERLIN, "10.77.0.9", "10.9.0.5"), Err(Reason::WrongSource));
         assert_eq!(ingress(BERLIN, "127.0.0.1", "10.9.0.5"), Err(Reason::WrongSource));
         assert_eq!(ingress(BERLIN, "fd00::1", "2001:db8::9"), Ok(()));
+    }
+
+    #[test]
+    fn who_sends_everything_to_a_peer_has_networks_of_its_own() {
+        let peer = |endpoint: &str, prefixes: &[&str]| Peer {
+            way: Way::Plain(endpoint.parse().unwrap()),
+            mtu: 1420,
+            allowed_ips: prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect(),
+        };
+        let gateway = peer("192.0.2.1:7777", &["0.0.0.0/0", "::/1", "8000::/1"]);
+        let peers = vec![gateway, peer("192.0.2.2:7777", &["10.42.7.0/24"])];
+        let snapshot = Snapshot::new(peers, &["10.77.0.9".parse().unwrap()]);
+        let ingress = |peer, source: &str, destination: &str| {
+            let bytes = packet(source, destination);
+            snapshot.ingress(peer, &IpPacket::parse(&bytes).unwrap())
+        };
+        for destination in ["10.77.0.9", "10.88.0.2", "192.168.1.7"] {
+            assert_eq!(ingress(BERLIN, "9.9.9.9", destination), Ok(()), "{destination}");
+            assert_eq!(ingress(PARIS, "10.42.7.1", destination), Ok(()), "{destination}");
+        }
+        assert_eq!(ingress(BERLIN, "2620:fe::fe", "fd00::7"), Ok(()));
+        assert_eq!(ingress(BERLIN, "9.9.9.9", "10.42.7.1"), Err(Reason::NotForUs));
+        assert_eq!(ingress(BERLIN, "10.42.7.1", "10.77.0.9"), Err(Reason::WrongSource));
+        assert_eq!(ingress(BERLIN, "9.9.9.9", "127.0.0.1"), Err(Reason::NotForUs));
     }
 
     #[test]

@@ -131,7 +131,7 @@ mod tests {
         let prefix = |net: &str, table| Prefix { net: net.parse().unwrap(), table };
         let owned = Owned {
             blackholes: vec![prefix("0.0.0.0/0", 51_820), prefix("10.77.0.0/24", MAIN), prefix("fd00::/64", MAIN)],
-            roads: vec![Road { mark: 7, table: 51_820, priority: 17_300 }],
+            roads: vec![Road { mark: 7, table: 51_820, stop: 51_821, priority: 17_300 }],
             valid_mark: true,
         };
         record.write(&owned).unwrap();

@@ -7,16 +7,19 @@
 //! |---|---|---|
 //! | p | not mark N: lookup T | T has the default route into the device, a blackhole behind it, and a throw per local network |
 //! | p + 1 | not mark N: lookup main, only routes as long as the shortest of the local networks | where what was thrown goes |
-//! | p + 2 | not mark N: unreachable | what was thrown for a network that is there no more; nothing gets to main's default route |
+//! | p + 2 | not mark N: lookup S | S is a blackhole: what was thrown for a network that is there no more gets to no other table |
 //!
 //! So whatever somebody puts into the main table (a DHCP server may: routes to halves of the world, to single hosts, a default
 //! route of better metric) is not asked for packets that are not local, and marked datagrams always follow the main table.
+//!
+//! All routes in T and S have the scope of the world. When somebody adds a route by a gateway and names no device, the kernel looks for
+//! the gateway by these rules, among routes of the scope of a link: it passes ours by, and finds the card.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use linux::netlink::{Family, Route, RouteKind, Rule, RuleAction};
 use linux::nft::{self, Base, Chain, ChainKind, Header, Hook, Match, Policy, Ruleset, Set, Transport};
 
-use super::{Actual, Desired, MAIN, Nearby, Owned};
+use super::{Actual, Desired, MAIN, Nearby, Owned, Prefix};
 
 /// The priorities of our rules: after those that an administrator numbers by hand, before the main table (32766) and what
 /// programs are given without asking for a number (from 32765 down).
@@ -36,6 +39,8 @@ pub struct Road {
     pub mark: u32,
     /// The routing table.
     pub table: u32,
+    /// The table of blackholes.
+    pub stop: u32,
     /// The first of its rules.
     pub priority: u32,
 }
@@ -61,8 +66,8 @@ pub struct FullTunnel {
 
 /// What has to stand on the host for it.
 pub(super) struct Layout {
-    /// Local networks, in the tunnel's table.
-    pub(super) throws: Vec<Route>,
+    /// Beside those to prefixes: local networks, in the tunnel's table, and blackholes in the other.
+    pub(super) routes: Vec<Route>,
     /// In the order in which they are made.
     pub(super) rules: Vec<Rule>,
     pub(super) filters: Vec<Ruleset>,
@@ -80,9 +85,10 @@ impl FullTunnel {
             .collect();
         let local: Vec<IpNet> =
             local_networks(desired, actual, owned).filter(|net| families.contains(&Family::of(net.addr()))).collect();
+        let stop = |family: &Family| Prefix { net: everywhere(*family), table: self.road.stop }.blackhole();
         let throw = |net: &IpNet| Route { kind: RouteKind::Throw, table: self.road.table, ..Route::new(*net) };
         Layout {
-            throws: local.iter().map(throw).collect(),
+            routes: families.iter().map(stop).chain(local.iter().map(throw)).collect(),
             rules: families.iter().flat_map(|family| self.rules(*family, &local)).collect(),
             filters: self.filters(&families, &desired.addresses, &local),
         }
@@ -100,7 +106,8 @@ impl FullTunnel {
             ..rule(1, RuleAction::Lookup(MAIN))
         });
         let everything = rule(0, RuleAction::Lookup(self.road.table));
-        main.into_iter().chain([everything, rule(2, RuleAction::Unreachable)]).collect()
+        let nothing = rule(2, RuleAction::Lookup(self.road.stop));
+        main.into_iter().chain([everything, nothing]).collect()
     }
 
     /// * `arrive`: nobody but the tunnel reaches its addresses.

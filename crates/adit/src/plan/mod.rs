@@ -27,6 +27,9 @@ pub const BLACKHOLE_METRIC: u32 = 0xadad_adad;
 /// The main routing table (`RT_TABLE_MAIN`, linux/rtnetlink.h).
 pub const MAIN: u32 = 254;
 
+/// The scope of routes to anywhere (`RT_SCOPE_UNIVERSE`, linux/rtnetlink.h).
+const WORLD: u8 = 0;
+
 /// What lives behind a peer, and the table that is to say so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Prefix {
@@ -38,7 +41,9 @@ pub struct Prefix {
 
 impl Prefix {
     fn through(&self, device: u32) -> Route {
-        Route { device: Some(device), table: self.table, ..Route::new(self.net) }
+        // In a table of its own, not a route to find gateways by.
+        let scope = (self.table != MAIN).then_some(WORLD);
+        Route { device: Some(device), table: self.table, scope, ..Route::new(self.net) }
     }
 
     fn blackhole(&self) -> Route {
@@ -133,8 +138,8 @@ impl Operation {
 /// Without a device (it is made by opening it) there is nothing to do but what needs none.
 pub fn plan(desired: &Desired, actual: &Actual, owned: &Owned) -> Vec<Operation> {
     let layout = desired.full.as_ref().map(|full| full.layout(desired, actual, owned));
-    let (throws, rules) =
-        layout.as_ref().map_or((&[][..], &[][..]), |layout| (layout.throws.as_slice(), layout.rules.as_slice()));
+    let (routes, rules) =
+        layout.as_ref().map_or((&[][..], &[][..]), |layout| (layout.routes.as_slice(), layout.rules.as_slice()));
     let mut steps = Vec::new();
     if let Some(layout) = &layout {
         if !actual.valid_mark {
@@ -145,7 +150,7 @@ pub fn plan(desired: &Desired, actual: &Actual, owned: &Owned) -> Vec<Operation>
         }
     }
     let standing = Known::standing(actual);
-    let wanted: Vec<Route> = desired.prefixes.iter().map(Prefix::blackhole).chain(throws.iter().cloned()).collect();
+    let wanted: Vec<Route> = desired.prefixes.iter().map(Prefix::blackhole).chain(routes.iter().cloned()).collect();
     steps.extend(wanted.iter().filter(|route| !standing.has(route)).cloned().map(Operation::AddRoute));
     if let Some(device) = &actual.device {
         steps.extend(device_steps(desired, actual, device, &standing));

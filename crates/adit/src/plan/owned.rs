@@ -45,15 +45,12 @@ impl Owned {
         self.valid_mark &= road.is_some();
     }
 
-    /// Whether a route of an unusual kind is ours.
+    /// Whether one of the [actual](Actual::routes) routes is ours.
     pub(super) fn owns(&self, route: &Route) -> bool {
-        match route.kind {
-            RouteKind::Unicast => true,
-            RouteKind::Blackhole => {
-                self.blackholes.binary_search(&Prefix { net: route.destination, table: route.table }).is_ok()
-            }
-            _ => self.roads.iter().any(|road| road.table == route.table),
-        }
+        let prefix = Prefix { net: route.destination, table: route.table };
+        route.kind == RouteKind::Unicast
+            || (route.kind == RouteKind::Blackhole && self.blackholes.binary_search(&prefix).is_ok())
+            || self.roads.iter().any(|road| [road.table, road.stop].contains(&route.table))
     }
 
     pub(super) fn owns_rule(&self, rule: &Rule) -> bool {

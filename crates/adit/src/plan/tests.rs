@@ -156,7 +156,7 @@ fn every_step_that_changes_something_can_be_taken_back() {
     assert_eq!((back.addresses, back.routes, back.device.map(|d| d.mtu)), (vec![], vec![], Some(1500)));
 }
 
-const ROAD: Road = Road { mark: 51_820, table: 51_821, priority: FIRST_PRIORITY };
+const ROAD: Road = Road { mark: 51_820, table: 51_821, stop: 51_822, priority: FIRST_PRIORITY };
 
 /// Everything goes into the tunnel.
 fn everything() -> Desired {
@@ -196,11 +196,13 @@ fn a_full_tunnel_has_a_table_of_its_own_and_leaves_the_main_one_to_what_is_near(
         [
             "17301: not mark 0xca6c lookup 254 suppress 15",
             "17300: not mark 0xca6c lookup 51821",
-            "17302: not mark 0xca6c unreachable",
+            "17302: not mark 0xca6c lookup 51822",
             "17300: not mark 0xca6c lookup 51821",
-            "17302: not mark 0xca6c unreachable",
+            "17302: not mark 0xca6c lookup 51822",
         ]
     );
+    let stops = actual.routes.iter().filter(|r| r.table == ROAD.stop && r.kind == RouteKind::Blackhole);
+    assert_eq!(stops.count(), 2);
     // Rules come last, filters and blackholes first.
     let first_rule = steps.iter().position(|s| matches!(s, Operation::AddRule(_))).unwrap();
     assert!(steps[first_rule..].iter().all(|s| matches!(s, Operation::AddRule(_))));
@@ -244,11 +246,11 @@ fn another_tunnels_rules_and_tables_are_not_ours() {
     let owned = owned(&desired);
     let mut actual = after(fresh.clone(), &plan(&desired, &fresh, &owned));
     let mut other = desired.clone();
-    other.full.as_mut().unwrap().road = Road { mark: 9, table: 9, priority: FIRST_PRIORITY + PRIORITY_STEP };
+    other.full.as_mut().unwrap().road = Road { mark: 9, table: 9, stop: 10, priority: FIRST_PRIORITY + PRIORITY_STEP };
     other.prefixes = vec![Prefix { net: net("0.0.0.0/0"), table: 9 }];
     let theirs = other.full.as_ref().unwrap().layout(&other, &actual, &Owned::default());
     actual.rules.extend(theirs.rules.iter().cloned());
-    let routes: Vec<_> = theirs.throws.iter().cloned().chain([other.prefixes[0].blackhole()]).collect();
+    let routes: Vec<_> = theirs.routes.iter().cloned().chain([other.prefixes[0].blackhole()]).collect();
     actual.routes.extend(routes.iter().cloned());
     assert_eq!(plan(&desired, &actual, &owned), []);
     let left = after(actual.clone(), &removal(&actual, &owned));

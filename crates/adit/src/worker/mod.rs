@@ -77,6 +77,8 @@ pub struct View {
 pub struct Link {
     /// Where its last datagram came to; answers leave from there.
     pub local: ArcSwapOption<LocalAddress>,
+    /// An address of ours from which nothing leaves although datagrams come to it: the routes lead by another card.
+    pub elsewhere: ArcSwapOption<LocalAddress>,
     /// What each worker exchanged with it.
     pub traffic: PerWorker<PeerTraffic>,
     /// When control last gave it up, in nanoseconds: what has waited for it since then or longer waits in vain.
@@ -96,7 +98,7 @@ impl Link {
     #[inline]
     fn answer_from(&self, local: Option<LocalAddress>) {
         let Some(local) = local else { return };
-        if self.local.load().as_deref() != Some(&local) {
+        if self.local.load().as_deref() != Some(&local) && self.elsewhere.load().as_deref() != Some(&local) {
             self.local.store(Some(Arc::new(local)));
         }
     }

@@ -34,6 +34,8 @@ pub(crate) struct Configuration {
     pub(crate) addresses: Vec<String>,
     /// `None` for `auto`.
     pub(crate) mtu: Option<u32>,
+    /// Further lines under `[device]`.
+    pub(crate) device_lines: String,
     pub(crate) listen: String,
     /// Further lines under `[transport]`.
     pub(crate) transport: String,
@@ -92,6 +94,7 @@ impl Configuration {
             device: "adit0".into(),
             addresses: vec![format!("10.77.0.{number}/24"), format!("fd77::{number}/64")],
             mtu: None,
+            device_lines: String::new(),
             listen: endpoint(number),
             transport: String::new(),
             private_key: None,
@@ -166,6 +169,7 @@ impl Configuration {
         if self.wireguard_private_key.is_some() {
             writeln!(text, "wireguard-private-key-file = {:?}", self.wireguard_key_file()).unwrap();
         }
+        text += &self.device_lines;
         writeln!(text, "[transport]\nlisten = {:?}\n{}", self.listen, self.transport).unwrap();
         for peer in &self.peers {
             writeln!(text, "[[peer]]\nname = {:?}\ntransport = {:?}", peer.name, peer.transport).unwrap();
