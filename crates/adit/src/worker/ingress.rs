@@ -242,6 +242,10 @@ impl Arriving<'_> {
         let Some(link) = self.view.links.get(id.0 as usize) else { return };
         let Some(remote) = self.view.snapshot.peer(id).and_then(|peer| peer.remote()) else { return };
         let (index, from, bytes) = (session.index(), origin.source, heard.received);
+        // Before control is told of anything: what it sends then must leave from there too.
+        if heard.newest {
+            link.answer_from(origin.local);
+        }
         if remote.activity.received(self.now, heard.packets > 0) {
             self.notify(Notice::Watch(id), None);
         }
@@ -261,9 +265,6 @@ impl Arriving<'_> {
             }
         } else if heard.newest && !first {
             self.notify(Notice::Roamed { index, from, bytes }, origin.local);
-        }
-        if heard.newest {
-            link.answer_from(origin.local);
         }
         if session.wants_renewal(self.now, false) {
             self.notify(Notice::Renew(id), None);
