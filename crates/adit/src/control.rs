@@ -379,6 +379,7 @@ impl Control {
     fn repair(&mut self, netlink: &mut Netlink, inbox: &Inbox) -> Result<()> {
         self.follow_paths(netlink);
         underlay::forget_other_cards(netlink, &self.tunnel, self.roster.members());
+        self.remember_addresses();
         let desired = self.desired(self.narrowest());
         let name = &self.tunnel.device.name;
         let actual = apply::observe(netlink, name)?;

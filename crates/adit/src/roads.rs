@@ -1,12 +1,14 @@
 //! The roads that packets take into the tunnel: which table says so, and with what mark our own datagrams go around it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
 use std::num::NonZero;
 
 use linux::netlink::{Family, Netlink, PROTOCOL, Rule, RuleAction};
 
-use crate::config::{Table, Tunnel};
+use crate::config::{Host, Table, Tunnel};
 use crate::plan::{Desired, FIRST_PRIORITY, FullTunnel, MAIN, MOST, Owned, PRIORITY_STEP, Prefix, Road, everywhere};
+use crate::roster::{Member, Roster};
 use crate::{Failure, Result};
 
 /// The first mark and table that are tried where none is configured: those of wg-quick, which people know.
@@ -129,6 +131,31 @@ pub fn desired(tunnel: &Tunnel, mtu: u32, road: Option<Road>, port: u16) -> Desi
         addresses: tunnel.device.addresses.clone(),
         prefixes: nets.filter_map(|net| Some(Prefix { net, table: table(net.prefix_len())? })).collect(),
         full: road.map(|road| FullTunnel { road, device: tunnel.device.name.clone(), port }),
+    }
+}
+
+/// What the names of endpoints came to, to be remembered.
+pub fn addresses(roster: &Roster) -> BTreeMap<String, SocketAddr> {
+    let named = roster.members().filter_map(|member| Some((member.peer.endpoint.as_ref()?, member.configured?)));
+    let named = named.filter(|(endpoint, _)| matches!(endpoint.host, Host::Name(_)));
+    named.map(|(endpoint, address)| (endpoint.to_string(), address)).collect()
+}
+
+/// Checks that somebody is known to whom everything can go. Whoever resolves names may be behind the tunnel, and then it would never be
+/// known.
+///
+/// # Errors
+/// The name of a peer that takes everything was not resolved.
+pub fn check_names(roster: &Roster) -> Result<()> {
+    let takes_all = |member: &&Member| member.peer.allowed_ips.iter().any(|net| net.prefix_len() == 0);
+    let mut unknown = roster.members().filter(takes_all).filter(|member| member.configured.is_none());
+    match unknown.find_map(|member| Some((member, member.peer.endpoint.as_ref()?))) {
+        None => Ok(()),
+        Some((member, endpoint)) => Err(Failure::failed(format!(
+            "the endpoint {endpoint} of peer {} does not resolve, and nobody can be asked for it once everything goes there",
+            member.peer.name
+        ))
+        .with_remedy("check the name and the network, or write an address")),
     }
 }
 

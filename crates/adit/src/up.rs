@@ -6,6 +6,7 @@
 //! 4. control: events, repairs, path MTUs (see [`crate::control`])
 //! 5. on a clean stop, remove everything; on a failure at any step, what that step and those before it made
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -126,7 +127,8 @@ fn run_with<S>(
     let mut netlink = Netlink::open()?;
     let record = Record::of(&tunnel.device.name, &directories.state);
     // Before there are sockets: it says how their datagrams are marked.
-    let road = roads::settle(&mut netlink, &mut tunnel, &record.read()?)?;
+    let owned = record.read()?;
+    let road = roads::settle(&mut netlink, &mut tunnel, &owned)?;
     roads::warn(&mut netlink, &tunnel);
     let workers = data_path::workers(&tunnel.transport);
     let sockets = data_path::bind(&tunnel.transport, workers, data_path::forbids_fragments(&tunnel))?;
@@ -134,7 +136,10 @@ fn run_with<S>(
     let inbox = Arc::new(Inbox::new()?);
     let (reports, answers) = (Arc::clone(&inbox), Arc::clone(&inbox));
     let mut names = Names::new(Arc::new(move || answers.send(Order::Answer)));
-    let roster = enlist(&tunnel, listen, workers, &mut names)?;
+    let roster = enlist(&tunnel, (listen, workers), &mut names, &owned.addresses)?;
+    if road.is_some() {
+        roads::check_names(&roster)?;
+    }
     let mark = MarkFile::of(&tunnel.device.name, &directories.state);
     let (node, secrets) = switchboard::node(&tunnel, &roster, &mark)?;
     let surroundings = Surroundings {
@@ -197,11 +202,17 @@ fn run_with<S>(
     Ok(())
 }
 
-/// The peers of a configuration, their names resolved as far as that is possible now.
+/// The peers of a configuration, their names resolved as far as that is possible now; until then they are where they were in an
+/// earlier run, if that is `known`.
 ///
 /// # Errors
 /// A plain peer without an address, or two at one; an address that a socket on `listen` cannot send to.
-fn enlist(tunnel: &Tunnel, listen: SocketAddr, workers: usize, names: &mut Names) -> Result<Roster> {
+fn enlist(
+    tunnel: &Tunnel,
+    (listen, workers): (SocketAddr, usize),
+    names: &mut Names,
+    known: &BTreeMap<String, SocketAddr>,
+) -> Result<Roster> {
     let resolved = underlay::resolve_plain(&tunnel.peers, listen)?;
     let now = Time::from_nanos(clock::boottime());
     let mut roster = Roster::default();
@@ -212,10 +223,18 @@ fn enlist(tunnel: &Tunnel, listen: SocketAddr, workers: usize, names: &mut Names
             && peer.transport.is_secure()
         {
             names.ask(id, endpoint, Duration::ZERO, Instant::now());
+            let address = known.get(&endpoint.to_string()).copied();
+            if let Some(member) = roster.get_mut(id) {
+                (member.configured, member.endpoint) = (address, address);
+            }
         }
     }
     let deadline = Instant::now() + NAME_PATIENCE;
-    while let Some(answer) = names.wait_for_answer(deadline) {
+    // A name that was resolved before is not waited for: it may be that nobody can be asked.
+    let is_missing = |member: &Member| member.configured.is_none() && member.peer.endpoint.is_some();
+    while roster.members().any(is_missing)
+        && let Some(answer) = names.wait_for_answer(deadline)
+    {
         let Some(member) = roster.get_mut(answer.id) else { continue };
         let (name, endpoint) = (&member.peer.name, &answer.endpoint);
         let usable = |addresses: Vec<_>| addresses.into_iter().find(|address| underlay::is_usable(address, listen));

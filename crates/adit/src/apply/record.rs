@@ -2,8 +2,10 @@
 //! crash.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -31,6 +33,8 @@ struct Contents {
     roads: Vec<Road>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     src_valid_mark: bool,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    addresses: BTreeMap<String, SocketAddr>,
 }
 
 impl From<&Owned> for Contents {
@@ -42,6 +46,7 @@ impl From<&Owned> for Contents {
             blackholes_elsewhere: elsewhere.into_iter().map(|prefix| (prefix.table, prefix.net)).collect(),
             roads: owned.roads.clone(),
             src_valid_mark: owned.valid_mark,
+            addresses: owned.addresses.clone(),
         }
     }
 }
@@ -52,7 +57,7 @@ impl From<Contents> for Owned {
         let all = main.chain(contents.blackholes_elsewhere).map(|(table, net)| Prefix { net, table });
         let mut blackholes: Vec<_> = all.collect();
         blackholes.sort_unstable();
-        Self { blackholes, roads: contents.roads, valid_mark: contents.src_valid_mark }
+        Self { blackholes, roads: contents.roads, valid_mark: contents.src_valid_mark, addresses: contents.addresses }
     }
 }
 
@@ -133,6 +138,7 @@ mod tests {
             blackholes: vec![prefix("0.0.0.0/0", 51_820), prefix("10.77.0.0/24", MAIN), prefix("fd00::/64", MAIN)],
             roads: vec![Road { mark: 7, table: 51_820, stop: 51_821, priority: 17_300 }],
             valid_mark: true,
+            addresses: [("far.example:7777".to_owned(), "192.0.2.2:7777".parse().unwrap())].into(),
         };
         record.write(&owned).unwrap();
         assert_eq!(record.read().unwrap(), owned);

@@ -1,5 +1,6 @@
 //! The host as the configuration wants it: made at the start, taken back where that fails, removed at the end.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use linux::netlink::Netlink;
@@ -56,6 +57,7 @@ impl Control {
         let before = apply::observe(netlink, &name)?;
         let mut undo = Undo { steps: Vec::new(), device_was_there: before.device.is_some(), owned: self.owned.clone() };
         self.owned.claim(&desired, &before);
+        self.note_addresses();
         let opened = self.record.write(&self.owned).and_then(|()| self.set_up(netlink, &name, &desired, &mut undo));
         let device = match opened {
             Ok(device) => device,
@@ -67,6 +69,23 @@ impl Control {
         self.owned.keep(&desired);
         self.record.write(&self.owned)?;
         Ok((device, undo, desired.mtu))
+    }
+
+    /// Notes what names came to, where that may be needed; answers whether it is news.
+    fn note_addresses(&mut self) -> bool {
+        let addresses = if self.road.is_some() { roads::addresses(&self.roster) } else { BTreeMap::new() };
+        let is_news = self.owned.addresses != addresses;
+        self.owned.addresses = addresses;
+        is_news
+    }
+
+    /// Writes down what names came to since.
+    pub(super) fn remember_addresses(&mut self) {
+        if self.note_addresses()
+            && let Err(failure) = self.record.write(&self.owned)
+        {
+            tracing::warn!("{failure}");
+        }
     }
 
     fn set_up(&self, netlink: &mut Netlink, name: &str, desired: &Desired, undo: &mut Undo) -> Result<Device> {

@@ -1,6 +1,7 @@
 //! What a daemon owns on the host beyond its device, those of earlier runs included.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
 
 use linux::netlink::{Route, RouteKind, Rule};
 
@@ -15,6 +16,8 @@ pub struct Owned {
     pub roads: Vec<Road>,
     /// Whether `net.ipv4.conf.all.src_valid_mark` is set because of us.
     pub valid_mark: bool,
+    /// What the names of endpoints came to last, while the tunnel takes everything: whoever is to resolve them may be behind it.
+    pub addresses: BTreeMap<String, SocketAddr>,
 }
 
 impl Owned {
@@ -42,7 +45,10 @@ impl Owned {
         self.blackholes.retain(|prefix| wanted.contains(prefix));
         let road = desired.full.as_ref().map(|full| full.road);
         self.roads.retain(|ours| Some(*ours) == road);
-        self.valid_mark &= road.is_some();
+        if road.is_none() {
+            self.valid_mark = false;
+            self.addresses.clear();
+        }
     }
 
     /// Whether one of the [actual](Actual::routes) routes is ours.

@@ -7,6 +7,7 @@
 mod bed;
 mod world;
 
+use std::fs;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::num::NonZero;
@@ -14,12 +15,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use bed::daemon::{PORT, Place};
+use bed::daemon::{Configuration, PORT, Place};
 use bed::packet::Random;
 use bed::traffic::{End, connection, exchange_over, exchange_tcp};
 use bed::{Family, at, over, wait_at_most, wait_for};
 use linux::netlink::{LinkChange, Netlink, PROTOCOL, Route, RouteKind};
-use world::{FAMILIES, FAR, GATEWAYS, World, route, which};
+use world::{FAMILIES, FAR, GATEWAYS, NEIGHBOUR, World, route, which};
 
 /// How soon a daemon has repaired what somebody broke.
 const REPAIR: Duration = Duration::from_secs(2);
@@ -258,11 +259,46 @@ impl Drop for Ending<'_> {
 }
 
 #[test]
+fn a_network_that_was_left_leads_nothing_around() {
+    let world = World::new();
+    let [one, two] = world.places(&world.pair(Family::V4, "sealed"));
+    let (_far, daemon) = (two.start(), one.start());
+    world.reaches_its_neighbour();
+    let throws = || {
+        let routes = world.host.netlink().routes(None).unwrap().into_iter().filter(|r| r.kind == RouteKind::Throw);
+        routes.filter(|r| r.destination.to_string() != "fe80::/64").count()
+    };
+    assert_eq!(throws(), 2);
+    daemon.crash();
+    let witness = world.watch();
+    world.host.run("ip", &["link", "set", "lan0", "down"]);
+    for half in ["0.0.0.0/1", "128.0.0.0/1"] {
+        route(&world.host, "add", &format!("{half} via {} dev eth0 proto dhcp", GATEWAYS[0][0]));
+    }
+    route(&world.host, "add", &format!("fc00::/8 via {} dev eth0 proto ra", GATEWAYS[0][1]));
+    let to_the_neighbour = || {
+        for (any, neighbour) in ["0.0.0.0:0", "[::]:0"].into_iter().zip(NEIGHBOUR) {
+            let socket = world.host.namespace.run(|| UdpSocket::bind(any)).unwrap().unwrap();
+            let _ = socket.send_to(b"adit-must-hide-!", (neighbour.parse::<IpAddr>().unwrap(), 53));
+        }
+    };
+    to_the_neighbour();
+    let daemon = one.start();
+    to_the_neighbour();
+    assert_eq!(throws(), 0);
+    // A card comes into a network while the daemon looks on.
+    world.host.run("ip", &["link", "set", "lan0", "up"]);
+    world.host.run("ip", &["address", "add", "fd07::1/64", "dev", "lan0", "nodad"]);
+    wait_at_most(REPAIR, "throws", || (throws() == 2).then_some(()));
+    world.reaches_its_neighbour();
+    witness.testify();
+    drop(daemon);
+}
+
+#[test]
 fn nobody_reaches_the_tunnels_addresses_but_by_the_tunnel() {
     let world = World::new();
     let [one, two] = world.places(&world.pair(Family::V4, "sealed"));
-    // What is sent in the clear here is not ours.
-    world.host.guard.switch_off();
     let (_far, _daemon) = (two.start(), one.start());
     world.reaches_the_world();
     let intruders = [(&world.router, "192.0.2.1", "2001:db8:1::1"), (&world.lan, "192.168.7.1", "fd07::1")];
@@ -567,7 +603,6 @@ fn a_start_that_fails_leaves_no_roads() {
     let mut pair = world.pair(Family::V4, "sealed");
     pair[0].addresses.push("10.77.0.3/32".into());
     let [one, _] = world.places(&pair);
-    world.host.guard.switch_off();
     // A route of the host's own is in the way of the last of ours.
     pair[0].peers[0].allowed_ips.push("10.200.0.0/16".into());
     one.configure(&pair[0]);
@@ -578,4 +613,66 @@ fn a_start_that_fails_leaves_no_roads() {
     world.host.run("ip", &["route", "delete", "blackhole", "10.200.0.0/16", "metric", "2913840557"]);
     world.check(&before);
     assert_eq!(one.leftovers(), [""; 0]);
+}
+
+#[test]
+fn a_name_that_nobody_can_be_asked_for_is_remembered() {
+    let world = World::new();
+    let before = world.state();
+    let mut pair = world.pair(Family::V4, "sealed");
+    pair[0].peers[0].endpoint = format!("far.example:{PORT}");
+    let [one, two] = world.places(&pair);
+    let _far = two.start();
+    let hosts = |text: &str| fs::write(one.path("hosts"), text).unwrap();
+    // Without an address nothing would ever get out.
+    let (code, said) = one.fail();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("far.example:7777 of peer host2 does not resolve"), "{said}");
+    assert_eq!(world.state(), before);
+    hosts("203.0.113.2 far.example\n");
+    let daemon = one.start_with_hosts("hosts");
+    world.reaches_the_world();
+    daemon.crash();
+    hosts("");
+    let daemon = one.start();
+    world.reaches_the_world();
+    daemon.terminate();
+    world.check(&before);
+}
+
+#[test]
+fn a_running_daemon_takes_everything_and_lets_it_go_again() {
+    let world = World::new();
+    let pair = world.pair(Family::V6, "sealed");
+    let mut small = pair.clone();
+    small[0].peers[0].allowed_ips = vec!["9.9.9.9/32".into(), "2620:fe::fe/128".into()];
+    let [one, two] = world.places(&small);
+    let (_far, daemon) = (two.start(), one.start());
+    world.reaches_the_world();
+    let before = world.state();
+    let reload = |configuration: &Configuration| {
+        one.configure(configuration);
+        let output = one.run("reload", &["--device", "adit0"]);
+        assert!(output.status.success(), "{output:?}");
+    };
+    let (a, b) = connection(world.inner(Family::V4), world.world(Family::V4));
+    for _ in 0..3 {
+        reload(&pair[0]);
+        let witness = world.watch();
+        exchange_over((&a, &b), &[7; 100_000], &[7; 100_000]);
+        world.try_everything();
+        // Another mark and another port while it takes everything.
+        let mut other = pair[0].clone().with("fwmark = 77");
+        reload(&other);
+        exchange_over((&a, &b), &[7; 100_000], &[7; 100_000]);
+        world.try_everything();
+        witness.testify();
+        other.listen = "[::]:7790".into();
+        reload(&other);
+        exchange_over((&a, &b), &[7; 100_000], &[7; 100_000]);
+        reload(&small[0]);
+        exchange_over((&a, &b), &[7; 100_000], &[7; 100_000]);
+        world.check(&before);
+    }
+    drop(daemon);
 }
