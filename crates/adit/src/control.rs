@@ -34,7 +34,7 @@ use crate::data_path::{Running, Surroundings};
 use crate::names::Names;
 use crate::notify::{self, Watchdog};
 use crate::observe::facts::{DeviceFacts, Facts};
-use crate::plan;
+use crate::plan::{self, Owned, Road};
 use crate::request::{Handle, Request};
 use crate::roster::{Member, Roster};
 use crate::switchboard::Switchboard;
@@ -80,8 +80,10 @@ pub struct Control {
     roster: Roster,
     surroundings: Surroundings,
     record: Record,
-    /// The prefixes whose blackholes are ours, those of an earlier run included.
-    owned: Vec<IpNet>,
+    /// What is ours beyond the device, of earlier runs too.
+    owned: Owned,
+    /// Of a tunnel that takes everything.
+    road: Option<Road>,
     facts: Arc<Facts>,
     device: Arc<ArcSwap<DeviceFacts>>,
     /// The encrypted peers.
@@ -94,6 +96,8 @@ pub struct Control {
     /// SIGHUPs that were not followed yet.
     reloads: Arc<AtomicUsize>,
     running: Option<Running>,
+    /// Of the view that was published last.
+    edition: u64,
     revivals: VecDeque<Instant>,
     /// What went wrong last, so that it is said once.
     complaint: Option<String>,
@@ -105,6 +109,8 @@ pub struct Parts {
     pub scope: Scope,
     /// The configuration, whose peers are in the roster.
     pub tunnel: Tunnel,
+    /// What [`roads::settle`](crate::roads::settle) chose.
+    pub road: Option<Road>,
     /// The peers.
     pub roster: Roster,
     /// What workers need.
@@ -125,8 +131,8 @@ impl Control {
     /// # Errors
     /// The record of an earlier run cannot be read.
     pub fn new(parts: Parts) -> Result<Self> {
-        let Parts { scope, tunnel, roster, surroundings, record, switchboard, names, inbox } = parts;
-        let owned = if scope == Scope::Host { record.read()? } else { Vec::new() };
+        let Parts { scope, tunnel, road, roster, surroundings, record, switchboard, names, inbox } = parts;
+        let owned = if scope == Scope::Host { record.read()? } else { Owned::default() };
         let device = Arc::new(ArcSwap::from_pointee(DeviceFacts::default()));
         let tunnel = Arc::new(tunnel);
         let (node, shown) = (switchboard.node(), Arc::clone(&device));
@@ -139,6 +145,7 @@ impl Control {
             surroundings,
             record,
             owned,
+            road,
             facts,
             device,
             switchboard,
@@ -148,6 +155,7 @@ impl Control {
             requests,
             reloads: Arc::default(),
             running: None,
+            edition: 0,
             revivals: VecDeque::new(),
             complaint: None,
         })
@@ -161,6 +169,14 @@ impl Control {
     /// How others ask for changes.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// Starts the workers on a device that was opened.
+    ///
+    /// # Errors
+    /// A thread could not be started.
+    pub fn start(&self, opened: &mut Opened) -> Result<Running> {
+        Running::start(&mut opened.device, &self.surroundings)
     }
 
     /// Runs until it is told to stop. The workers have ended when it returns.
@@ -187,6 +203,9 @@ impl Control {
         let mut looked = Instant::now();
         self.switchboard.start(&self.roster);
         loop {
+            if self.road.is_some() {
+                monitor.watch_filters()?;
+            }
             let mut soon = self.follow(netlink);
             let now = Instant::now();
             let names = self.names_due.map_or(Duration::MAX, |due| due.saturating_duration_since(now));
@@ -309,7 +328,7 @@ impl Control {
         self.revivals.retain(|at| now.saturating_duration_since(*at) < REFRESH);
         self.revivals.push_back(now);
         let mut opened = self.open(netlink)?;
-        match Running::start(&mut opened.device, &self.surroundings) {
+        match self.start(&mut opened) {
             Ok(running) => self.running = Some(running),
             Err(failure) => {
                 self.close(netlink, opened);
@@ -342,6 +361,7 @@ impl Control {
     /// A device that others take care of: its MTU is theirs, as long as it is where we can see it.
     fn follow_device(&mut self, netlink: &mut Netlink) -> Result<()> {
         self.follow_paths(netlink);
+        underlay::forget_other_cards(netlink, &self.tunnel, self.roster.members());
         let link = netlink.link(&self.tunnel.device.name)?;
         if let Some(link) = link.filter(|link| link.kind.as_deref() == Some("tun")) {
             self.set_device_mtu(link.mtu);
@@ -351,7 +371,8 @@ impl Control {
 
     fn repair(&mut self, netlink: &mut Netlink, inbox: &Inbox) -> Result<()> {
         self.follow_paths(netlink);
-        let desired = self.desired(&self.tunnel, self.narrowest());
+        underlay::forget_other_cards(netlink, &self.tunnel, self.roster.members());
+        let desired = self.desired(self.narrowest());
         let name = &self.tunnel.device.name;
         let actual = apply::observe(netlink, name)?;
         if actual.device.is_none() {
@@ -375,7 +396,8 @@ impl Control {
     }
 
     /// Shows workers the peers as they are now.
-    fn publish(&self) {
+    fn publish(&mut self) {
+        self.edition += 1;
         let addresses: Vec<_> = self.tunnel.device.addresses.iter().map(IpNet::addr).collect();
         let peer = |(id, member): (_, Option<&Member>)| {
             let member = member?;
@@ -387,7 +409,8 @@ impl Control {
             Some(tunnel::Peer { way, mtu: member.mtu(), allowed_ips: member.peer.allowed_ips.clone() })
         };
         let snapshot = Snapshot::new(self.roster.slots().map(peer).collect(), &addresses);
-        self.surroundings.view.store(Arc::new(View { snapshot, links: self.roster.links() }));
+        let (links, edition) = (self.roster.links(), self.edition);
+        self.surroundings.view.store(Arc::new(View { snapshot, links, edition }));
     }
 
     fn super_packets_refused(&self) {

@@ -2,9 +2,9 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use linux::netlink::{LinkChange, Netlink};
@@ -25,6 +25,11 @@ const SOCKET_BUFFER: usize = 8 << 20;
 
 /// Workers that `auto` starts at most: beyond, a tunnel is bound by its flows rather than by processors.
 const MAX_AUTO_WORKERS: usize = 16;
+
+/// How long control waits for workers to see another view, and how often it looks meanwhile. A turn takes a millisecond; a processor that
+/// many want may make it a hundred.
+const TURN_PATIENCE: Duration = Duration::from_millis(500);
+const GLANCE: Duration = Duration::from_micros(50);
 
 /// How many workers a configuration means on this machine.
 pub fn workers(transport: &Transport) -> usize {
@@ -62,12 +67,13 @@ pub fn bind(
     // Sockets that share a port would share it with another daemon's too: one that does not share finds out whether it is free.
     let probe = |listen| Socket::bind(udp::Options { share_port: false, ..options(listen) });
     let listen = match probe(transport.listen) {
-        // With port 0 the kernel has chosen one, for all of them.
-        Ok(socket) => socket.local_address(),
+        // Where the kernel chooses the port, all sockets take the one that it chose for the first.
+        Ok(first) => SocketAddr::new(transport.listen.ip(), first.local_address().port()),
         // Without IPv6 on this host, both families means IPv4.
         Err(e) if transport.listen_is_default && matches!(e.errno(), Some(EAFNOSUPPORT | EADDRNOTAVAIL)) => {
             let four = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), transport.listen.port());
-            probe(four).map_err(|e| explain(&e, four))?.local_address()
+            let first = probe(four).map_err(|e| explain(&e, four))?;
+            SocketAddr::new(four.ip(), first.local_address().port())
         }
         Err(e) => return Err(explain(&e, transport.listen)),
     };
@@ -166,8 +172,10 @@ pub struct Surroundings {
     pub view: Arc<ArcSwap<View>>,
     /// Sessions, admission, mailbox.
     pub secrets: Secrets,
-    /// One per worker: woken when packets that wait for a session may go, or wait in vain.
+    /// One per worker: woken when packets that wait for a session may go, or wait in vain, or when there is another view to see.
     pub nudges: Vec<Arc<Waker>>,
+    /// By which edition of the view each worker works.
+    pub seen: Arc<PerWorker<AtomicU64>>,
     /// When a gap in time was noticed last, for all threads that seal.
     pub gap_noticed: Arc<AtomicU64>,
     /// Where workers count.
@@ -224,6 +232,19 @@ impl Running {
         spawned
     }
 
+    /// Waits until every worker works by this edition of the view, so that what is not in it any more is not used either; but no longer
+    /// than a worker may take for a turn at the worst.
+    pub fn await_sight(&self, edition: u64, surroundings: &Surroundings) {
+        let deadline = Instant::now() + TURN_PATIENCE;
+        surroundings.nudges.iter().for_each(|nudge| nudge.wake());
+        while surroundings.seen.iter().any(|seen| seen.load(Ordering::Acquire) < edition) {
+            if !self.is_alive() || Instant::now() >= deadline {
+                return;
+            }
+            thread::sleep(GLANCE);
+        }
+    }
+
     /// Whether every thread still runs.
     pub fn is_alive(&self) -> bool {
         self.threads.iter().all(|(thread, _)| !thread.is_finished())
@@ -244,6 +265,7 @@ impl Running {
                 counters: Arc::clone(&surroundings.counters),
                 stop: Arc::clone(&stop),
                 nudge: Arc::clone(nudge),
+                seen: Arc::clone(&surroundings.seen),
                 report: Arc::clone(&surroundings.report),
                 busy_poll: surroundings.busy_poll,
             });

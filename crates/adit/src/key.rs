@@ -263,6 +263,16 @@ fn has_secret(public: &[u8; LENGTH]) -> bool {
     })
 }
 
+/// The 32 bytes of a secret as base64 has them.
+///
+/// # Errors
+/// Anything but 44 characters of base64.
+pub fn secret_from_text(text: &str) -> Result<Zeroizing<[u8; LENGTH]>, NotAKey> {
+    let mut bytes = Zeroizing::new([0; LENGTH]);
+    decode(text.as_bytes(), &mut bytes)?;
+    Ok(bytes)
+}
+
 /// The error of a stream that holds no key.
 fn invalid(fault: NotAKey) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, fault)

@@ -43,6 +43,7 @@ pub mod observe;
 pub mod plan;
 pub mod reconfigure;
 pub mod request;
+pub mod roads;
 pub mod roster;
 pub mod switchboard;
 pub mod uapi;

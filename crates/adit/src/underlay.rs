@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZero;
 
-use linux::netlink::Netlink;
+use linux::netlink::{Netlink, RouteKind, RouteLookup};
 use linux::udp::SendQueue;
 
 use crate::config::{Endpoint, Mtu, Peer, Transport, TransportKind, Tunnel};
-use crate::roster::Width;
+use crate::roster::{Member, Width};
 use crate::{Failure, Result};
 
 /// IP and UDP header in bytes.
@@ -132,6 +132,20 @@ pub fn check_no_loop<'p>(
     Ok(())
 }
 
+/// Lets go of our own address towards each peer whose datagrams leave by another card now than they came by: the routes choose
+/// anew. Kept, it would be the address of a network that is left behind.
+pub fn forget_other_cards<'p>(netlink: &mut Netlink, tunnel: &Tunnel, peers: impl Iterator<Item = &'p Member>) {
+    for Member { endpoint, link, .. } in peers {
+        let (Some(endpoint), Some(local)) = (endpoint, link.local.load_full()) else { continue };
+        let route = netlink.route_from(local.ip, endpoint.ip(), tunnel.transport.fwmark);
+        // Towards this host itself it is the loopback device, whatever the address.
+        let elsewhere = |route: RouteLookup| route.kind == RouteKind::Unicast && route.device != local.device;
+        if route.is_ok_and(elsewhere) {
+            link.local.store(None);
+        }
+    }
+}
+
 /// What is asked about the ways to the peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Knowledge {
@@ -146,13 +160,16 @@ pub struct Survey<'n> {
     netlink: &'n mut Netlink,
     listen: SocketAddr,
     mark: Option<NonZero<u32>>,
+    /// Whether the device is to suit a way by IPv6 as well.
+    suits_both: bool,
     seen: HashMap<IpAddr, [Option<usize>; 2]>,
 }
 
 impl<'n> Survey<'n> {
     /// Nothing seen yet.
-    pub fn new(netlink: &'n mut Netlink, transport: &Transport) -> Self {
-        Self { netlink, listen: transport.listen, mark: transport.fwmark, seen: HashMap::new() }
+    pub fn new(netlink: &'n mut Netlink, tunnel: &Tunnel) -> Self {
+        let Transport { listen, fwmark: mark, .. } = tunnel.transport;
+        Self { netlink, listen, mark, suits_both: tunnel.device.mtu == Mtu::AsWireGuard, seen: HashMap::new() }
     }
 
     /// The longest inner packet that fits the way to a peer. Of one whose endpoint is not known yet the worst is assumed: Ethernet, and
@@ -166,7 +183,10 @@ impl<'n> Survey<'n> {
         let [configured, learned] = *self.seen.entry(ip).or_insert_with(|| {
             [Knowledge::Configured, Knowledge::Learned].map(|knowledge| underlay_mtu(netlink, ip, mark, knowledge))
         });
-        Width { configured: inner_mtu(transport, ip, configured), learned: inner_mtu(transport, ip, learned) }
+        let fits = inner_mtu(transport, ip, configured);
+        // A datagram by IPv4 is not shorter for that.
+        let configured = if self.suits_both && ip.is_ipv4() { fits.saturating_sub(IPV6_UDP - IPV4_UDP) } else { fits };
+        Width { configured, learned: inner_mtu(transport, ip, learned) }
     }
 }
 
@@ -201,7 +221,7 @@ fn underlay_mtu(netlink: &mut Netlink, ip: IpAddr, mark: Option<NonZero<u32>>, k
 pub fn device_mtu(tunnel: &Tunnel, narrowest: Option<usize>) -> u32 {
     let mtu = match tunnel.device.mtu {
         Mtu::Fixed(mtu) => usize::from(mtu),
-        Mtu::Auto => narrowest.unwrap_or(ETHERNET - IPV6_UDP).max(least_mtu(tunnel)),
+        Mtu::Auto | Mtu::AsWireGuard => narrowest.unwrap_or(ETHERNET - IPV6_UDP - SEALING).max(least_mtu(tunnel)),
     };
     u32::try_from(mtu).unwrap_or(u32::MAX)
 }
@@ -223,7 +243,7 @@ fn carries_ipv6(tunnel: &Tunnel) -> bool {
 /// It does not.
 pub fn check_mtu(tunnel: &Tunnel, narrowest: Option<usize>) -> Result<()> {
     let (least, mtu) = (least_mtu(tunnel), narrowest.unwrap_or(usize::MAX));
-    if mtu < least && tunnel.device.mtu == Mtu::Auto {
+    if mtu < least && !matches!(tunnel.device.mtu, Mtu::Fixed(_)) {
         let family = if carries_ipv6(tunnel) { "IPv6" } else { "IPv4" };
         return Err(Failure::failed(format!(
             "the way to a peer leaves {mtu} bytes for a packet, and {family} needs {least}"

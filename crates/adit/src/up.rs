@@ -33,7 +33,7 @@ use crate::request::Handle;
 use crate::roster::{Member, Roster};
 use crate::switchboard::{self, Switchboard};
 use crate::worker::View;
-use crate::{Directories, Failure, Result, api, notify, uapi, underlay};
+use crate::{Directories, Failure, Result, api, notify, roads, uapi, underlay};
 
 /// How long an address may take to be in use.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
@@ -112,7 +112,7 @@ fn bare(device: &str) -> Tunnel {
 }
 
 fn run_with<S>(
-    tunnel: Tunnel,
+    mut tunnel: Tunnel,
     scope: Scope,
     directories: &Directories,
     lifetime: Lifetime,
@@ -122,10 +122,14 @@ fn run_with<S>(
     privilege::check_tun()?;
     directories.check_reachable()?;
     let _claim = api::Claim::take(&directories.runtime, &tunnel.device.name)?;
+    let mut netlink = Netlink::open()?;
+    let record = Record::of(&tunnel.device.name, &directories.state);
+    // Before there are sockets: it says how their datagrams are marked.
+    let road = roads::settle(&mut netlink, &mut tunnel, &record.read()?)?;
+    roads::warn(&mut netlink, &tunnel);
     let workers = data_path::workers(&tunnel.transport);
     let sockets = data_path::bind(&tunnel.transport, workers, data_path::forbids_fragments(&tunnel))?;
     let listen = sockets.first().map_or(tunnel.transport.listen, |socket| socket.local_address());
-    let mut netlink = Netlink::open()?;
     let inbox = Arc::new(Inbox::new()?);
     let (reports, answers) = (Arc::clone(&inbox), Arc::clone(&inbox));
     let mut names = Names::new(Arc::new(move || answers.send(Order::Answer)));
@@ -140,10 +144,10 @@ fn run_with<S>(
         control_drops: Arc::default(),
         view: Arc::new(ArcSwap::from_pointee(View::default())),
         counters: Arc::new(per_worker(workers)),
+        seen: Arc::new(per_worker(workers)),
         report: Arc::new(move |event| reports.send(Order::from(event))),
         busy_poll: tunnel.transport.busy_poll,
     };
-    let record = Record::of(&tunnel.device.name, &directories.state);
     // Carrier means that somebody holds a queue: a daemon with another runtime directory, with which ours would share the
     // packets.
     if scope == Scope::Host
@@ -153,21 +157,13 @@ fn run_with<S>(
             .with_remedy("stop that one, or choose another `name` under [device]"));
     }
     let switchboard = Switchboard::new(node, surroundings.clone(), mark);
-    let (surroundings, shared) = (surroundings.clone(), Arc::clone(&inbox));
-    let mut control = Control::new(Parts {
-        scope,
-        tunnel,
-        roster,
-        surroundings: surroundings.clone(),
-        record,
-        switchboard,
-        names,
-        inbox: shared,
-    })?;
+    let shared = Arc::clone(&inbox);
+    let parts = Parts { scope, tunnel, road, roster, surroundings, record, switchboard, names, inbox: shared };
+    let mut control = Control::new(parts)?;
 
     // From here on the host changes.
     let mut opened = control.open(&mut netlink)?;
-    let started = start(&control, &mut opened, &surroundings, directories, &inbox, lifetime)
+    let started = start(&control, &mut opened, directories, &inbox, lifetime)
         .and_then(|(running, server)| Ok((running, server, serve(&control.handle())?)));
     let (running, server, served) = match started {
         Ok(started) => started,
@@ -234,7 +230,6 @@ fn enlist(tunnel: &Tunnel, listen: SocketAddr, workers: usize, names: &mut Names
 fn start(
     control: &Control,
     opened: &mut Opened,
-    surroundings: &Surroundings,
     directories: &Directories,
     inbox: &Arc<Inbox>,
     lifetime: Lifetime,
@@ -251,7 +246,7 @@ fn start(
     }
     let handle = control.handle();
     let server = sockets.serve(move |request| answer(request, &handle))?;
-    Ok((Running::start(&mut opened.device, surroundings)?, server))
+    Ok((control.start(opened)?, server))
 }
 
 fn answer(request: api::Request, handle: &Handle) -> api::Response {

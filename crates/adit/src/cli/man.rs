@@ -64,6 +64,7 @@ mod tests {
                 "adit-down.1",
                 "adit-reload.1",
                 "adit-status.1",
+                "adit-wireguard.1",
                 "adit-keygen.1",
                 "adit-pubkey.1",
                 "adit-demo.1",

@@ -6,8 +6,9 @@ use super::Places;
 use crate::{Result, config, up};
 
 const AFTER_HELP: &str = "\
-Example:
-  adit up --config tunnel.toml
+Examples:
+  adit up wg0.conf                 a wg-quick file, for the device wg0
+  adit up tunnel.toml
 
   with this in tunnel.toml, and addresses and names exchanged at the other end:
     [device]
@@ -23,9 +24,13 @@ Example:
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Arguments {
-    /// The configuration, in TOML
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    /// The configuration: our TOML, or a wg-quick file as it is
+    #[arg(value_name = "FILE", required_unless_present = "config")]
+    file: Option<PathBuf>,
+
+    /// The same
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    config: Option<PathBuf>,
 
     #[command(flatten)]
     pub(super) places: Places,
@@ -37,7 +42,8 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) fn run(self) -> Result<()> {
-        let tunnel = config::load(&self.config)?;
+        // One of them is there: the parser sees to it.
+        let tunnel = config::load(&self.file.or(self.config).unwrap_or_default())?;
         let lifetime =
             if self.until_stdin_closes { up::Lifetime::UntilStdinCloses } else { up::Lifetime::UntilStopped };
         up::run(tunnel, &self.places.directories(), lifetime)

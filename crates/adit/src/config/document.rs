@@ -6,17 +6,17 @@ use toml::{
     Spanned,
     de::{DeTable, DeValue},
 };
+use zeroize::Zeroizing;
 
 use super::{
     error::{Error, Position, quoted},
     nearest::nearest,
 };
 
-/// A text and the name of its file.
-#[derive(Debug)]
+/// A text and the name of its file. The text is erased when it is dropped: that of a wg-quick file has keys in it.
 pub(super) struct Document {
     pub(super) path: PathBuf,
-    pub(super) text: String,
+    pub(super) text: Zeroizing<String>,
 }
 
 /// A value and the bytes of the file it was read from.
@@ -211,7 +211,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn document(text: &str) -> Document {
-        Document { path: "test.toml".into(), text: text.into() }
+        Document { path: "test.toml".into(), text: Zeroizing::new(text.into()) }
     }
 
     #[test]

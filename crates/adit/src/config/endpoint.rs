@@ -126,7 +126,7 @@ fn unicast(address: IpAddr) -> Result<IpAddr, EndpointError> {
 }
 
 /// A host name (RFC 1123, section 2.1), and underscores, which resolvers take as well.
-fn parse_name(text: &str) -> Result<String, EndpointError> {
+pub(super) fn parse_name(text: &str) -> Result<String, EndpointError> {
     let name = text.strip_suffix('.').unwrap_or(text);
     let label_is_valid = |label: &str| {
         (1..=63).contains(&label.len())

@@ -1,5 +1,12 @@
 //! The names that a configuration gives: of the device, and of peers.
 
+use std::collections::HashSet;
+
+use super::resolved::Peer;
+
+/// Letters of a public key by which people tell peers without a name apart.
+const KEY_LETTERS: usize = 8;
+
 /// The longest name of a network device, in bytes (`IFNAMSIZ` of linux/if.h, less its zero byte).
 const DEVICE_NAME: usize = 15;
 
@@ -42,6 +49,18 @@ pub(crate) fn check_device(name: &str) -> Result<(), NameError> {
     }
 }
 
+/// Names peers that have no name after their public keys: by the first letters, or by all of them where others begin alike.
+pub(super) fn name_by_keys(peers: &mut [Peer]) {
+    let mut taken: HashSet<String> = peers.iter().map(|peer| peer.name.to_ascii_lowercase()).collect();
+    for peer in peers.iter_mut().filter(|peer| peer.name.is_empty()) {
+        let Some(key) = &peer.public_key else { continue };
+        // The letters of base64 for file names (RFC 4648, section 5): all of them may stand in a name.
+        let letters = key.to_string().replace('+', "-").replace('/', "_").replace('=', "");
+        let short: String = letters.chars().take(KEY_LETTERS).collect();
+        peer.name = if taken.insert(short.to_ascii_lowercase()) { short } else { letters };
+    }
+}
+
 /// Whether a peer may have this name.
 pub(crate) fn check_peer(name: &str) -> Result<(), NameError> {
     if (1..=PEER_NAME).contains(&name.len()) && is_plain(name) { Ok(()) } else { Err(NameError::Peer) }
@@ -50,6 +69,7 @@ pub(crate) fn check_peer(name: &str) -> Result<(), NameError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{config::TransportKind, key::PublicKey};
 
     #[test]
     fn device_names() {
@@ -71,6 +91,28 @@ mod tests {
             ("adit0.status", NameError::DeviceStatus),
         ] {
             assert_eq!(check_device(bad), Err(error), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_a_name() {
+        let peer = |name: &str, key: [u8; 32]| Peer {
+            name: name.into(),
+            public_key: Some(PublicKey::from_bytes(key)),
+            endpoint: None,
+            allowed_ips: Vec::new(),
+            transport: TransportKind::WireGuard,
+            preshared_key: None,
+            keepalive: None,
+        };
+        let mut almost = [0xff; 32];
+        almost[31] = 0;
+        let mut peers = [peer("", [0xff; 32]), peer("", almost), peer("oslo", [1; 32]), peer("", [0xfb; 32])];
+        name_by_keys(&mut peers);
+        let names: Vec<&str> = peers.iter().map(|peer| peer.name.as_str()).collect();
+        assert_eq!(names, ["________", "_________________________________________wA", "oslo", "-_v7-_v7"]);
+        for name in names {
+            assert_eq!(check_peer(name), Ok(()), "{name}");
         }
     }
 

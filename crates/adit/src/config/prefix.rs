@@ -17,13 +17,11 @@ pub(super) enum PrefixError {
     Length(u8),
     #[error("is an IPv4-mapped IPv6 prefix: write it as IPv4")]
     Mapped,
-    #[error("is a default route, which is not in this version yet: name the networks behind the peer")]
-    Default,
     #[error("is loopback, which never leaves a host")]
     Loopback,
     #[error("is multicast, which no single peer owns")]
     Multicast,
-    #[error("is the unspecified address")]
+    #[error("is the unspecified address: write 0.0.0.0/0 or ::/0 for every address")]
     Unspecified,
     #[error("is the address of the network itself: choose a host address in it")]
     Network,
@@ -52,12 +50,30 @@ pub(super) fn parse_host(text: &str) -> Result<IpNet, PrefixError> {
 /// A network behind a peer: host bits are cleared, an address without a length is itself alone.
 pub(super) fn parse_network(text: &str) -> Result<IpNet, PrefixError> {
     let net = parse(text, BareAddress::IsAHost)?.trunc();
-    // 0.0.0.0/1 is the first half of a default route in disguise.
-    if net.prefix_len() == 0 || (net.addr().is_unspecified() && net.prefix_len() < net.max_prefix_len()) {
-        return Err(PrefixError::Default);
+    if !is_a_start(&net) {
+        refuse_special(net.addr())?;
     }
-    refuse_special(net.addr())?;
     Ok(net)
+}
+
+/// A network behind a peer, as WireGuard takes it: multicast and broadcast may have a peer there.
+pub(super) fn parse_wireguard_network(text: &str) -> Result<IpNet, PrefixError> {
+    let net = parse(text, BareAddress::IsAHost)?.trunc();
+    match refuse_special(net.addr()) {
+        Err(fault @ (PrefixError::Unspecified | PrefixError::Loopback)) if !is_a_start(&net) => Err(fault),
+        _ => Ok(net),
+    }
+}
+
+/// A device's address as wg-quick takes it: one without a length has no network beside it, and the address of a network will do.
+pub(super) fn parse_address(text: &str) -> Result<IpNet, PrefixError> {
+    let net = parse(text, BareAddress::IsAHost)?;
+    refuse_special(net.addr()).map(|()| net)
+}
+
+/// Whether a network begins with the first address there is, as a default route and the lower half of one do.
+fn is_a_start(net: &IpNet) -> bool {
+    net.addr().is_unspecified() && net.prefix_len() < net.max_prefix_len()
 }
 
 enum BareAddress {
@@ -114,6 +130,10 @@ mod tests {
             ("fd77::5/64", "fd77::/64"),
             ("FD77::2", "fd77::2/128"),
             ("128.0.0.0/1", "128.0.0.0/1"),
+            ("0.0.0.0/1", "0.0.0.0/1"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("10.0.0.0/0", "0.0.0.0/0"),
+            ("::/0", "::/0"),
         ] {
             assert_eq!(parse_network(text).map(|net| net.to_string()).as_deref(), Ok(shown), "{text}");
         }
@@ -132,10 +152,6 @@ mod tests {
             ("10.77.0.0/999", PrefixError::Length(32)),
             ("fd77::/129", PrefixError::Length(128)),
             ("::ffff:10.0.0.0/104", PrefixError::Mapped),
-            ("0.0.0.0/0", PrefixError::Default),
-            ("10.0.0.0/0", PrefixError::Default),
-            ("::/0", PrefixError::Default),
-            ("0.0.0.0/1", PrefixError::Default),
             ("0.0.0.0", PrefixError::Unspecified),
             ("127.0.0.0/8", PrefixError::Loopback),
             ("::1", PrefixError::Loopback),
@@ -143,6 +159,34 @@ mod tests {
             ("ff00::/8", PrefixError::Multicast),
         ] {
             assert_eq!(parse_network(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_wireguard_takes_beyond() {
+        for (text, expected) in [
+            ("224.0.0.0/4", Ok("224.0.0.0/4")),
+            ("ff02::fb", Ok("ff02::fb/128")),
+            ("255.255.255.255", Ok("255.255.255.255/32")),
+            ("0.0.0.0/0", Ok("0.0.0.0/0")),
+            ("::1/1", Ok("::/1")),
+            ("10.42.7.9/08", Ok("10.0.0.0/8")),
+            ("0.0.0.0", Err(PrefixError::Unspecified)),
+            ("127.0.0.0/8", Err(PrefixError::Loopback)),
+            ("+10.0.0.0/8", Err(PrefixError::Malformed)),
+        ] {
+            let found = parse_wireguard_network(text).map(|net| net.to_string());
+            assert_eq!(found.as_deref().map_err(|error| *error), expected, "{text}");
+        }
+        for (text, expected) in [
+            ("10.0.0.2", Ok("10.0.0.2/32")),
+            ("fd00::2", Ok("fd00::2/128")),
+            ("10.0.0.0/24", Ok("10.0.0.0/24")),
+            ("0.0.0.0/0", Err(PrefixError::Unspecified)),
+            ("ff02::1/64", Err(PrefixError::Multicast)),
+        ] {
+            let found = parse_address(text).map(|net| net.to_string());
+            assert_eq!(found.as_deref().map_err(|error| *error), expected, "{text}");
         }
     }
 

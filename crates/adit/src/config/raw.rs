@@ -28,6 +28,8 @@ pub(super) struct Device {
     pub(super) mtu: Option<Located<WordOrNumber>>,
     pub(super) private_key_file: Text,
     pub(super) wireguard_private_key_file: Text,
+    pub(super) table: Option<Located<WordOrNumber>>,
+    pub(super) dns: Texts,
 }
 
 /// `[transport]`
@@ -37,6 +39,7 @@ pub(super) struct Transport {
     pub(super) workers: Option<Located<WordOrNumber>>,
     pub(super) offload: Option<Located<bool>>,
     pub(super) busy_poll: Text,
+    pub(super) fwmark: Option<Located<WordOrNumber>>,
 }
 
 /// `[[peer]]`
@@ -54,8 +57,8 @@ pub(super) struct Peer {
 
 /// Where each key lives, to help whoever wrote it into another section.
 const HOMES: &[(&str, &[&str])] = &[
-    ("[device]", &["mode", "addresses", "mtu", "private-key-file", "wireguard-private-key-file"]),
-    ("[transport]", &["listen", "workers", "offload", "busy-poll"]),
+    ("[device]", &["mode", "addresses", "mtu", "private-key-file", "wireguard-private-key-file", "table", "dns"]),
+    ("[transport]", &["listen", "workers", "offload", "busy-poll", "fwmark"]),
     ("[[peer]]", &["public-key", "endpoint", "allowed-ips", "preshared-key-file", "keepalive"]),
 ];
 
@@ -63,30 +66,9 @@ fn home(key: &str) -> Option<&'static str> {
     HOMES.iter().find(|(_, keys)| keys.contains(&key)).map(|(section, _)| *section)
 }
 
-/// The first line that says anything, if it is the section header of a wg-quick file.
-fn wg_quick_header(text: &str) -> Option<Range<usize>> {
-    let mut start = 0;
-    for line in text.split_inclusive('\n') {
-        let said = line.trim();
-        if said == "[Interface]" || said == "[Peer]" {
-            return Some(start..start + line.len());
-        }
-        if !said.is_empty() && !said.starts_with('#') {
-            return None;
-        }
-        start += line.len();
-    }
-    None
-}
-
 impl Tunnel {
     /// Reads a document.
     pub(super) fn read(document: &Document) -> Result<Self, Error> {
-        if let Some(span) = wg_quick_header(&document.text) {
-            let sentence = "this is a wg-quick file, which is not in this version yet: write it as TOML, \
-                            with [device] and [[peer]]";
-            return Err(document.error(&span, sentence));
-        }
         let mut top = document.parse()?;
         if let Some(section) = top.table("network", "[network]")? {
             return Err(document.error(
@@ -112,6 +94,8 @@ impl Device {
             mtu: section.word_or_number("mtu", "\"auto\" or a number of bytes")?,
             private_key_file: section.string("private-key-file", "a string, the path of a file")?,
             wireguard_private_key_file: section.string("wireguard-private-key-file", "a string, the path of a file")?,
+            table: section.word_or_number("table", "\"auto\", \"off\" or a number")?,
+            dns: section.strings("dns", "a list of strings such as [\"10.0.0.53\", \"example.org\"]")?,
         };
         section.finish(home)?;
         Ok(device)
@@ -125,6 +109,7 @@ impl Transport {
             workers: section.word_or_number("workers", "\"auto\" or a number")?,
             offload: section.boolean("offload")?,
             busy_poll: section.string("busy-poll", "a string such as \"50us\"")?,
+            fwmark: section.word_or_number("fwmark", "a number such as 51820, or \"off\"")?,
         };
         section.finish(home)?;
         Ok(transport)

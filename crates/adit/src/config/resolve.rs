@@ -11,6 +11,7 @@ use super::{
     prefix::parse_host,
     raw,
     resolved::{Device, Dns, Mtu, Peer, Table, Transport, Tunnel, Workers},
+    roads,
 };
 use crate::underlay;
 
@@ -54,8 +55,9 @@ pub(super) fn tunnel(document: &Document, raw: raw::Tunnel) -> Result<Tunnel, Er
     let (private_key, wireguard_private_key) = keys::private_keys(document, &device, &peers)?;
     let own: Vec<_> = private_key.iter().chain(&wireguard_private_key).collect();
     keys::preshared_keys(document, &preshared, &own, &mut peers)?;
-    let device =
-        Device { name, addresses, mtu, private_key, wireguard_private_key, table: Table::Auto, dns: Dns::default() };
+    let table = device.table.map_or(Ok(Table::Auto), |typed| table(document, &typed))?;
+    let dns = device.dns.map_or(Ok(Dns::default()), |typed| dns(document, &typed))?;
+    let device = Device { name, addresses, mtu, private_key, wireguard_private_key, table, dns };
     Ok(Tunnel { device, transport, peers, source: document.path.clone() })
 }
 
@@ -100,13 +102,13 @@ fn addresses(
     Ok(addresses)
 }
 
-fn carries_ipv6(addresses: &[IpNet], peers: &[Peer]) -> bool {
+pub(super) fn carries_ipv6(addresses: &[IpNet], peers: &[Peer]) -> bool {
     let is_v6 = |net: &IpNet| matches!(net, IpNet::V6(_));
     addresses.iter().any(is_v6) || peers.iter().flat_map(|peer| &peer.allowed_ips).any(is_v6)
 }
 
 /// The largest packet that fits into a datagram to every peer.
-fn largest_mtu(peers: &[Peer]) -> u16 {
+pub(super) fn largest_mtu(peers: &[Peer]) -> u16 {
     let added = peers.iter().map(|peer| underlay::sealing(peer.transport)).max().unwrap_or(0);
     LARGEST_PAYLOAD.saturating_sub(u16::try_from(added).unwrap_or(u16::MAX))
 }
@@ -121,19 +123,58 @@ fn mtu(document: &Document, typed: Option<&Located<WordOrNumber>>, ipv6: bool, l
         }
         WordOrNumber::Number(number) => *number,
     };
+    fitting_mtu(number, ipv6, largest, "write \"auto\"").map(Mtu::Fixed).or_else(refuse)
+}
+
+/// An MTU that fits, or what is wrong with it; `remedy` says how to have none.
+pub(super) fn fitting_mtu(number: i64, ipv6: bool, largest: u16, remedy: &str) -> Result<u16, String> {
     let (smallest, carried) = if ipv6 { (SMALLEST_MTU_IPV6, "IPv6") } else { (SMALLEST_MTU_IPV4, "IPv4") };
     match u16::try_from(number) {
-        Ok(mtu) if (smallest..=largest).contains(&mtu) => Ok(Mtu::Fixed(mtu)),
+        Ok(mtu) if (smallest..=largest).contains(&mtu) => Ok(mtu),
         Ok(mtu) if mtu < smallest => {
-            refuse(format!("an MTU of {number} is too small: {carried} needs {smallest} or more, or write \"auto\""))
+            Err(format!("an MTU of {number} is too small: {carried} needs {smallest} or more, or {remedy}"))
         }
-        _ if number < 0 => {
-            refuse(format!("an MTU of {number} is too small: write \"auto\" or a number from {smallest}"))
-        }
-        _ => refuse(format!(
-            "an MTU of {number} is too large: one datagram carries {largest} at most, or write \"auto\""
-        )),
+        _ if number < 0 => Err(format!("an MTU of {number} is too small: {remedy}, or write a number from {smallest}")),
+        _ => Err(format!("an MTU of {number} is too large: one datagram carries {largest} at most, or {remedy}")),
     }
+}
+
+fn table(document: &Document, typed: &Located<WordOrNumber>) -> Result<Table, Error> {
+    let table = match &typed.value {
+        WordOrNumber::Word(word) => roads::table(word),
+        WordOrNumber::Number(number) => {
+            u32::try_from(*number).map_err(|_| roads::RoadError::Table).and_then(roads::table_number)
+        }
+    };
+    table.map_err(|fault| refuse_either(document, typed, fault))
+}
+
+fn fwmark(document: &Document, typed: &Located<WordOrNumber>) -> Result<Option<NonZero<u32>>, Error> {
+    let mark = match &typed.value {
+        WordOrNumber::Word(word) => roads::mark(word),
+        WordOrNumber::Number(number) => u32::try_from(*number).map(NonZero::new).map_err(|_| roads::RoadError::Mark),
+    };
+    mark.map_err(|fault| refuse_either(document, typed, fault))
+}
+
+fn refuse_either(document: &Document, typed: &Located<WordOrNumber>, fault: impl Display) -> Error {
+    let shown = match &typed.value {
+        WordOrNumber::Word(word) => quoted(word),
+        WordOrNumber::Number(number) => number.to_string(),
+    };
+    document.error(&typed.span, format!("{shown} {fault}"))
+}
+
+fn dns(document: &Document, typed: &Located<Vec<Located<String>>>) -> Result<Dns, Error> {
+    let mut dns = Dns::default();
+    for text in &typed.value {
+        roads::resolver(&text.value, &mut dns).map_err(|fault| refuse(document, text, fault))?;
+    }
+    if dns.servers.is_empty() && !dns.domains.is_empty() {
+        let sentence = "dns names domains and no server to ask: write the address of one, such as \"10.0.0.53\"";
+        return Err(document.error(&typed.span, sentence));
+    }
+    Ok(dns)
 }
 
 fn transport(document: &Document, raw: raw::Transport) -> Result<Transport, Error> {
@@ -143,7 +184,7 @@ fn transport(document: &Document, raw: raw::Transport) -> Result<Transport, Erro
         workers: raw.workers.map_or(Ok(Workers::Auto), |typed| workers(document, &typed))?,
         offload: raw.offload.is_none_or(|offload| offload.value),
         busy_poll: raw.busy_poll.map_or(Ok(Duration::ZERO), |text| busy_poll(document, &text))?,
-        fwmark: None,
+        fwmark: raw.fwmark.map_or(Ok(None), |typed| fwmark(document, &typed))?,
     })
 }
 

@@ -31,7 +31,7 @@ pub struct Tunnel {
 pub struct Device {
     /// A name that the kernel takes: 1 to 15 bytes.
     pub name: String,
-    /// At least one host address, each with the prefix length of its network.
+    /// Host addresses, each with the prefix length of its network; at least one unless the file is wg-quick's.
     pub addresses: Vec<IpNet>,
     /// The largest packet, in bytes, IP header included.
     pub mtu: Mtu,
@@ -71,6 +71,8 @@ pub struct Dns {
 pub enum Mtu {
     /// What the underlay leaves after our headers.
     Auto,
+    /// 80 bytes less than the underlay takes, whatever its family, as wg-quick has it.
+    AsWireGuard,
     /// As configured: at least 576, and 1280 if IPv6 is carried.
     Fixed(u16),
 }
@@ -78,9 +80,9 @@ pub enum Mtu {
 /// How datagrams leave and enter this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transport {
-    /// The UDP address. The port is not 0; `[::]` takes both IP families.
+    /// The UDP address; `[::]` takes both IP families. Port 0, which only wg-quick files may have: one that the kernel chooses.
     pub listen: SocketAddr,
-    /// Whether the file left `listen` out.
+    /// Whether the file said nothing about the address, so that a host without IPv6 may listen on IPv4.
     pub listen_is_default: bool,
     /// How many worker threads.
     pub workers: Workers,
@@ -110,7 +112,7 @@ pub struct Peer {
     pub public_key: Option<PublicKey>,
     /// Where its datagrams go at first; always present for plain. An encrypted peer without one is heard from first.
     pub endpoint: Option<Endpoint>,
-    /// What lives behind it: networks with no host bits set, without duplicates, at least one.
+    /// What lives behind it: networks with no host bits set, without duplicates; at least one unless the file is wg-quick's.
     pub allowed_ips: Vec<IpNet>,
     /// How packets travel between us, for the life of the peer.
     pub transport: TransportKind,

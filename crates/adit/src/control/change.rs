@@ -4,7 +4,8 @@
 //! 2. what can fail, in an order in which each step can be taken back: new sockets are bound, marks set, the host brought to what it should
 //!    look like (the record first, blackholes before routes), workers started on the new sockets
 //! 3. what cannot fail: new peers and keys are told to the node, one picture is published for all of it, and peers that are not in it any
-//!    more end. So a prefix that moves from one peer to another has one owner at every moment.
+//!    more end. So a prefix that moves from one peer to another has one owner at every moment; and when the asker has its answer, no worker
+//!    goes by the former picture.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -21,18 +22,21 @@ use super::{Control, Scope};
 use crate::apply;
 use crate::config::{self, Endpoint, Host, Tunnel};
 use crate::data_path;
-use crate::plan::{self, Operation};
+use crate::plan::{self, Operation, Owned, Road};
 use crate::reconfigure::{self, Aspect, Change, Setting};
 use crate::request::{Refusal, Summary, Wanted};
 use crate::roster::{Identity, Member, Width};
 use crate::switchboard;
 use crate::underlay::{self, Resolved, Survey};
 use crate::worker::Event;
-use crate::{Failure, Result};
+use crate::{Failure, Result, roads};
 
 /// A change that was validated, ready to be applied.
 struct Prepared {
     tunnel: Arc<Tunnel>,
+    road: Option<Road>,
+    /// Where our datagrams will arrive.
+    port: u16,
     identities: Vec<(Protocol, Option<OwnIdentity>)>,
     add: Vec<Member>,
     remove: Vec<PeerId>,
@@ -55,7 +59,7 @@ struct Edited {
 #[derive(Default)]
 struct Undo {
     steps: Vec<Operation>,
-    owned: Vec<ipnet::IpNet>,
+    owned: Owned,
 }
 
 impl Control {
@@ -69,7 +73,7 @@ impl Control {
     }
 
     fn change(&mut self, netlink: &mut Netlink, wanted: Wanted) -> std::result::Result<Summary, Refusal> {
-        let (new, resolved) = match wanted {
+        let (mut new, resolved) = match wanted {
             Wanted::Whole(tunnel, resolved) => (*tunnel, resolved),
             Wanted::Edited(edit) => {
                 let shown = self.as_seen();
@@ -78,6 +82,7 @@ impl Control {
                 (new, Resolved::new())
             }
         };
+        let road = roads::settle(netlink, &mut new, &self.owned)?;
         let mut changes = reconfigure::difference(&self.tunnel, &new);
         changes.extend(self.plain_peers_elsewhere(&new, &resolved, &changes));
         reconfigure::check(&changes, &new)?;
@@ -85,7 +90,7 @@ impl Control {
         let sockets = self.other_sockets(&new, &changes)?;
         let listen = sockets.as_ref().and_then(|s| s.first()).map_or(self.listen(), |socket| socket.local_address());
         let prepared = self.prepare(netlink, new, &changes, (listen, &resolved))?;
-        self.apply(netlink, prepared, sockets)?;
+        self.apply(netlink, Prepared { road, ..prepared }, sockets)?;
         Ok(summary)
     }
 
@@ -161,7 +166,7 @@ impl Control {
         (listen, resolved): (SocketAddr, &Resolved),
     ) -> Result<Prepared> {
         let places: HashMap<Identity, usize> = new.peers.iter().map(Identity::of).zip(0..).collect();
-        let mut survey = Survey::new(netlink, &new.transport);
+        let mut survey = Survey::new(netlink, &new);
         let (mut add, mut remove, mut edit) = (Vec::new(), Vec::new(), BTreeMap::<PeerId, Edited>::new());
         let workers = self.surroundings.sockets.len();
         for change in changes {
@@ -205,7 +210,8 @@ impl Control {
         }
         let identities = self.other_identities(&new)?;
         let touches_host = self.scope == Scope::Host && changes.iter().any(touches_host);
-        Ok(Prepared { tunnel: Arc::new(new), identities, add, remove, edit, narrowest, touches_host })
+        let port = listen.port();
+        Ok(Prepared { tunnel: Arc::new(new), road: None, port, identities, add, remove, edit, narrowest, touches_host })
     }
 
     /// Who we are by the new configuration, in those transports in which that is somebody else.
@@ -268,10 +274,11 @@ impl Control {
             return Ok(Undo { steps: Vec::new(), owned: self.owned.clone() });
         }
         let name = self.tunnel.device.name.clone();
-        let desired = self.desired(&new.tunnel, new.narrowest);
+        let mtu = underlay::device_mtu(&new.tunnel, new.narrowest);
+        let desired = roads::desired(&new.tunnel, mtu, new.road, new.port);
         let actual = apply::observe(netlink, &name)?;
         let undo = Undo { steps: Vec::new(), owned: self.owned.clone() };
-        self.claim(&desired, &actual);
+        self.owned.claim(&desired, &actual);
         let steps = plan::plan(&desired, &actual, &self.owned);
         let done = self.record.write(&self.owned).and_then(|()| apply::apply(netlink, &name, &steps));
         if let Err(failure) = done {
@@ -288,7 +295,7 @@ impl Control {
             self.take_changes_back(netlink, undo);
             return Err(failure);
         }
-        self.disclaim(&desired);
+        self.owned.keep(&desired);
         if let Err(failure) = self.record.write(&self.owned) {
             // It names too many, which is corrected the next time.
             tracing::warn!("{failure}");
@@ -394,10 +401,14 @@ impl Control {
             self.roster.remove(*id, now);
             self.names.forget(*id);
         }
-        self.tunnel = new.tunnel;
+        (self.tunnel, self.road) = (new.tunnel, new.road);
         self.names_due = Some(std::time::Instant::now());
         self.facts.follow(Arc::clone(&self.tunnel), &self.roster, &self.surroundings.sockets);
         self.publish();
+        // Who asked is answered when nobody works by the former picture any more, and a peer ends when nobody sends to it.
+        if let Some(running) = &self.running {
+            running.await_sight(self.edition, &self.surroundings);
+        }
         for id in new.remove {
             self.switchboard.remove(id);
         }

@@ -1,19 +1,17 @@
 //! The host as the configuration wants it: made at the start, taken back where that fails, removed at the end.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use linux::netlink::Netlink;
 use linux::tun::Device;
 
 use super::{BARE_MTU, Control, Scope};
 use crate::Result;
 use crate::apply;
-use crate::config::Tunnel;
 use crate::data_path;
 use crate::observe::facts::DeviceFacts;
-use crate::plan::{self, Actual, Desired, Operation};
+use crate::plan::{self, Desired, Operation, Owned};
+use crate::roads;
 use crate::underlay::{self, Survey};
 
 /// What [`Control::open`] did, to be taken back if what follows fails.
@@ -26,7 +24,7 @@ pub struct Opened {
 struct Undo {
     steps: Vec<Operation>,
     device_was_there: bool,
-    owned: Vec<IpNet>,
+    owned: Owned,
 }
 
 impl Control {
@@ -41,7 +39,7 @@ impl Control {
             Scope::Device => {
                 let (queues, offload) = (self.surroundings.sockets.len(), self.tunnel.transport.offload);
                 let device = data_path::open_bare_device(netlink, &self.tunnel.device.name, queues, offload, BARE_MTU)?;
-                (device, Undo { steps: Vec::new(), device_was_there: false, owned: Vec::new() }, BARE_MTU)
+                (device, Undo { steps: Vec::new(), device_was_there: false, owned: Owned::default() }, BARE_MTU)
             }
         };
         self.device.store(Arc::new(DeviceFacts { mtu, offloads: device.offloads.clone() }));
@@ -53,10 +51,10 @@ impl Control {
     fn open_with_host(&mut self, netlink: &mut Netlink) -> Result<(Device, Undo, u32)> {
         let name = self.tunnel.device.name.clone();
         underlay::check_mtu(&self.tunnel, self.narrowest())?;
-        let desired = self.desired(&self.tunnel, self.narrowest());
+        let desired = self.desired(self.narrowest());
         let before = apply::observe(netlink, &name)?;
         let mut undo = Undo { steps: Vec::new(), device_was_there: before.device.is_some(), owned: self.owned.clone() };
-        self.claim(&desired, &before);
+        self.owned.claim(&desired, &before);
         let opened = self.record.write(&self.owned).and_then(|()| self.set_up(netlink, &name, &desired, &mut undo));
         let device = match opened {
             Ok(device) => device,
@@ -65,7 +63,7 @@ impl Control {
                 return Err(failure);
             }
         };
-        self.disclaim(&desired);
+        self.owned.keep(&desired);
         self.record.write(&self.owned)?;
         Ok((device, undo, desired.mtu))
     }
@@ -80,21 +78,6 @@ impl Control {
         let everybody = self.roster.members().map(|member| (&member.peer, member.configured));
         underlay::check_no_loop(netlink, &self.tunnel, everybody)?;
         Ok(device)
-    }
-
-    /// Notes that the blackholes to come will be ours.
-    pub(super) fn claim(&mut self, desired: &Desired, actual: &Actual) {
-        // A blackhole that stands already and is not in our record is another daemon's: it serves us, but is not ours to remove.
-        let new = desired.prefixes.iter().filter(|p| !plan::has_blackhole(actual, p));
-        self.owned.extend(new.copied());
-        self.owned.sort_unstable();
-        self.owned.dedup();
-    }
-
-    /// Forgets those blackholes that are gone.
-    pub(super) fn disclaim(&mut self, desired: &Desired) {
-        let wanted: HashSet<&IpNet> = desired.prefixes.iter().collect();
-        self.owned.retain(|prefix| wanted.contains(prefix));
     }
 
     /// Takes a start back of which a later step failed.
@@ -142,17 +125,14 @@ impl Control {
     }
 
     /// What the host should look like; `narrowest`: the narrowest way to a peer.
-    pub(super) fn desired(&self, tunnel: &Tunnel, narrowest: Option<usize>) -> Desired {
-        Desired {
-            mtu: underlay::device_mtu(tunnel, narrowest),
-            addresses: tunnel.device.addresses.clone(),
-            prefixes: tunnel.peers.iter().flat_map(|p| p.allowed_ips.iter().copied()).collect(),
-        }
+    pub(super) fn desired(&self, narrowest: Option<usize>) -> Desired {
+        let mtu = underlay::device_mtu(&self.tunnel, narrowest);
+        roads::desired(&self.tunnel, mtu, self.road, self.listen().port())
     }
 
     /// Looks up how large a packet the way to each peer takes; answers whether that is another one than before.
     pub(super) fn survey(&mut self, netlink: &mut Netlink) -> bool {
-        let mut survey = Survey::new(netlink, &self.tunnel.transport);
+        let mut survey = Survey::new(netlink, &self.tunnel);
         let mut changed = false;
         for member in self.roster.members_mut() {
             let width = survey.width(member.peer.transport, member.endpoint);

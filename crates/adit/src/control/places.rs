@@ -47,7 +47,7 @@ impl Control {
     fn moved(&mut self, netlink: &mut Netlink, id: PeerId, endpoint: SocketAddr) -> bool {
         let Some(member) = self.roster.get_mut(id) else { return false };
         member.endpoint = Some(endpoint);
-        let width = Survey::new(netlink, &self.tunnel.transport).width(member.peer.transport, Some(endpoint));
+        let width = Survey::new(netlink, &self.tunnel).width(member.peer.transport, Some(endpoint));
         let before = std::mem::replace(&mut member.width, width);
         if before == width {
             return false;
@@ -130,7 +130,7 @@ impl Control {
         }
         tracing::info!("peer {name} is at {address} ({endpoint})");
         (member.configured, member.endpoint) = (Some(address), Some(address));
-        member.width = Survey::new(netlink, &self.tunnel.transport).width(member.peer.transport, member.endpoint);
+        member.width = Survey::new(netlink, &self.tunnel).width(member.peer.transport, member.endpoint);
         let width = member.width.learned.min(self.device.load().mtu as usize);
         self.switchboard.set_endpoint(id, Some(address));
         self.switchboard.set_path(id, width);

@@ -68,6 +68,8 @@ pub struct View {
     pub snapshot: Snapshot,
     /// What workers know of each peer beside that, by its number.
     pub links: Vec<Arc<Link>>,
+    /// Each that is published has a greater one.
+    pub edition: u64,
 }
 
 /// The state of a peer that workers write.
@@ -155,6 +157,8 @@ pub struct Parts {
     pub nudge: Arc<Waker>,
     /// See [`GapWatch`].
     pub gap_noticed: Arc<AtomicU64>,
+    /// Where it notes by which edition of the view it works: none before that is used any more.
+    pub seen: Arc<PerWorker<AtomicU64>>,
     /// How it reaches control.
     pub report: Report,
     /// How long it looks again before it sleeps.
@@ -167,6 +171,7 @@ pub struct Worker {
     stop: Arc<Waker>,
     nudge: Arc<Waker>,
     busy_poll: Duration,
+    seen: Arc<PerWorker<AtomicU64>>,
     path: Path,
 }
 
@@ -220,6 +225,7 @@ impl Worker {
             stop: parts.stop,
             nudge: parts.nudge,
             busy_poll: parts.busy_poll,
+            seen: parts.seen,
             path: Path {
                 number: parts.number,
                 queue: parts.queue,
@@ -251,9 +257,14 @@ impl Worker {
     /// Moves packets until it is told to stop, or until device or socket fail for good.
     pub fn run(mut self) {
         let mut wire_ready = true;
-        let mut nudged = false;
+        let (mut nudged, mut edition) = (false, None);
         while !self.path.ended && !self.stop.is_woken() {
             let view = self.view.load();
+            if edition.replace(view.edition) != Some(view.edition)
+                && let Some(seen) = self.seen.get(self.path.number)
+            {
+                seen.store(view.edition, Ordering::Release);
+            }
             self.path.begin_turn(view);
             if nudged {
                 self.nudge.reset();

@@ -269,9 +269,36 @@ impl Place {
 
     /// Starts a daemon and waits until it is ready.
     pub(crate) fn start(&self) -> Daemon<'_> {
+        self.start_by(self.up())
+    }
+
+    /// The same where host names are those of a file (hosts(5)) of this place, which may change meanwhile.
+    pub(crate) fn start_with_hosts(&self, hosts: &str) -> Daemon<'_> {
+        let up = self.up();
+        let mut command = Command::new("unshare");
+        command.args([
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            "mount --bind \"$0\" /etc/hosts && exec \"$@\"",
+        ]);
+        command.arg(self.path(hosts)).arg(up.get_program()).args(up.get_args()).stdin(Stdio::null());
+        self.start_by(command)
+    }
+
+    /// The same with further variables in its environment.
+    pub(crate) fn start_in(&self, environment: &[(&str, String)]) -> Daemon<'_> {
+        let mut command = self.up();
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
+        self.start_by(command)
+    }
+
+    fn start_by(&self, mut command: Command) -> Daemon<'_> {
         let log = self.path("log");
         let file = File::options().create(true).append(true).open(&log).unwrap();
-        let spawn = || self.up().stdout(Stdio::piped()).stderr(file).spawn();
+        let spawn = || command.stdout(Stdio::piped()).stderr(file).spawn();
         let mut child = self.namespace.run(spawn).unwrap().unwrap();
         let stdout = child.stdout.take().unwrap();
         let daemon = Daemon { place: self, child };
@@ -326,6 +353,20 @@ impl Daemon<'_> {
     /// What it has said so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.place.path("log")).unwrap_or_default()
+    }
+
+    /// Asks it to read its file again, which is to succeed; answers what changed.
+    pub(crate) fn reload(&self) -> String {
+        let path = api::control_socket(&self.place.runtime(), &self.place.device);
+        match api::call_within(&path, api::Request::Reload, PATIENCE) {
+            Ok(api::Response::Changed { sentence }) => sentence,
+            other => panic!("{other:?}\n{}", self.log()),
+        }
+    }
+
+    /// Sends it a signal by its name.
+    pub(crate) fn signal(&self, name: &str) {
+        signal(self.pid(), name);
     }
 
     pub(crate) fn pid(&self) -> u32 {

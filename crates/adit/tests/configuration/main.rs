@@ -4,16 +4,19 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod faults;
+mod quick;
 mod texts;
 
 use std::{
     fs,
+    net::IpAddr,
+    num::NonZero,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use adit::config::{self, Host, Mtu, TransportKind, Tunnel, Workers};
+use adit::config::{self, Dns, Host, Mtu, Table, TransportKind, Tunnel, Workers};
 use faults::cases;
 use proptest::prelude::*;
 use texts::{
@@ -135,6 +138,12 @@ fn limits_themselves_are_accepted() {
         with("10.77.0.2/32", "10.77.0.0/24"),
         with("\"10.77.0.2/32\"", "\"10.77.0.2\", \"10.77.0.2/32\""),
         with("192.0.2.2:7777", "127.0.0.1:7777"),
+        with("\"10.77.0.2/32\"", "\"0.0.0.0/0\", \"::/0\""),
+        with("\"10.77.0.2/32\"", "\"0.0.0.0/1\", \"128.0.0.0/1\""),
+        device("table = 4294967295"),
+        device("dns = []"),
+        transport("fwmark = 4294967295"),
+        transport("fwmark = 0"),
         SEALED.to_owned(),
         second_sealed_peer("endpoint = \"192.0.2.2:7777\""),
         second_sealed_peer("transport = \"sealed\""),
@@ -152,6 +161,31 @@ fn limits_themselves_are_accepted() {
             panic!("{error}\n{text}");
         }
     }
+}
+
+#[test]
+fn roads_are_kept() {
+    let table = |typed: &str| parse(&device(&format!("table = {typed}"))).unwrap().device.table;
+    let number = |number| Table::Number(NonZero::new(number).unwrap());
+    for (typed, meant) in [
+        ("\"auto\"", Table::Auto),
+        ("\"off\"", Table::Off),
+        ("51820", number(51820)),
+        ("0xca6c", number(51820)),
+        ("\"0xca6c\"", number(51820)),
+        ("\"main\"", number(254)),
+    ] {
+        assert_eq!(table(typed), meant, "{typed}");
+    }
+    let mark = |typed: &str| parse(&transport(&format!("fwmark = {typed}"))).unwrap().transport.fwmark;
+    for (typed, meant) in [("51820", 51820), ("0xca6c", 51820), ("\"0xca6c\"", 51820), ("0", 0), ("\"off\"", 0)] {
+        assert_eq!(mark(typed), NonZero::new(meant), "{typed}");
+    }
+    let dns = parse(&device("dns = [\"10.0.0.53\", \"Example.org\", \"fd00::53\"]")).unwrap().device.dns;
+    assert_eq!(dns.servers, ["10.0.0.53".parse::<IpAddr>().unwrap(), "fd00::53".parse().unwrap()]);
+    assert_eq!(dns.domains, ["example.org"]);
+    let silent = parse(LEAST).unwrap();
+    assert_eq!((silent.device.table, silent.device.dns, silent.transport.fwmark), (Table::Auto, Dns::default(), None));
 }
 
 #[test]
@@ -211,13 +245,13 @@ impl Keys {
 }
 
 /// RFC 7748, section 6.1: Alice's, whose public half is peer berlin's in these tests.
-const PRIVATE_KEY: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=\n";
+pub(crate) const PRIVATE_KEY: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=\n";
 
 /// RFC 7748, section 5.2: a scalar, which is nobody's key in these tests but ours.
-const OUR_KEY: &str = "pUbjasNn+PL/B2DL6iyxPr5sjhZG8w3xh0mBEcCxLNI=\n";
+pub(crate) const OUR_KEY: &str = "pUbjasNn+PL/B2DL6iyxPr5sjhZG8w3xh0mBEcCxLNI=\n";
 
 /// 32 bytes 0xab.
-const PRESHARED_KEY: &str = "q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s=\n";
+pub(crate) const PRESHARED_KEY: &str = "q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s=\n";
 
 #[test]
 fn key_files() {
@@ -384,6 +418,7 @@ proptest! {
         section in 0..3_usize,
         key in prop::sample::select(vec![
             "name", "mode", "addresses", "mtu", "private-key-file", "wireguard-private-key-file", "listen", "workers", "offload", "busy-poll",
+            "table", "dns", "fwmark",
             "public-key", "endpoint", "allowed-ips", "transport", "preshared-key-file", "keepalive",
         ]),
         value in prop_oneof![

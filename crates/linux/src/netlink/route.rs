@@ -215,26 +215,40 @@ impl Netlink {
     /// How a packet to `address` would go. Without a route, or where it leads into a blackhole or the like, that is an error:
     /// ENETUNREACH, EHOSTUNREACH, EINVAL (blackhole), EACCES (prohibit).
     pub fn route_to(&mut self, address: IpAddr) -> Result<RouteLookup> {
-        self.lookup(address, None, RouteFlags::empty())
+        self.lookup(address, (None, None), RouteFlags::empty())
     }
 
     /// As [`Netlink::route_to`], for a packet with a mark (SO_MARK), by which rules may tell it from others.
     pub fn route_with_mark(&mut self, address: IpAddr, mark: Option<NonZero<u32>>) -> Result<RouteLookup> {
-        self.lookup(address, mark, RouteFlags::empty())
+        self.lookup(address, (None, mark), RouteFlags::empty())
+    }
+
+    /// As [`Netlink::route_with_mark`], for a packet whose source is chosen; EINVAL if it is not an address of this host.
+    pub fn route_from(&mut self, source: IpAddr, address: IpAddr, mark: Option<NonZero<u32>>) -> Result<RouteLookup> {
+        self.lookup(address, (Some(source), mark), RouteFlags::empty())
     }
 
     /// As [`Netlink::route_with_mark`], but the route as somebody configured it: without what path-MTU messages taught the kernel.
     pub fn configured_route_to(&mut self, address: IpAddr, mark: Option<NonZero<u32>>) -> Result<RouteLookup> {
-        self.lookup(address, mark, RouteFlags::FibMatch)
+        self.lookup(address, (None, mark), RouteFlags::FibMatch)
     }
 
-    fn lookup(&mut self, address: IpAddr, mark: Option<NonZero<u32>>, flags: RouteFlags) -> Result<RouteLookup> {
+    fn lookup(
+        &mut self,
+        address: IpAddr,
+        (source, mark): (Option<IpAddr>, Option<NonZero<u32>>),
+        flags: RouteFlags,
+    ) -> Result<RouteLookup> {
         let operation = format_args!("find a route to {address}");
         let mut message = RouteMessage::default();
         message.header.flags = flags;
         message.header.address_family = Family::of(address).into();
         message.header.destination_prefix_length = IpNet::from(address).max_prefix_len();
         message.attributes.push(RouteAttribute::Destination(address.into()));
+        if let Some(source) = source {
+            message.header.source_prefix_length = IpNet::from(source).max_prefix_len();
+            message.attributes.push(RouteAttribute::Source(source.into()));
+        }
         message.attributes.extend(mark.map(|mark| RouteAttribute::Mark(mark.get())));
         let route = self.query(operation, libc::RTM_GETROUTE, &message, parse_any_route)?;
         // IPv6 returns the refusing route instead of an error.

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::{Node, Now, Output};
 use crate::handshake::Identity;
-use crate::peer::{Peer, PeerSettings};
+use crate::peer::{Peer, PeerSettings, Problem};
 use crate::snapshot::PeerId;
 use crate::time::Time;
 
@@ -59,6 +59,8 @@ impl Node {
             return;
         }
         peer.not_before = Time::NEVER;
+        // Whatever was in vain was so elsewhere, or nowhere.
+        peer.problem = peer.problem.filter(|problem| !matches!(problem, Problem::NoEndpoint | Problem::NoAnswer));
         let asking = peer.attempt.as_mut().filter(|attempt| !attempt.settled && attempt.to != endpoint);
         // Whom we are asking may be nobody.
         let again = asking.map(|attempt| attempt.due = attempt.due.min(now.time)).is_some();

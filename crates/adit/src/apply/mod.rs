@@ -1,20 +1,26 @@
 //! Changes to the host, and taking them back: the only caller of netlink that changes anything.
 //!
-//! What a daemon owns beyond its device (which carries our alias) is written down in its state directory before it is made, so
-//! that it can be removed after a crash: the prefixes whose blackholes are its own.
+//! What a daemon owns beyond its device (which carries our alias) is [written down](Record) before it is made.
 
-use std::cell::Cell;
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::{fmt, io};
+mod record;
 
-use ipnet::IpNet;
-use linux::netlink::{LinkChange, Netlink, PROTOCOL, Route, RouteKind};
-use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::Path;
+
+use linux::netlink::{LinkChange, Netlink, PROTOCOL, RouteKind, Rule};
+use linux::nft::{self, Nft};
+use linux::sysctl;
 
 use crate::plan::{self, ALIAS, Actual, Operation};
 use crate::{Failure, Result};
+
+pub use record::Record;
+
+/// Has reverse-path filters look for the way back as that of a packet with the same mark (ip-sysctl.rst of the kernel).
+const VALID_MARK: [&str; 5] = ["net", "ipv4", "conf", "all", "src_valid_mark"];
+
+/// The families of our packet filters.
+const FILTERED: [nft::Family; 2] = [nft::Family::Inet, nft::Family::Arp];
 
 /// What [`remove_leftovers`] took away, as words for a person (`device adit0`, `3 routes`).
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -52,11 +58,32 @@ pub fn observe(netlink: &mut Netlink, device: &str) -> Result<Actual> {
         Some(index) => netlink.addresses(Some(index))?.into_iter().map(|a| a.net).collect(),
         None => Vec::new(),
     };
-    let ours = |r: &Route| {
-        r.protocol == PROTOCOL && (r.kind == RouteKind::Blackhole || (index.is_some() && r.device == index))
-    };
-    let routes = netlink.routes(None)?.into_iter().filter(ours).collect();
-    Ok(Actual { device: link, addresses, routes })
+    let mut routes = netlink.routes(None)?;
+    let links = if plan::asks_for_links(&routes, index) { netlink.links()? } else { Vec::new() };
+    let nearby = plan::find_nearby(&routes, &links, index);
+    routes.retain(|r| {
+        let is_here =
+            matches!(r.kind, RouteKind::Blackhole | RouteKind::Throw) || (index.is_some() && r.device == index);
+        r.protocol == PROTOCOL && is_here
+    });
+    let mut rules = netlink.rules()?;
+    rules.retain(|rule: &Rule| rule.protocol == PROTOCOL || rule.mark.is_some());
+    // Where it cannot be read, there is no IPv4, and nothing to change.
+    let valid_mark = sysctl::get(&VALID_MARK).map_or(true, |value| value != "0");
+    Ok(Actual { device: link, addresses, routes, rules, nearby, filters: filters(device), valid_mark })
+}
+
+/// Chain and comment of each rule of our packet filters. A kernel that has none of any kind has none of ours.
+fn filters(device: &str) -> Vec<(String, String)> {
+    let table = plan::table_name(device);
+    let rules = |family| Nft::open().and_then(|mut nft| nft.rules(family, &table));
+    let rules = FILTERED.into_iter().flat_map(|family| {
+        rules(family).unwrap_or_else(|e| {
+            tracing::debug!("{e}");
+            Vec::new()
+        })
+    });
+    rules.map(|rule| (rule.chain, rule.comment)).collect()
 }
 
 /// Carries out `steps`; if one fails, takes those before it back.
@@ -103,13 +130,25 @@ fn carry_out(netlink: &mut Netlink, device: &str, step: &Operation) -> Result<()
         }
         Operation::AddRoute(route) => netlink.add_route(route),
         Operation::DeleteRoute(route) => netlink.delete_route(route).or_else(absent),
+        Operation::AddRule(rule) => netlink.add_rule(rule),
+        Operation::DeleteRule(rule) => netlink.delete_rule(rule).or_else(absent),
+        Operation::ReplaceFilters(filters, _) => {
+            Nft::open().and_then(|mut nft| filters.iter().try_for_each(|ruleset| nft.apply(ruleset)))
+        }
+        Operation::DeleteFilters => {
+            let table = plan::table_name(device);
+            Nft::open().and_then(|mut nft| {
+                FILTERED.into_iter().try_for_each(|family| nft.delete(family, &table).or_else(absent))
+            })
+        }
+        Operation::SetValidMark(on) => sysctl::set(&VALID_MARK, if *on { "1" } else { "0" }),
     };
     done.map_err(|e| explain(step, e))
 }
 
-/// What is gone already needs no removing: ESRCH, ENODEV, EADDRNOTAVAIL.
+/// What is gone already needs no removing: ENOENT, ESRCH, ENODEV, EADDRNOTAVAIL.
 fn absent(error: linux::Error) -> linux::Result<()> {
-    const GONE: [i32; 3] = [3, 19, 99];
+    const GONE: [i32; 4] = [2, 3, 19, 99];
     if error.errno().is_some_and(|e| GONE.contains(&e)) { Ok(()) } else { Err(error) }
 }
 
@@ -125,6 +164,17 @@ fn explain(step: &Operation, error: linux::Error) -> Failure {
             format!(
                 "IPv6 is switched off on this host: take {address} out of `addresses`, or set net.ipv6.conf.all.disable_ipv6=0"
             )
+        }
+        (Operation::AddRule(_), Some(17)) => {
+            "another tunnel has the same rule: choose another `fwmark` under [transport]".to_owned()
+        }
+        (Operation::ReplaceFilters(..), _) => {
+            "a tunnel that takes everything needs nf_tables: `modprobe nf_tables`, or write `table = \"off\"` under [device] \
+             and make routes and rules yourself"
+                .to_owned()
+        }
+        (Operation::SetValidMark(true), _) => {
+            "have net.ipv4.conf.all.src_valid_mark=1 set on this host, which a strict reverse-path filter needs".to_owned()
         }
         _ => return error.into(),
     };
@@ -144,7 +194,7 @@ pub fn delete_device(netlink: &mut Netlink, device: &str) -> Result<bool> {
     }
 }
 
-/// Removes what a killed daemon of `device` left behind: its device, routes and blackholes.
+/// Removes what a killed daemon of `device` left behind: its device, routes, rules and packet filters.
 ///
 /// # Errors
 /// What could not be removed; the rest was.
@@ -161,10 +211,17 @@ pub fn remove_leftovers(device: &str, state_dir: &Path) -> Result<Removed> {
     let mut removed = Removed::default();
     let steps = plan::removal(&actual, &owned);
     let mut failures = try_all(&mut netlink, device, &steps);
-    match steps.len() {
-        0 => {}
-        1 => removed.0.push("1 route".into()),
-        n => removed.0.push(format!("{n} routes")),
+    let count = |is_one: fn(&Operation) -> bool| steps.iter().filter(|step| is_one(step)).count();
+    for (count, what) in [
+        (count(|step| matches!(step, Operation::DeleteRule(_))), "rule"),
+        (count(|step| matches!(step, Operation::DeleteRoute(_))), "route"),
+        (count(|step| matches!(step, Operation::DeleteFilters)), "set of packet filters"),
+    ] {
+        match count {
+            0 => {}
+            1 => removed.0.push(format!("1 {what}")),
+            n => removed.0.push(format!("{n} {what}s")),
+        }
     }
     match delete_device(&mut netlink, device) {
         Ok(true) => removed.0.push(format!("device {device}")),
@@ -177,104 +234,4 @@ pub fn remove_leftovers(device: &str, state_dir: &Path) -> Result<Removed> {
     }
     let sentences: Vec<_> = failures.iter().map(Failure::sentence).collect();
     Err(Failure::failed(sentences.join("; ")))
-}
-
-/// The file that says what a daemon owns beyond its device.
-#[derive(Debug)]
-pub struct Record {
-    path: PathBuf,
-    /// Whether the directory is there because of us, and is to go with the record if nothing else is in it.
-    made_directory: Cell<bool>,
-}
-
-#[derive(Default, Serialize, Deserialize)]
-struct Contents {
-    blackholes: Vec<IpNet>,
-}
-
-impl Record {
-    /// The record of the daemon of `device`.
-    pub fn of(device: &str, state_dir: &Path) -> Self {
-        Self { path: state_dir.join(format!("{device}.json")), made_directory: Cell::new(false) }
-    }
-
-    /// The prefixes whose blackholes are its own; none if there is no record. One that cannot be understood is set aside, not
-    /// deleted.
-    pub fn read(&self) -> Result<Vec<IpNet>> {
-        match fs::read(&self.path) {
-            Ok(bytes) => match serde_json::from_slice::<Contents>(&bytes) {
-                Ok(contents) => Ok(contents.blackholes),
-                Err(e) => {
-                    let aside = self.path.with_extension("json.damaged");
-                    tracing::warn!("{} is damaged ({e}) and was moved to {}", self.path.display(), aside.display());
-                    fs::rename(&self.path, &aside).map_err(|e| self.failed("set aside", &e))?;
-                    Ok(Vec::new())
-                }
-            },
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(e) => Err(self.failed("read", &e)),
-        }
-    }
-
-    /// Replaces the record as a whole: after a crash there is the old one or the new one.
-    pub fn write(&self, blackholes: &[IpNet]) -> Result<()> {
-        let text = serde_json::to_vec(&Contents { blackholes: blackholes.to_vec() })
-            .map_err(|e| Failure::failed(format!("cannot write {}: {e}", self.path.display())))?;
-        let directory = self.path.parent().unwrap_or(Path::new("/"));
-        let temporary = self.path.with_extension("json.new");
-        let write = || {
-            if !directory.exists() {
-                fs::create_dir_all(directory)?;
-                self.made_directory.set(true);
-            }
-            let mut file = File::create(&temporary)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &self.path)?;
-            File::open(directory)?.sync_all()
-        };
-        write().map_err(|e| {
-            self.failed("write", &e).with_remedy("make the directory writable, or choose another with --state-dir")
-        })
-    }
-
-    /// Removes the record.
-    pub fn remove(&self) -> Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(self.failed("remove", &e)),
-            _ => {}
-        }
-        if let (true, Some(directory)) = (self.made_directory.get(), self.path.parent()) {
-            // It fails for a directory that others use as well.
-            let _ = fs::remove_dir(directory);
-        }
-        Ok(())
-    }
-
-    fn failed(&self, verb: &str, error: &io::Error) -> Failure {
-        Failure::failed(format!("cannot {verb} {}: {error}", self.path.display()))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_is_read_as_it_was_written_and_a_damaged_one_is_set_aside() {
-        let directory = tempfile::tempdir().unwrap();
-        let record = Record::of("adit0", directory.path());
-        assert_eq!(record.read().unwrap(), []);
-        let prefixes = ["10.77.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()];
-        record.write(&prefixes).unwrap();
-        assert_eq!(record.read().unwrap(), prefixes);
-        let text = fs::read(&record.path).unwrap();
-        for cut in 0..text.len() {
-            fs::write(&record.path, &text[..cut]).unwrap();
-            assert_eq!(record.read().unwrap(), []);
-            assert!(directory.path().join("adit0.json.damaged").exists());
-        }
-        record.remove().unwrap();
-        record.remove().unwrap();
-    }
 }

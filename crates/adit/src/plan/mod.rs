@@ -1,0 +1,250 @@
+//! From what the host should look like and what it looks like, the steps between: pure, so that start-up, repair and removal
+//! share it and every case is a table test.
+
+mod full_tunnel;
+mod nearby;
+mod owned;
+#[cfg(test)]
+mod tests;
+
+pub use full_tunnel::{FIRST_PRIORITY, FullTunnel, MOST, PRIORITY_STEP, Road, everywhere, table_name};
+pub use nearby::{Nearby, asks_for_links, find as find_nearby};
+pub use owned::Owned;
+
+use std::collections::HashSet;
+
+use ipnet::IpNet;
+use linux::netlink::{Link, PROTOCOL, Route, RouteKind, Rule};
+use linux::nft::Ruleset;
+
+/// The alias that marks a device as ours (`ip link show` prints it).
+pub const ALIAS: &str = "adit";
+
+/// Metric of the blackholes that stand behind our routes: worse than any metric in common use, so that they are met only when
+/// the route proper is gone.
+pub const BLACKHOLE_METRIC: u32 = 0xadad_adad;
+
+/// The main routing table (`RT_TABLE_MAIN`, linux/rtnetlink.h).
+pub const MAIN: u32 = 254;
+
+/// What lives behind a peer, and the table that is to say so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Prefix {
+    /// The prefix.
+    pub net: IpNet,
+    /// The table.
+    pub table: u32,
+}
+
+impl Prefix {
+    fn through(&self, device: u32) -> Route {
+        Route { device: Some(device), table: self.table, ..Route::new(self.net) }
+    }
+
+    fn blackhole(&self) -> Route {
+        Route { kind: RouteKind::Blackhole, metric: Some(BLACKHOLE_METRIC), table: self.table, ..Route::new(self.net) }
+    }
+}
+
+/// What the host should look like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Desired {
+    /// Largest packet of the device, in bytes.
+    pub mtu: u32,
+    /// Addresses of the device, with the prefix length of their network.
+    pub addresses: Vec<IpNet>,
+    /// What lives behind the peers, as far as there are to be routes.
+    pub prefixes: Vec<Prefix>,
+    /// Whether the tunnel takes everything, of the families whose prefix of length 0 is in its table.
+    pub full: Option<FullTunnel>,
+}
+
+/// What the host looks like, as far as it is ours.
+#[derive(Debug, Clone, Default)]
+pub struct Actual {
+    /// Our device.
+    pub device: Option<Link>,
+    /// Its addresses.
+    pub addresses: Vec<IpNet>,
+    /// The routes with our protocol number: all unicast ones through our device, and all blackholes and throws of the host.
+    pub routes: Vec<Route>,
+    /// The rules that go by a mark, and those with our protocol number.
+    pub rules: Vec<Rule>,
+    /// What a tunnel that takes everything leaves to the main table.
+    pub nearby: Vec<Nearby>,
+    /// Chain and comment of each rule of our packet filters.
+    pub filters: Vec<(String, String)>,
+    /// Whether reverse-path filters heed marks (`net.ipv4.conf.all.src_valid_mark`).
+    pub valid_mark: bool,
+}
+
+/// One step, on our device where it says nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// Marks the device as ours.
+    Mark,
+    /// Keeps the kernel from giving itself a link-local IPv6 address and from soliciting routers through the tunnel.
+    QuietIpv6,
+    /// Sets the largest packet; the second number is what it was.
+    SetMtu(u32, u32),
+    /// Adds an address.
+    AddAddress(IpNet),
+    /// Removes an address.
+    DeleteAddress(IpNet),
+    /// Sets the device up.
+    SetUp,
+    /// Adds a route.
+    AddRoute(Route),
+    /// Removes a route.
+    DeleteRoute(Route),
+    /// Adds a rule.
+    AddRule(Rule),
+    /// Removes a rule.
+    DeleteRule(Rule),
+    /// Puts our packet filters in place of those there are (the second says whether there are).
+    ReplaceFilters(Vec<Ruleset>, bool),
+    /// Removes our packet filters.
+    DeleteFilters,
+    /// Has reverse-path filters heed marks, or not.
+    SetValidMark(bool),
+}
+
+impl Operation {
+    /// What takes the step back; `None` where nothing needs to.
+    pub fn inverse(&self) -> Option<Self> {
+        match self {
+            Self::Mark | Self::QuietIpv6 | Self::SetUp | Self::ReplaceFilters(_, true) | Self::DeleteFilters => None,
+            Self::SetMtu(new, old) => Some(Self::SetMtu(*old, *new)),
+            Self::AddAddress(address) => Some(Self::DeleteAddress(*address)),
+            Self::DeleteAddress(address) => Some(Self::AddAddress(*address)),
+            Self::AddRoute(route) => Some(Self::DeleteRoute(route.clone())),
+            Self::DeleteRoute(route) => Some(Self::AddRoute(route.clone())),
+            Self::AddRule(rule) => Some(Self::DeleteRule(rule.clone())),
+            Self::DeleteRule(rule) => Some(Self::AddRule(rule.clone())),
+            Self::ReplaceFilters(_, false) => Some(Self::DeleteFilters),
+            Self::SetValidMark(on) => Some(Self::SetValidMark(!on)),
+        }
+    }
+}
+
+/// The steps from `actual` to `desired`, in an order in which nothing leaves unprotected: filters and blackholes stand before the
+/// device is up, blackholes fall after the routes, and packets are sent into the tunnel when all of it is there.
+///
+/// Without a device (it is made by opening it) there is nothing to do but what needs none.
+pub fn plan(desired: &Desired, actual: &Actual, owned: &Owned) -> Vec<Operation> {
+    let layout = desired.full.as_ref().map(|full| full.layout(desired, actual, owned));
+    let (throws, rules) =
+        layout.as_ref().map_or((&[][..], &[][..]), |layout| (layout.throws.as_slice(), layout.rules.as_slice()));
+    let mut steps = Vec::new();
+    if let Some(layout) = &layout {
+        if !actual.valid_mark {
+            steps.push(Operation::SetValidMark(true));
+        }
+        if actual.filters != what_is_told_of(&layout.filters) {
+            steps.push(Operation::ReplaceFilters(layout.filters.clone(), !actual.filters.is_empty()));
+        }
+    }
+    let standing = Known::standing(actual);
+    let wanted: Vec<Route> = desired.prefixes.iter().map(Prefix::blackhole).chain(throws.iter().cloned()).collect();
+    steps.extend(wanted.iter().filter(|route| !standing.has(route)).cloned().map(Operation::AddRoute));
+    if let Some(device) = &actual.device {
+        steps.extend(device_steps(desired, actual, device, &standing));
+    }
+    steps.extend(rules.iter().filter(|rule| !actual.rules.contains(rule)).cloned().map(Operation::AddRule));
+    let obsolete = actual.rules.iter().filter(|rule| owned.owns_rule(rule) && !rules.contains(rule));
+    steps.extend(obsolete.cloned().map(Operation::DeleteRule));
+    let wanted = Known::new(&wanted);
+    let stale = actual.routes.iter().filter(|r| r.kind != RouteKind::Unicast && owned.owns(r) && !wanted.has(r));
+    steps.extend(stale.cloned().map(Operation::DeleteRoute));
+    if layout.is_none() {
+        steps.extend(without_full_tunnel(actual, owned));
+    }
+    steps
+}
+
+/// What is left of a tunnel that took everything, beside its routes and rules.
+fn without_full_tunnel(actual: &Actual, owned: &Owned) -> impl Iterator<Item = Operation> + use<> {
+    let filters = (!actual.filters.is_empty()).then_some(Operation::DeleteFilters);
+    let setting = owned.may_reset_valid_mark(actual).then_some(Operation::SetValidMark(false));
+    filters.into_iter().chain(setting)
+}
+
+fn device_steps(desired: &Desired, actual: &Actual, device: &Link, standing: &Known) -> Vec<Operation> {
+    let mut steps = Vec::new();
+    if device.alias.as_deref() != Some(ALIAS) {
+        steps.push(Operation::Mark);
+    }
+    if device.mtu != desired.mtu {
+        steps.push(Operation::SetMtu(desired.mtu, device.mtu));
+    }
+    // Obsolete routes go before the addresses that they may hang on.
+    let routes: Vec<Route> =
+        desired.prefixes.iter().filter(|p| !is_connected(desired, p)).map(|p| p.through(device.index)).collect();
+    let wanted = Known::new(&routes);
+    let obsolete = actual.routes.iter().filter(|r| r.kind == RouteKind::Unicast && !wanted.has(r));
+    steps.extend(obsolete.cloned().map(Operation::DeleteRoute));
+    let foreign = actual.addresses.iter().filter(|a| !desired.addresses.contains(a) && !is_link_local(a));
+    steps.extend(foreign.copied().map(Operation::DeleteAddress));
+    if !device.up {
+        steps.push(Operation::QuietIpv6);
+    }
+    let missing = desired.addresses.iter().filter(|a| !actual.addresses.contains(a));
+    steps.extend(missing.copied().map(Operation::AddAddress));
+    if !device.up {
+        steps.push(Operation::SetUp);
+    }
+    steps.extend(routes.into_iter().filter(|r| !standing.has(r)).map(Operation::AddRoute));
+    steps
+}
+
+/// The steps that remove what is ours; the device itself goes by its descriptor or by name.
+pub fn removal(actual: &Actual, owned: &Owned) -> Vec<Operation> {
+    let rules = actual.rules.iter().filter(|rule| owned.owns_rule(rule)).cloned().map(Operation::DeleteRule);
+    // Routes before blackholes: while they stand, blackholes must too.
+    let (unicast, others): (Vec<_>, Vec<_>) =
+        actual.routes.iter().filter(|r| owned.owns(r)).cloned().partition(|r| r.kind == RouteKind::Unicast);
+    let routes = unicast.into_iter().chain(others).map(Operation::DeleteRoute);
+    rules.chain(routes).chain(without_full_tunnel(actual, owned)).collect()
+}
+
+/// Whether the kernel routes just this prefix through the device already, because it is the network of an address there. A part
+/// of such a network does not count: its blackhole is the longer prefix, which wins whatever its metric.
+fn is_connected(desired: &Desired, prefix: &Prefix) -> bool {
+    prefix.table == MAIN && desired.addresses.iter().any(|a| a.trunc() == prefix.net.trunc())
+}
+
+fn is_link_local(address: &IpNet) -> bool {
+    matches!(address, IpNet::V6(a) if a.addr().is_unicast_link_local())
+}
+
+/// Chain and comment of each rule, as the kernel would tell of them.
+fn what_is_told_of(filters: &[Ruleset]) -> Vec<(String, String)> {
+    let chains = filters.iter().flat_map(|ruleset| &ruleset.chains);
+    chains.flat_map(|chain| chain.rules.iter().map(|rule| (chain.name.clone(), rule.comment.clone()))).collect()
+}
+
+/// What tells our routes apart: destination, kind, table, and the device of unicast ones. The kernel fills in the rest.
+type Key = (IpNet, RouteKind, u32, Option<u32>);
+
+fn key(route: &Route) -> Key {
+    let device = route.device.filter(|_| route.kind == RouteKind::Unicast);
+    (route.destination.trunc(), route.kind, route.table, device)
+}
+
+/// Routes that are looked for by what tells them apart: there may be tens of thousands.
+struct Known(HashSet<Key>);
+
+impl Known {
+    fn new<'a>(routes: impl IntoIterator<Item = &'a Route>) -> Self {
+        Self(routes.into_iter().map(key).collect())
+    }
+
+    /// Those with our protocol number.
+    fn standing(actual: &Actual) -> Self {
+        Self::new(actual.routes.iter().filter(|route| route.protocol == PROTOCOL))
+    }
+
+    fn has(&self, route: &Route) -> bool {
+        self.0.contains(&key(route))
+    }
+}

@@ -1,0 +1,267 @@
+//! Cases of [`plan`], [`removal`] and [`Owned`], as tables.
+
+use linux::netlink::{Layer, Statistics};
+
+use super::*;
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+fn desired() -> Desired {
+    Desired {
+        mtu: 1472,
+        addresses: vec![net("10.77.0.1/24")],
+        prefixes: ["10.77.0.2/32", "10.42.7.0/24", "fd42::/64"].map(main).into(),
+        full: None,
+    }
+}
+
+fn main(prefix: &str) -> Prefix {
+    Prefix { net: net(prefix), table: MAIN }
+}
+
+fn owned(desired: &Desired) -> Owned {
+    let mut owned = Owned::default();
+    owned.claim(desired, &Actual::default());
+    owned
+}
+
+fn device() -> Link {
+    Link {
+        index: 7,
+        name: "adit0".into(),
+        kind: Some("tun".into()),
+        layer: Layer::None,
+        mac: None,
+        mtu: 1500,
+        up: false,
+        running: false,
+        controller: None,
+        port: None,
+        lower: None,
+        alias: None,
+        tx_queue_len: 500,
+        gso_max_size: 65536,
+        gso_max_segs: 65535,
+        statistics: Statistics::default(),
+    }
+}
+
+/// What the steps lead to.
+fn after(mut actual: Actual, steps: &[Operation]) -> Actual {
+    for step in steps {
+        let device = actual.device.as_mut();
+        match step {
+            Operation::Mark => device.unwrap().alias = Some(ALIAS.into()),
+            Operation::QuietIpv6 => {}
+            Operation::SetMtu(mtu, _) => device.unwrap().mtu = *mtu,
+            Operation::SetUp => device.unwrap().up = true,
+            Operation::AddAddress(a) => actual.addresses.push(*a),
+            Operation::DeleteAddress(a) => actual.addresses.retain(|x| x != a),
+            Operation::AddRoute(r) => actual.routes.push(r.clone()),
+            Operation::DeleteRoute(r) => actual.routes.retain(|x| x != r),
+            Operation::AddRule(r) => actual.rules.push(r.clone()),
+            Operation::DeleteRule(r) => actual.rules.retain(|x| x != r),
+            Operation::ReplaceFilters(filters, was) => {
+                assert_eq!(*was, !actual.filters.is_empty());
+                actual.filters = what_is_told_of(filters);
+            }
+            Operation::DeleteFilters => actual.filters.clear(),
+            Operation::SetValidMark(on) => actual.valid_mark = *on,
+        }
+    }
+    actual
+}
+
+fn started() -> Actual {
+    let fresh = Actual { device: Some(device()), ..Actual::default() };
+    let steps = plan(&desired(), &fresh, &owned(&desired()));
+    after(fresh, &steps)
+}
+
+#[test]
+fn a_fresh_device_gets_everything_and_then_nothing_more() {
+    let actual = started();
+    let unicast: Vec<_> =
+        actual.routes.iter().filter(|r| r.kind == RouteKind::Unicast).map(|r| r.destination).collect();
+    assert_eq!(unicast, desired().prefixes.iter().map(|prefix| prefix.net).collect::<Vec<_>>());
+    assert_eq!(actual.routes.len(), 6);
+    assert_eq!(plan(&desired(), &actual, &owned(&desired())), []);
+}
+
+#[test]
+fn every_blackhole_has_a_route_of_its_length_before_it() {
+    let network = main("10.77.0.0/24");
+    for prefixes in [vec![network], vec![network, main("10.77.0.2/32")], vec![main("10.77.0.0/16")]] {
+        let desired = Desired { prefixes, ..desired() };
+        let fresh = Actual { device: Some(device()), ..Actual::default() };
+        let actual = after(fresh.clone(), &plan(&desired, &fresh, &Owned::default()));
+        for blackhole in actual.routes.iter().filter(|r| r.kind == RouteKind::Blackhole) {
+            let prefix = blackhole.destination;
+            let own = actual.routes.iter().any(|r| r.kind == RouteKind::Unicast && r.destination == prefix);
+            // The kernel adds the route to the network of an address itself.
+            assert!(own != (prefix == network.net), "{prefix}: {:?}", actual.routes);
+        }
+    }
+}
+
+#[test]
+fn blackholes_stand_before_the_device_is_up() {
+    let fresh = Actual { device: Some(device()), ..Actual::default() };
+    let steps = plan(&desired(), &fresh, &Owned::default());
+    let up = steps.iter().position(|s| *s == Operation::SetUp).unwrap();
+    let last =
+        steps.iter().rposition(|s| matches!(s, Operation::AddRoute(r) if r.kind == RouteKind::Blackhole)).unwrap();
+    assert!(last < up);
+}
+
+#[test]
+fn what_somebody_removed_comes_back() {
+    let mut actual = started();
+    actual.addresses.clear();
+    actual.routes.retain(|r| r.destination != net("10.42.7.0/24"));
+    actual.device.as_mut().unwrap().up = false;
+    let steps = plan(&desired(), &actual, &owned(&desired()));
+    assert_eq!(plan(&desired(), &after(actual, &steps), &owned(&desired())), []);
+}
+
+#[test]
+fn a_new_configuration_leaves_nothing_of_the_old_one() {
+    let new =
+        Desired { mtu: 1400, addresses: vec![net("10.78.0.1/24")], prefixes: vec![main("10.43.0.0/16")], full: None };
+    let actual = started();
+    let steps = plan(&new, &actual, &owned(&desired()));
+    let actual = after(actual, &steps);
+    assert_eq!(actual.addresses, new.addresses);
+    assert_eq!(actual.routes.len(), 2);
+    assert!(actual.routes.iter().all(|r| r.destination == net("10.43.0.0/16")));
+}
+
+#[test]
+fn blackholes_of_another_daemon_stay() {
+    let mut actual = started();
+    actual.routes.push(main("10.99.0.0/16").blackhole());
+    assert_eq!(plan(&desired(), &actual, &owned(&desired())), []);
+    let left = after(actual.clone(), &removal(&actual, &owned(&desired())));
+    assert_eq!(left.routes, [main("10.99.0.0/16").blackhole()]);
+}
+
+#[test]
+fn every_step_that_changes_something_can_be_taken_back() {
+    let fresh = Actual { device: Some(device()), ..Actual::default() };
+    let steps = plan(&desired(), &fresh, &Owned::default());
+    let undo: Vec<_> = steps.iter().rev().filter_map(Operation::inverse).collect();
+    let back = after(after(fresh.clone(), &steps), &undo);
+    assert_eq!((back.addresses, back.routes, back.device.map(|d| d.mtu)), (vec![], vec![], Some(1500)));
+}
+
+const ROAD: Road = Road { mark: 51_820, table: 51_821, priority: FIRST_PRIORITY };
+
+/// Everything goes into the tunnel.
+fn everything() -> Desired {
+    let full = FullTunnel { road: ROAD, device: "adit0".into(), port: 7777 };
+    let mut desired = Desired { full: Some(full), ..desired() };
+    let table = ROAD.table;
+    desired.prefixes.extend(["0.0.0.0/0", "::/0"].map(|all| Prefix { net: net(all), table }));
+    desired
+}
+
+fn surrounded() -> Actual {
+    let networks = ["192.168.1.0/24", "172.17.0.0/16"].map(|text| Nearby::Network(net(text)));
+    let others = [Nearby::Tunnel(net("203.0.113.0/25")), Nearby::Blackhole(net("198.51.100.0/24"))];
+    // Ours stand in the main table too, and are not nearby.
+    let nearby = networks.into_iter().chain(others).chain([Nearby::Blackhole(net("10.42.7.0/24"))]).collect();
+    Actual { device: Some(device()), nearby, ..Actual::default() }
+}
+
+#[test]
+fn a_full_tunnel_has_a_table_of_its_own_and_leaves_the_main_one_to_what_is_near() {
+    let (desired, fresh) = (everything(), surrounded());
+    let mut owned = owned(&desired);
+    let steps = plan(&desired, &fresh, &owned);
+    let actual = after(fresh, &steps);
+    assert_eq!(plan(&desired, &actual, &owned), []);
+    let of_kind = |kind| {
+        let ours = actual.routes.iter().filter(move |r| r.table == ROAD.table && r.kind == kind);
+        ours.map(|r| r.destination.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(of_kind(RouteKind::Unicast), ["0.0.0.0/0", "::/0"]);
+    assert_eq!(of_kind(RouteKind::Blackhole), ["0.0.0.0/0", "::/0"]);
+    let near = ["172.17.0.0/16", "192.168.1.0/24", "198.51.100.0/24", "203.0.113.0/25"];
+    assert_eq!(of_kind(RouteKind::Throw), near);
+    let rules: Vec<_> = actual.rules.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        rules,
+        [
+            "17301: not mark 0xca6c lookup 254 suppress 15",
+            "17300: not mark 0xca6c lookup 51821",
+            "17302: not mark 0xca6c unreachable",
+            "17300: not mark 0xca6c lookup 51821",
+            "17302: not mark 0xca6c unreachable",
+        ]
+    );
+    // Rules come last, filters and blackholes first.
+    let first_rule = steps.iter().position(|s| matches!(s, Operation::AddRule(_))).unwrap();
+    assert!(steps[first_rule..].iter().all(|s| matches!(s, Operation::AddRule(_))));
+    assert!(matches!(steps[..2], [Operation::SetValidMark(true), Operation::ReplaceFilters(_, false)]));
+    // What is near changes, and with it all that speaks of it.
+    let moved = Actual { nearby: vec![Nearby::Network(net("192.168.2.0/24"))], ..actual };
+    let steps = plan(&desired, &moved, &owned);
+    let moved = after(moved, &steps);
+    assert_eq!(plan(&desired, &moved, &owned), []);
+    assert_eq!(moved.routes.iter().filter(|r| r.kind == RouteKind::Throw).count(), 1);
+    assert!(moved.rules.iter().any(|rule| rule.suppress == Some(23)));
+    assert!(!moved.rules.iter().any(|rule| rule.suppress == Some(15)));
+    // A configuration without it takes all of it away.
+    let steps = plan(&self::desired(), &moved, &owned);
+    owned.keep(&self::desired());
+    let left = after(moved, &steps);
+    assert_eq!(plan(&self::desired(), &left, &owned), []);
+    assert!(left.routes.iter().all(|r| r.table == MAIN));
+    assert_eq!((left.rules, left.filters, left.valid_mark), (vec![], vec![], false));
+}
+
+#[test]
+fn what_is_taken_from_a_full_tunnel_comes_back_before_packets_find_out() {
+    let (desired, fresh) = (everything(), surrounded());
+    let owned = owned(&desired);
+    let actual = after(fresh.clone(), &plan(&desired, &fresh, &owned));
+    let mut broken = actual.clone();
+    broken.rules.remove(1);
+    broken.filters.pop();
+    broken.routes.retain(|r| r.table == MAIN);
+    broken.valid_mark = false;
+    let steps = plan(&desired, &broken, &owned);
+    let whole = after(broken, &steps);
+    assert_eq!(plan(&desired, &whole, &owned), []);
+    assert_eq!(whole.filters, actual.filters);
+}
+
+#[test]
+fn another_tunnels_rules_and_tables_are_not_ours() {
+    let (desired, fresh) = (everything(), surrounded());
+    let owned = owned(&desired);
+    let mut actual = after(fresh.clone(), &plan(&desired, &fresh, &owned));
+    let mut other = desired.clone();
+    other.full.as_mut().unwrap().road = Road { mark: 9, table: 9, priority: FIRST_PRIORITY + PRIORITY_STEP };
+    other.prefixes = vec![Prefix { net: net("0.0.0.0/0"), table: 9 }];
+    let theirs = other.full.as_ref().unwrap().layout(&other, &actual, &Owned::default());
+    actual.rules.extend(theirs.rules.iter().cloned());
+    let routes: Vec<_> = theirs.throws.iter().cloned().chain([other.prefixes[0].blackhole()]).collect();
+    actual.routes.extend(routes.iter().cloned());
+    assert_eq!(plan(&desired, &actual, &owned), []);
+    let left = after(actual.clone(), &removal(&actual, &owned));
+    assert_eq!((left.rules, left.routes, left.filters), (theirs.rules, routes, vec![]));
+    // Their rule goes by a mark, which reverse-path filters must go on heeding.
+    assert!(left.valid_mark);
+}
+
+#[test]
+fn a_full_tunnel_can_be_taken_back_step_by_step() {
+    let (desired, fresh) = (everything(), surrounded());
+    let steps = plan(&desired, &fresh, &owned(&desired));
+    let undo: Vec<_> = steps.iter().rev().filter_map(Operation::inverse).collect();
+    let back = after(after(fresh, &steps), &undo);
+    assert_eq!((back.routes, back.rules, back.filters, back.valid_mark), (vec![], vec![], vec![], false));
+}

@@ -1,0 +1,152 @@
+//! The roads that packets take into the tunnel: which table says so, and with what mark our own datagrams go around it.
+
+use std::collections::HashSet;
+use std::num::NonZero;
+
+use linux::netlink::{Family, Netlink, PROTOCOL, Rule, RuleAction};
+
+use crate::config::{Table, Tunnel};
+use crate::plan::{Desired, FIRST_PRIORITY, FullTunnel, MAIN, MOST, Owned, PRIORITY_STEP, Prefix, Road, everywhere};
+use crate::{Failure, Result};
+
+/// The first mark and table that are tried where none is configured: those of wg-quick, which people know.
+const FIRST_NUMBER: u32 = 51_820;
+
+/// How many are tried.
+const TRIES: u32 = 1000;
+
+/// Tables that the kernel has rules for (`rt_class_t` of linux/rtnetlink.h: unspecified, default, main, local).
+const RESERVED: [u32; 4] = [0, 253, MAIN, 255];
+
+/// Chooses the road of a tunnel that takes everything, and gives its datagrams the mark. One that an earlier run chose, or this run
+/// before its configuration was changed, stays as it is.
+///
+/// Without such a tunnel, or where routes are somebody else's affair, there is none, and the mark stays as configured.
+///
+/// # Errors
+/// Another tunnel of ours takes everything already; there is no free number.
+pub fn settle(netlink: &mut Netlink, tunnel: &mut Tunnel, owned: &Owned) -> Result<Option<Road>> {
+    let families = taken(tunnel);
+    if families.is_empty() {
+        return Ok(None);
+    }
+    let rules = netlink.rules()?;
+    let is_ours = |rule: &Rule| owned.roads.iter().any(|road| road.owns(rule));
+    for family in &families {
+        let takes_everything = |rule: &&Rule| {
+            let first = rule.priority.wrapping_sub(FIRST_PRIORITY);
+            rule.protocol == PROTOCOL
+                && rule.family == *family
+                && !is_ours(rule)
+                && first < MOST * PRIORITY_STEP
+                && first.is_multiple_of(PRIORITY_STEP)
+        };
+        if let Some(rule) = rules.iter().find(takes_everything) {
+            let what = everywhere(*family);
+            let whose = whose(netlink, rule).map_or(String::new(), |name| format!(", {name},"));
+            return Err(Failure::failed(format!("another tunnel{whose} takes {what} already"))
+                .with_remedy(format!("stop that one with `adit down`, or take {what} out of `allowed-ips`")));
+        }
+    }
+    let configured = tunnel.transport.fwmark;
+    let fits = |road: &&Road| configured.is_none_or(|mark| mark.get() == road.mark);
+    let road = match owned.roads.iter().find(fits) {
+        Some(road) => *road,
+        None => choose(netlink, &rules, configured)?,
+    };
+    tunnel.transport.fwmark = NonZero::new(road.mark);
+    Ok(Some(road))
+}
+
+/// The families of which the tunnel takes everything, by routes that we make.
+fn taken(tunnel: &Tunnel) -> Vec<Family> {
+    if tunnel.device.table != Table::Auto {
+        return Vec::new();
+    }
+    let has = |family: &Family| tunnel.peers.iter().any(|peer| peer.allowed_ips.contains(&everywhere(*family)));
+    [Family::V4, Family::V6].into_iter().filter(has).collect()
+}
+
+/// The device that a rule of another tunnel leads to.
+fn whose(netlink: &mut Netlink, rule: &Rule) -> Option<String> {
+    let RuleAction::Lookup(table) = rule.action else { return None };
+    let routes = netlink.routes(Some(rule.family)).ok()?;
+    let index = routes
+        .iter()
+        .filter(|r| r.table == table && r.protocol == PROTOCOL)
+        .find_map(|r| r.device.filter(|_| r.kind == linux::netlink::RouteKind::Unicast))?;
+    netlink.link_by_index(index).ok().flatten().map(|link| link.name)
+}
+
+/// A road that nothing on the host uses.
+fn choose(netlink: &mut Netlink, rules: &[Rule], mark: Option<NonZero<u32>>) -> Result<Road> {
+    let mut tables: HashSet<u32> = netlink.routes(None)?.iter().map(|route| route.table).collect();
+    tables.extend(RESERVED);
+    tables.extend(rules.iter().filter_map(|rule| match rule.action {
+        RuleAction::Lookup(table) => Some(table),
+        _ => None,
+    }));
+    let marks: HashSet<u32> = rules.iter().filter_map(|rule| rule.mark).map(|(mark, _)| mark).collect();
+    let free = |number: &u32| !tables.contains(number) && (mark.is_some() || !marks.contains(number));
+    let numbers = FIRST_NUMBER..FIRST_NUMBER + TRIES;
+    // The configured mark as table too, as wg-quick has it, unless somebody uses that.
+    let table = mark.map(NonZero::get).into_iter().chain(numbers).find(free);
+    let is_free = |place: &u32| {
+        let mut priorities = *place..*place + PRIORITY_STEP;
+        !priorities.any(|priority| rules.iter().any(|rule| rule.priority == priority))
+    };
+    let priority = (0..MOST).map(|slot| FIRST_PRIORITY + slot * PRIORITY_STEP).find(is_free);
+    match (table, priority) {
+        (Some(table), Some(priority)) => Ok(Road { mark: mark.map_or(table, NonZero::get), table, priority }),
+        (None, _) => {
+            Err(Failure::failed("no routing table is free for a tunnel that takes everything").with_remedy(format!(
+                "free one of the tables {FIRST_NUMBER} to {}, or choose a `fwmark` under [transport]",
+                FIRST_NUMBER + TRIES - 1
+            )))
+        }
+        (_, None) => Err(Failure::failed("no place is free among the rules for a tunnel that takes everything")
+            .with_remedy(format!(
+                "free priorities {FIRST_PRIORITY} to {}: `ip rule` shows them",
+                FIRST_PRIORITY + MOST * PRIORITY_STEP - 1
+            ))),
+    }
+}
+
+/// What the host should look like: `mtu` is that of the device, `road` what [`settle`] chose, `port` where our datagrams arrive.
+pub fn desired(tunnel: &Tunnel, mtu: u32, road: Option<Road>, port: u16) -> Desired {
+    let table = |length| match (tunnel.device.table, road) {
+        (Table::Off, _) => None,
+        (Table::Number(number), _) => Some(number.get()),
+        (Table::Auto, _) if length > 0 => Some(MAIN),
+        (Table::Auto, road) => road.map(|road| road.table),
+    };
+    let nets = tunnel.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied());
+    Desired {
+        mtu,
+        addresses: tunnel.device.addresses.clone(),
+        prefixes: nets.filter_map(|net| Some(Prefix { net, table: table(net.prefix_len())? })).collect(),
+        full: road.map(|road| FullTunnel { road, device: tunnel.device.name.clone(), port }),
+    }
+}
+
+/// Says what a person may not expect: packets of the other family go where they went before.
+pub fn warn(netlink: &mut Netlink, tunnel: &Tunnel) {
+    let families = taken(tunnel);
+    for other in
+        [Family::V4, Family::V6].into_iter().filter(|family| !families.is_empty() && !families.contains(family))
+    {
+        let has_way_out = |routes: Vec<linux::netlink::Route>| {
+            routes.iter().any(|route| route.table == MAIN && route.destination == everywhere(other))
+        };
+        if netlink.routes(Some(other)).is_ok_and(has_way_out) {
+            let (name, all) = match other {
+                Family::V4 => ("IPv4", "0.0.0.0/0"),
+                Family::V6 => ("IPv6", "::/0"),
+            };
+            tracing::warn!(
+                "{name} leaves this host around the tunnel, which takes everything of the other family: to have it inside \
+                 too, add \"{all}\" to `allowed-ips` and an {name} address to the device"
+            );
+        }
+    }
+}
