@@ -166,6 +166,11 @@ impl Control {
         Arc::clone(&self.facts)
     }
 
+    /// What of the host is ours.
+    pub fn scope(&self) -> Scope {
+        self.scope
+    }
+
     /// How others ask for changes.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
@@ -409,6 +414,7 @@ impl Control {
             Some(tunnel::Peer { way, mtu: member.mtu(), allowed_ips: member.peer.allowed_ips.clone() })
         };
         let snapshot = Snapshot::new(self.roster.slots().map(peer).collect(), &addresses);
+        let snapshot = if self.scope == Scope::Device { snapshot.open() } else { snapshot };
         let (links, edition) = (self.roster.links(), self.edition);
         self.surroundings.view.store(Arc::new(View { snapshot, links, edition }));
     }

@@ -5,7 +5,9 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+mod behaviours;
 mod life;
+mod more;
 mod quick;
 mod scene;
 mod tools;

@@ -155,7 +155,7 @@ fn what_changed_is_saved() {
     let file = scene.write("SaveConfig = true\nListenPort = 51821", "AllowedIPs = 10.77.0.0/24");
     scene.quick("up", &file);
     let (_, stranger) = keys();
-    machine.wg(&format!("set wg0 peer {stranger} allowed-ips 10.9.0.0/16 persistent-keepalive 7 listen-port 5555"));
+    machine.wg(&format!("set wg0 listen-port 5555 peer {stranger} allowed-ips 10.9.0.0/16 persistent-keepalive 7"));
     scene.quick("save", &file);
     let text = fs::read_to_string(&file).unwrap();
     for line in [
