@@ -411,7 +411,9 @@ impl Control {
                 // Plain peers have an endpoint: `underlay::locate` sees to it.
                 None => Way::Plain(member.endpoint?),
             };
-            Some(tunnel::Peer { way, mtu: member.mtu(), allowed_ips: member.peer.allowed_ips.clone() })
+            // Whoever gave the device its largest packet has to know: what is too long for the underlay is cut there, as WireGuard has it.
+            let mtu = if self.scope == Scope::Device { usize::MAX } else { member.mtu() };
+            Some(tunnel::Peer { way, mtu, allowed_ips: member.peer.allowed_ips.clone() })
         };
         let snapshot = Snapshot::new(self.roster.slots().map(peer).collect(), &addresses);
         let snapshot = if self.scope == Scope::Device { snapshot.open() } else { snapshot };

@@ -111,7 +111,7 @@ fn w07_padding_stays_within_the_mtu() {
             machine.ok("ip link set wg0 mtu 1299");
         }
         // 1299 and 60 bytes of headers and tag.
-        let nft = "table ip t { chain c { type filter hook input priority 0; meta l4proto udp ip length > 1359 counter drop; } }";
+        let nft = "table ip t { chain c { type filter hook input priority 0; meta l4proto udp ip length > 1359 counter drop\n}\n}\n";
         let rules = pair.machine(1).write("rules", nft);
         for machine in &pair.machines {
             machine.ok(&format!("nft -f {rules}"));

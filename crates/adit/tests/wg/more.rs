@@ -24,7 +24,7 @@ fn w15_w16_a_keepalive_holds_a_nat_open_and_none_is_silent() {
     let router = Machine::new(bed.host(1));
     let server = Machine::new(bed.host(2));
     let rules =
-        "table ip nat { chain post { type nat hook postrouting priority 100; oifname \"under0\" masquerade; } }";
+        "table ip nat { chain post { type nat hook postrouting priority 100; oifname \"under0\" masquerade\n}\n}\n";
     let rules = router.write("rules", rules);
     router.ok(&format!(
         "nft -f {rules}; echo 2 > /proc/sys/net/netfilter/nf_conntrack_udp_timeout; \
@@ -68,7 +68,7 @@ fn w17_a_socket_bound_to_the_device_also_where_a_mark_routes_anew() {
     let machine = pair.machine(1);
     machine.ok("ping -I wg0 -c 1 -W 5 10.77.0.2");
     let rules =
-        machine.write("rules", "table ip t { chain c { type route hook output priority 0; meta mark set 1; } }");
+        machine.write("rules", "table ip t { chain c { type route hook output priority 0; meta mark set 1\n}\n}\n");
     machine.ok(&format!("nft -f {rules}"));
     machine.ok("ping -c 1 -W 5 10.77.0.2; ping -I wg0 -c 1 -W 5 10.77.0.2");
 }
@@ -332,7 +332,7 @@ fn w31_nothing_is_sent_to_keys_without_a_secret() {
     let low = [
         "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
         "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
-        "4Ot6fDtBuK4WVuP68Z/EatoJjeucMrH2hmIFFl9JuAA=",
+        "4Ot6fDtBuK4WVuP68Z/EatoJjeucMrH9hmIFFl9JuAA=",
         "X5yVvKNQjCSx0LFVnIPvWwREXMRYHI6G2CJO3dCfEVc=",
         "7P///////////////////////////////////////38=",
         "7f///////////////////////////////////////38=",
