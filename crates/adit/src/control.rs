@@ -346,6 +346,7 @@ impl Control {
 
     /// Follows the underlay.
     fn follow_paths(&mut self, netlink: &mut Netlink) {
+        self.loosen(netlink);
         if self.survey(netlink) {
             let narrowest = self.roster.members().map(|member| member.width.learned).min();
             tracing::info!("the narrowest way to a peer takes packets of {} bytes now", narrowest.unwrap_or(0));
@@ -360,6 +361,7 @@ impl Control {
         if before.mtu != mtu {
             self.device.store(Arc::new(DeviceFacts { mtu, ..DeviceFacts::clone(&before) }));
             self.switchboard.set_mtu(mtu, &self.roster);
+            self.publish();
         }
     }
 
@@ -418,7 +420,8 @@ impl Control {
         let snapshot = Snapshot::new(self.roster.slots().map(peer).collect(), &addresses);
         let snapshot = if self.scope == Scope::Device { snapshot.open() } else { snapshot };
         let (links, edition) = (self.roster.links(), self.edition);
-        self.surroundings.view.store(Arc::new(View { snapshot, links, edition }));
+        let mtu = usize::try_from(self.device.load().mtu).unwrap_or(usize::MAX);
+        self.surroundings.view.store(Arc::new(View { snapshot, links, mtu, edition }));
     }
 
     fn super_packets_refused(&self) {

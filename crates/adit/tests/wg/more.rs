@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use linux::netlink::VethEnd;
+
 use crate::bed::{Bed, Family, wait_for};
 use crate::scene::{Machine, Pair, Program, file, keys};
 
@@ -191,12 +193,18 @@ fn w24_a_better_way_is_taken() {
     let pair = Pair::ours();
     pair.ping(1, Family::V4);
     assert_eq!(pair.shown_endpoint(2), "192.0.2.1:51821");
-    // A longer route, with another address of ours.
-    pair.machine(1).ok("ip addr add 192.0.2.201/32 dev under0; ip route add 192.0.2.2/32 dev under0 src 192.0.2.201");
+    // A second line to the other, with addresses of its own, by which it is reached from now on.
+    let (v1, v2) = (VethEnd { name: "v1", ..VethEnd::default() }, &pair.bed.host(2).namespace);
+    let v2 = VethEnd { name: "v2", netns: Some(v2), ..VethEnd::default() };
+    pair.bed.host(1).netlink().create_veth(&v1, &v2).unwrap();
+    pair.machine(2).ok("ip addr add 203.0.113.2/24 dev v2; ip link set v2 up");
+    pair.machine(1)
+        .ok("ip addr add 203.0.113.1/24 dev v1; ip link set v1 up; ip route add 192.0.2.2/32 dev v1 src 203.0.113.1");
+    pair.machine(2).ok("for i in all v2; do echo 0 > /proc/sys/net/ipv4/conf/$i/rp_filter; done");
     pair.ping(1, Family::V4);
     wait_for("the better way", || {
         pair.ping(1, Family::V4);
-        (pair.shown_endpoint(2) == "192.0.2.201:51821").then_some(())
+        (pair.shown_endpoint(2) == "203.0.113.1:51821").then_some(())
     });
 }
 
