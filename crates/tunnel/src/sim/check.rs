@@ -45,6 +45,9 @@ struct Offered {
     delivered: bool,
 }
 
+/// Which key of which node.
+type KeyOf = (usize, Protocol, u32);
+
 /// One second of one node.
 #[derive(Clone, Copy, Default)]
 struct Second {
@@ -57,8 +60,8 @@ struct Second {
 pub struct Check {
     plan: Plan,
     /// The keys that each node has had.
-    identities: HashMap<(usize, Protocol, u32), Identity>,
-    macs: HashMap<(usize, Protocol, u32), MacKeys>,
+    identities: HashMap<KeyOf, Identity>,
+    macs: HashMap<KeyOf, MacKeys>,
     /// By which number each node has another as its peer.
     present: HashMap<(usize, usize), PeerId>,
     /// When one node ended all that it had with another, and how often.
@@ -75,7 +78,7 @@ pub struct Check {
     /// The last timestamp of each node.
     stamps: HashMap<usize, u64>,
     /// The Noise message of its last initiation to each key.
-    calls: HashMap<(usize, (usize, Protocol, u32)), Vec<u8>>,
+    calls: HashMap<(usize, KeyOf), Vec<u8>>,
     /// What came from and went to an address that proved nothing, in bytes.
     received: HashMap<(usize, SocketAddr), usize>,
     sent: HashMap<(usize, SocketAddr), usize>,
