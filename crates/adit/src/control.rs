@@ -198,6 +198,7 @@ impl Control {
         self.running = Some(running);
         let outcome = self.serve(netlink, signals, inbox);
         notify::stopping();
+        self.refuse_requests();
         if outcome.is_ok()
             && let Some(running) = &self.running
         {

@@ -43,6 +43,31 @@ fn bytes_are_counted_as_wireguard_does() {
     assert!(shaken <= now && now - shaken < 60, "{shaken}");
 }
 
+/// What `wg` is shown of an endpoint is where the peer is now; what it does not touch stays what the file says, and what it says counts.
+#[test]
+fn endpoints_that_wg_does_not_touch_stay_names() {
+    let bed = Bed::new(3);
+    let mut ends = Configuration::pair([bed.host(1), bed.host(2)], Family::V4, "wireguard");
+    ends[0].peers[0].endpoint = format!("two.example:{PORT}");
+    ends[0].peers[0].keepalive = Some("1s");
+    let places = [Place::new(bed.host(1), &ends[0]), Place::new(bed.host(2), &ends[1])];
+    std::fs::write(places[0].path("hosts"), "192.0.2.2 two.example\n").unwrap();
+    let _two = places[1].start();
+    let one = places[0].start_with_hosts("hosts");
+    wait_for("a session", || (one.status().peers[0].session == "up").then_some(()));
+    assert_eq!(values(&places[0].ask_as_wg("get=1"), "endpoint"), [format!("192.0.2.2:{PORT}")]);
+    assert_eq!(places[0].ask_as_wg("set=1\nfwmark=7"), "errno=0\n");
+    assert_eq!(one.reload(), "changed: fwmark", "and not the endpoint");
+    let key = hex(ends[0].peers[0].public_key.unwrap().as_bytes());
+    let set = format!("set=1\npublic_key={key}\nendpoint=192.0.2.3:{PORT}");
+    assert_eq!(places[0].ask_as_wg(&set), "errno=0\n");
+    assert_eq!(one.status().peers[0].endpoint, Some(format!("192.0.2.3:{PORT}")));
+    assert_eq!(one.reload(), "1 peer changed");
+    wait_for("the address of the name", || {
+        (one.status().peers[0].endpoint == Some(format!("192.0.2.2:{PORT}"))).then_some(())
+    });
+}
+
 #[test]
 fn a_bare_device_goes_where_others_take_it() {
     let bed = Bed::new(2);

@@ -72,6 +72,13 @@ impl Control {
         }
     }
 
+    /// Who waits for an answer need not wait for our end.
+    pub(super) fn refuse_requests(&mut self) {
+        while let Ok(request) = self.requests.try_recv() {
+            let _ = request.reply.send(Err(Failure::failed("the daemon is about to end").into()));
+        }
+    }
+
     fn change(&mut self, netlink: &mut Netlink, wanted: Wanted) -> std::result::Result<Summary, Refusal> {
         let (mut new, resolved) = match wanted {
             Wanted::Whole(tunnel, resolved) => (*tunnel, resolved),
