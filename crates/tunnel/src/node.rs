@@ -271,6 +271,38 @@ impl Node {
         (self.attempts.len(), self.deadlines.len(), self.table.claimed())
     }
 
+    /// The sessions of a peer.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn sessions(&self, id: PeerId) -> Vec<Arc<crate::session::Session>> {
+        let peer = self.peer_ref(id).into_iter();
+        peer.flat_map(|peer| [&peer.current, &peer.previous, &peer.next]).flatten().cloned().collect()
+    }
+
+    /// How packets travel to a peer.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn protocol(&self, id: PeerId) -> Option<Protocol> {
+        self.peer_ref(id).map(|peer| peer.settings.protocol)
+    }
+
+    /// All that there is with a peer, in words: what changes of others must leave as it is.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn fingerprint(&self, id: PeerId) -> Option<String> {
+        let peer = self.peer_ref(id)?;
+        let sessions = [&peer.current, &peer.previous, &peer.next].map(|session| {
+            session.as_ref().map(|s| (s.index(), s.since(), self.table.find(s.index()).session().is_some()))
+        });
+        let attempt = peer.attempt.as_ref().map(|attempt| (attempt.index, attempt.due, attempt.tries, attempt.to));
+        let begun = peer.attempt.as_ref().map(|attempt| self.attempts.get(&attempt.index) == Some(&id));
+        let shared = peer.remote.session.load().as_ref().map(|session| session.index());
+        let (path, endpoint) = (peer.remote.path.load_full(), peer.settings.endpoint);
+        let (deadline, wanted, problem) = (peer.deadline, peer.wanted, peer.problem);
+        let known = self.by_public.get(&(peer.settings.protocol, peer.settings.public)) == Some(&id);
+        Some(format!(
+            "{sessions:?} {attempt:?} {begun:?} {shared:?} {path:?} {endpoint:?} {deadline:?} {wanted} {problem:?} {known} {:?} {:?}",
+            peer.greatest, peer.remote.activity
+        ))
+    }
+
     // ---- timers --------------------------------------------------------------------------------------------------------
 
     /// The machine slept, or was restored from a copy of itself: counters may have been used by another copy. No session that there

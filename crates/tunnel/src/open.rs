@@ -85,6 +85,12 @@ impl Batch {
         &self.outcomes
     }
 
+    /// Forgets outcomes and sessions: what an idle worker still held of a peer that was removed would keep its keys.
+    pub fn let_go(&mut self) {
+        self.outcomes.clear();
+        self.sessions.clear();
+    }
+
     /// One of the sessions that outcomes name.
     pub fn session(&self, number: usize) -> Option<&Arc<Session>> {
         self.sessions.get(number)
@@ -202,6 +208,18 @@ mod tests {
             Outcome::Other => Ok((b"other".to_vec(), false)),
         };
         batch.outcomes().iter().map(text).collect()
+    }
+
+    #[test]
+    fn what_was_let_go_is_held_by_nobody() {
+        let (table, a, _) = world();
+        let held = table.find(0x10).session().map(Arc::clone).unwrap();
+        let mut batch = Batch::default();
+        assert!(open(&mut batch, &table, &[seal(&a, 0, b"one")])[0].is_ok());
+        table.release(0x10);
+        assert_eq!(Arc::strong_count(&held), 2);
+        batch.let_go();
+        assert_eq!((Arc::strong_count(&held), batch.outcomes().len()), (1, 0));
     }
 
     #[test]

@@ -198,6 +198,8 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const BERLIN: PeerId = PeerId(0);
@@ -294,5 +296,30 @@ mod tests {
         assert_eq!(s.speaker("[::ffff:192.0.2.1]:7777".parse().unwrap()), Ok(BERLIN));
         assert_eq!(s.speaker("[2001:db8::2]:7777".parse().unwrap()), Ok(PARIS));
         assert_eq!(s.speaker("192.0.2.1:7778".parse().unwrap()), Err(Reason::UnknownEndpoint));
+    }
+
+    fn prefix() -> impl Strategy<Value = IpNet> {
+        (0u32..16, 24u8..=32)
+            .prop_map(|(low, length)| IpNet::new(Ipv4Addr::from(0x0a00_0000 + low * 17).into(), length).unwrap())
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_numbers_are_free_a_packet_goes_to_the_longest_prefix_of_who_is_there(
+            peers in prop::collection::vec(prop::option::of(prop::collection::vec(prefix(), 0..4)), 0..8),
+        ) {
+            let there = peers.iter().map(|prefixes| prefixes.clone().map(|allowed_ips| {
+                Peer { way: Way::Plain("192.0.2.1:7777".parse().unwrap()), mtu: 1472, allowed_ips }
+            }));
+            let s = Snapshot::new(there.collect(), &[]);
+            prop_assert_eq!(s.peers().count(), peers.iter().flatten().count());
+            for low in 0..=255u32 {
+                let address = IpAddr::from(Ipv4Addr::from(0x0a00_0000 + low));
+                let all = (0..).map(PeerId).zip(&peers).flat_map(|(id, p)| p.iter().flatten().map(move |prefix| (id, prefix)));
+                let matching = all.filter(|(_, prefix)| prefix.contains(&address));
+                let longest = matching.max_by_key(|(id, prefix)| (prefix.prefix_len(), *id)).map(|(id, _)| Target::Peer(id));
+                prop_assert_eq!(s.owner(address), longest);
+            }
+        }
     }
 }

@@ -153,6 +153,10 @@ impl Found {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
     use super::*;
     use crate::session::tests::session_with;
 
@@ -274,5 +278,60 @@ mod tests {
         let table = SessionTable::new(1);
         table.insert(Arc::new(session_with(0x30)));
         assert!(table.find(0x30).session().is_none());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Claim(u32),
+        Insert(usize),
+        Release(usize),
+        Grow(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        // Few indices, so that slots are asked for twice.
+        prop_oneof![
+            4 => (0u32..256).prop_map(|index| Step::Claim(index << 4)),
+            2 => (0usize..64).prop_map(Step::Insert),
+            2 => (0usize..64).prop_map(Step::Release),
+            1 => (1usize..20).prop_map(Step::Grow),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn it_knows_what_a_plain_map_knows(steps in prop::collection::vec(step(), 1..200)) {
+            let table = SessionTable::new(1);
+            let (mut model, mut size) = (BTreeMap::<u32, bool>::new(), 16);
+            for step in steps {
+                let nth = |n: usize| model.keys().nth(n % model.len().max(1)).copied();
+                match step {
+                    Step::Claim(index) => {
+                        let taken = index == 0 || model.keys().any(|other| (other >> 4) % size == (index >> 4) % size);
+                        let mut once = Some(index);
+                        let claimed = table.claim(Protocol::Sealed, || once.take());
+                        prop_assert_eq!(claimed, Some(index).filter(|_| !taken));
+                        model.extend(claimed.map(|index| (index, false)));
+                    }
+                    Step::Insert(n) => if let Some(index) = nth(n) {
+                        table.insert(Arc::new(session_with(index)));
+                        model.insert(index, true);
+                    },
+                    Step::Release(n) => if let Some(index) = nth(n) {
+                        table.release(index);
+                        model.remove(&index);
+                    },
+                    Step::Grow(peers) => {
+                        table.grow(peers);
+                        size = size.max((16 * peers as u32).next_power_of_two());
+                    }
+                }
+                prop_assert_eq!(table.claimed(), model.len());
+                for index in (0..256).map(|index| index << 4) {
+                    prop_assert_eq!(table.is_claimed(index), model.contains_key(&index));
+                    prop_assert_eq!(table.find(index).session().is_some(), model.get(&index) == Some(&true));
+                }
+            }
+        }
     }
 }

@@ -215,3 +215,20 @@ fn the_same_key_in_both_protocols_is_two_peers_and_twice_in_one_is_one() {
     node.add_peer(PeerId(2), PeerSettings { public, ..peer(Protocol::Sealed, 7) }, at(20));
     assert!(node.remote(PeerId(0)).is_none() && node.remote(PeerId(2)).is_some());
 }
+
+#[test]
+fn w31_an_added_peer_with_a_key_of_low_order_never_gets_a_datagram() {
+    let mut ends = [0xff; 32];
+    (ends[0], ends[31]) = (0xec, 0x7f);
+    let one = std::array::from_fn(|at| u8::from(at == 0));
+    for protocol in BOTH {
+        for public in [[0; 32], one, ends] {
+            let mut node = node();
+            let keepalive = Some(Duration::from_secs(1));
+            node.add_peer(PeerId(0), PeerSettings { public, keepalive, ..peer(protocol, 7) }, at(10));
+            let called = [obey(&mut node, 10), want(&mut node, PeerId(0), 20), pass(&mut node, 20..20_000)];
+            assert_eq!(called.concat(), [], "{protocol:?}");
+            assert_eq!(node.state(PeerId(0), at(20_000).time).unwrap().problem, Some(Problem::Key));
+        }
+    }
+}

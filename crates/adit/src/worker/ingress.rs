@@ -160,7 +160,7 @@ impl Arriving<'_> {
             return self.counters.dropped(Reason::UnknownEndpoint, 1);
         }
         self.batch.open(&self.secrets.sessions, datagrams.bytes, stride, self.now);
-        let batch = std::mem::take(self.batch);
+        let mut batch = std::mem::take(self.batch);
         let mut admission = Admission::new(&self.view.snapshot, PeerId(u32::MAX), datagrams.ecn);
         let mut current = None;
         let mut heard = Heard::default();
@@ -186,6 +186,7 @@ impl Arriving<'_> {
             }
         }
         self.hear(current.and_then(|current| batch.session(current)), &heard, origin);
+        batch.let_go();
         *self.batch = batch;
     }
 

@@ -91,6 +91,10 @@ impl Node {
     /// Asks for a session, unless we asked a moment ago. If that is not possible now, it is done as soon as it is.
     pub(super) fn call(&mut self, id: PeerId, now: Now) {
         let Some(peer) = self.peer(id) else { return };
+        if peer.remote.session.load().as_ref().is_some_and(|session| !session.is_alive(now.time)) {
+            // It is too old; or a worker put it there while it was ended.
+            peer.remote.session.store(None);
+        }
         if peer.attempt.as_ref().is_some_and(|a| !a.settled && now.time < a.due) {
             return;
         }

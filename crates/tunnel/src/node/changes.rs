@@ -164,3 +164,185 @@ impl Output {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashMap};
+
+    use proptest::prelude::*;
+    use wire::message::{Handshake, Mode};
+
+    use super::*;
+    use crate::mac::MacKeys;
+    use crate::node::{Notice, Settings};
+    use crate::sim::plan;
+    use crate::sim::random::Rng;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Add(PeerId, Protocol, usize, Option<u8>, Option<u64>),
+        Remove(PeerId),
+        Endpoint(PeerId, Option<u8>),
+        Preshared(PeerId, u8),
+        Keepalive(PeerId, Option<u64>),
+        Identity(Protocol, Option<usize>),
+        Notice(Notice),
+        Pass(u64),
+    }
+
+    /// A peer as it should be: its key, where it is, and where it is configured to be.
+    #[derive(Clone, Debug)]
+    struct Expected {
+        protocol: Protocol,
+        key: usize,
+        path: Option<SocketAddr>,
+        configured: Option<SocketAddr>,
+    }
+
+    fn protocol() -> impl Strategy<Value = Protocol> {
+        prop_oneof![Just(Protocol::Sealed), Just(Protocol::WireGuard)]
+    }
+
+    fn id() -> impl Strategy<Value = PeerId> {
+        (0u32..12).prop_map(PeerId)
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let (place, every) = (|| prop::option::of(1u8..5), || prop::option::of(1u64..20));
+        // Few keys, so that they meet.
+        prop_oneof![
+            4 => (id(), protocol(), 0usize..6, place(), every()).prop_map(|(i, p, k, e, s)| Step::Add(i, p, k, e, s)),
+            2 => id().prop_map(Step::Remove),
+            2 => (id(), place()).prop_map(|(id, place)| Step::Endpoint(id, place)),
+            1 => (id(), any::<u8>()).prop_map(|(id, key)| Step::Preshared(id, key)),
+            1 => (id(), every()).prop_map(|(id, every)| Step::Keepalive(id, every)),
+            1 => (protocol(), prop::option::of(0usize..8)).prop_map(|(p, key)| Step::Identity(p, key)),
+            3 => id().prop_map(|id| Step::Notice(Notice::Wanted(id))),
+            1 => id().prop_map(|id| Step::Notice(Notice::Watch(id))),
+            3 => (0u64..30_000).prop_map(Step::Pass),
+        ]
+    }
+
+    fn address(place: u8) -> SocketAddr {
+        ([192, 0, 2, place], 7777).into()
+    }
+
+    struct Trial {
+        node: Node,
+        millis: u64,
+        peers: BTreeMap<PeerId, Expected>,
+        ours: HashMap<Protocol, usize>,
+    }
+
+    impl Trial {
+        fn new() -> Self {
+            let settings =
+                Settings { identities: Vec::new(), mode: Mode::Tun, mtu: 1440, aes: true, mark: Duration::ZERO };
+            let mut node = Node::new(settings, Vec::new(), Box::new(Rng::new(1)));
+            node.start(at(0));
+            Self { node, millis: 0, peers: BTreeMap::new(), ours: HashMap::new() }
+        }
+
+        fn take(&mut self, step: Step) {
+            let now = at(self.millis);
+            match step {
+                Step::Add(id, protocol, key, place, every) => {
+                    let endpoint = place.map(address);
+                    let settings = PeerSettings {
+                        protocol,
+                        public: *plan::identity(key, protocol).public(),
+                        preshared: Zeroizing::new([0; 32]),
+                        keepalive: every.map(Duration::from_secs),
+                        endpoint,
+                    };
+                    self.node.add_peer(id, settings, now);
+                    // One key, one peer.
+                    self.peers.retain(|_, peer| (peer.protocol, peer.key) != (protocol, key));
+                    self.peers.insert(id, Expected { protocol, key, path: endpoint, configured: endpoint });
+                }
+                Step::Remove(id) => {
+                    self.node.remove_peer(id);
+                    self.peers.remove(&id);
+                }
+                Step::Endpoint(id, place) => {
+                    self.node.set_endpoint(id, place.map(address), now);
+                    if let Some(peer) = self.peers.get_mut(&id) {
+                        peer.configured = place.map(address);
+                        peer.path = peer.configured.or(peer.path);
+                    }
+                }
+                Step::Preshared(id, key) => self.node.set_preshared(id, Zeroizing::new([key; 32])),
+                Step::Keepalive(id, every) => self.node.set_keepalive(id, every.map(Duration::from_secs), now),
+                Step::Identity(protocol, key) => {
+                    self.node.set_identity(protocol, key.map(|key| plan::identity(key, protocol)), now);
+                    self.ours.remove(&protocol);
+                    self.ours.extend(key.map(|key| (protocol, key)));
+                }
+                Step::Notice(notice) => self.node.handle_notice(notice, now),
+                Step::Pass(span) => {
+                    let until = self.millis + span;
+                    while let Some(due) = self.node.deadline().filter(|due| *due <= at(until).time) {
+                        self.millis = self.millis.max((due.since(at(0).time).as_nanos() as u64).div_ceil(1_000_000));
+                        self.node.handle_timeout(at(self.millis));
+                        self.obey();
+                    }
+                    self.millis = until;
+                }
+            }
+            self.obey();
+            self.compare();
+        }
+
+        fn obey(&mut self) {
+            while let Some(output) = self.node.next_output() {
+                if let Output::Mark(mark) = output {
+                    self.node.marked(mark, at(self.millis));
+                    continue;
+                }
+                let id = output.peer().unwrap();
+                let peer = self.peers.get(&id).unwrap_or_else(|| panic!("{output:?} is about nobody"));
+                if let Output::Transmit { to, datagram, .. } = output {
+                    assert!([peer.path, peer.configured].contains(&Some(to)), "{peer:?} is not at {to}");
+                    assert!(
+                        self.ours.get(&peer.protocol).is_some_and(|own| *own != peer.key),
+                        "{peer:?} cannot be asked"
+                    );
+                    let message = Handshake::parse(&datagram).unwrap();
+                    let public = *plan::identity(peer.key, peer.protocol).public();
+                    assert!(MacKeys::new(peer.protocol, &public).verify_mac1(&message));
+                }
+            }
+        }
+
+        fn compare(&self) {
+            for id in (0..12).map(PeerId) {
+                let state = self.node.state(id, at(self.millis).time);
+                assert_eq!(state.map(|state| state.endpoint), self.peers.get(&id).map(|peer| peer.path));
+                assert_eq!(self.node.remote(id).is_some(), self.peers.contains_key(&id));
+            }
+            let (attempts, deadlines, claimed) = self.node.census();
+            let count = self.peers.len();
+            assert_eq!(self.node.by_public.len(), count);
+            assert!(attempts <= count && deadlines <= count && claimed == attempts);
+        }
+    }
+
+    fn at(millis: u64) -> Now {
+        let since = Duration::from_millis(millis);
+        Now { time: Time::from_nanos(1_000_000_000) + since, wall: Duration::from_secs(1_795_000_000) + since }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_changed_it_is_as_if_it_had_been_so_from_the_start(steps in prop::collection::vec(step(), 1..60)) {
+            let mut trial = Trial::new();
+            for step in steps {
+                trial.take(step);
+            }
+            for id in (0..12).map(PeerId) {
+                trial.take(Step::Remove(id));
+            }
+            prop_assert_eq!((trial.node.census(), trial.node.deadline()), ((0, 0, 0), None));
+        }
+    }
+}

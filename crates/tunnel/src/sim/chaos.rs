@@ -1,5 +1,5 @@
-//! A whole life out of a seed: who is there, a while in which everything goes wrong, and a while in which nothing does. After that
-//! every pair that can speak must do so again.
+//! A whole life out of a seed: who is there, a while in which everything goes wrong and people change what they can, and a while in which
+//! nothing does. After that every pair that can speak must do so again.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use wire::message::{HandshakeHeader, Mode, Protocol, Step};
 
 use super::network::{Sent, Weather};
+use super::people::Change;
 use super::plan::{self, HostPlan, LinkPlan, Plan};
 use super::random::Rng;
 use super::world::{Event, World};
@@ -39,7 +40,8 @@ pub struct Report {
 pub fn run(seed: u64, diary: bool) -> Report {
     let mut rng = Rng::new(seed);
     let (plan, mobile) = plan(&mut rng);
-    let mut life = Life { world: World::new(plan, rng.number()), mobile, rng };
+    let first = plan.clone();
+    let mut life = Life { world: World::new(plan, rng.number()), first, mobile, rng };
     life.world.diary = diary.then(String::new);
     // The last words are worth the most.
     let life_and_death = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -98,6 +100,8 @@ fn plan(rng: &mut Rng) -> (Plan, Option<usize>) {
 
 struct Life {
     world: World,
+    /// How all were configured at first.
+    first: Plan,
     mobile: Option<usize>,
     rng: Rng,
 }
@@ -147,7 +151,7 @@ impl Life {
     // ---- what goes wrong -----------------------------------------------------------------------------------------------
 
     fn fault(&mut self) {
-        match self.rng.below(18) {
+        match self.rng.below(24) {
             0 | 1 => self.world.network.weather = self.weather(),
             2 => self.world.network.weather = Weather::FAIR,
             3 => {
@@ -185,7 +189,96 @@ impl Life {
             }
             15 => self.garbage(),
             16 => self.flood(),
-            _ => self.divert(),
+            17 => self.divert(),
+            _ => self.change(),
+        }
+    }
+
+    // ---- what people change --------------------------------------------------------------------------------------------
+
+    fn change(&mut self) {
+        let [one, other] = self.some_direction();
+        match self.rng.below(14) {
+            0 | 1 => self.world.change(one, Change::Remove(other)),
+            2 => self.world.part(one, other),
+            3 | 4 => {
+                for [one, other] in self.directions() {
+                    if self.rng.happens(700) {
+                        self.world.change(one, Change::Add(other));
+                    }
+                }
+            }
+            5 => {
+                self.world.change(one, Change::Remove(other));
+                self.world.change(one, Change::Add(other));
+            }
+            6 | 7 => {
+                let preshared = [self.rng.below(4) as u8; 32];
+                self.world.change(one, Change::Preshared(other, preshared));
+                if self.rng.happens(700) {
+                    let span = self.rng.millis(0..500);
+                    self.world.run(span);
+                    self.world.change(other, Change::Preshared(one, preshared));
+                }
+            }
+            8 => {
+                let endpoint = match self.rng.below(4) {
+                    0 => None,
+                    1 => Some(self.world.plan.hosts[other].address),
+                    2 => Some(self.world.hosts[other].address),
+                    // Nobody is there.
+                    _ => Some((Ipv4Addr::new(198, 51, 100, 251), 9).into()),
+                };
+                self.world.change(one, Change::Endpoint(other, endpoint));
+            }
+            9 => {
+                let keepalive = self.rng.happens(500).then(|| self.rng.millis(1000..25_000));
+                self.world.change(one, Change::Keepalive(other, keepalive));
+            }
+            10 => {
+                let protocol = if self.rng.happens(500) { Protocol::Sealed } else { Protocol::WireGuard };
+                let generation = self.world.plan.hosts[one].key(protocol) + 1;
+                self.world.change(one, Change::Identity(protocol, generation));
+                if self.rng.happens(500) {
+                    self.learn(500);
+                }
+            }
+            11 => self.learn(700),
+            _ => {
+                // Some that come together.
+                for _ in 0..=self.rng.below(3) {
+                    self.change();
+                }
+            }
+        }
+    }
+
+    /// Some of all learn the keys that their peers have by now.
+    fn learn(&mut self, per_mille: u64) {
+        for [one, other] in self.directions() {
+            if self.rng.happens(per_mille) {
+                self.world.change(one, Change::Learn(other));
+            }
+        }
+    }
+
+    /// Most of what was changed is put right: who finds whom where, who has whom as a peer, and with which keys.
+    fn put_right(&mut self) {
+        self.learn(1000);
+        for [one, other] in self.directions() {
+            let mut first = self.first.clone();
+            if let Some(link) = first.link_mut(one, other) {
+                link.present = [true; 2];
+            }
+            self.world.change(one, Change::Endpoint(other, first.endpoint(one, other)));
+            if one < other && self.rng.happens(800) {
+                self.world.unite(one, other);
+            }
+            if one < other && self.rng.happens(800) {
+                for [one, other] in [[one, other], [other, one]] {
+                    self.world.change(one, Change::Preshared(other, [9; 32]));
+                }
+            }
         }
     }
 
@@ -276,7 +369,8 @@ impl Life {
     fn flood(&mut self) {
         let (host, count) = (self.some_host(), self.rng.below(60));
         let protocol = if self.rng.happens(500) { Protocol::Sealed } else { Protocol::WireGuard };
-        let keys = MacKeys::new(protocol, plan::identity(host, protocol).public());
+        let generation = self.world.plan.hosts[host].key(protocol);
+        let keys = MacKeys::new(protocol, plan::key(host, protocol, generation).public());
         for _ in 0..count {
             let mut noise = vec![0; protocol.noise_len(Step::Initiation)];
             self.rng.fill_bytes(&mut noise);
@@ -325,6 +419,8 @@ impl Life {
                 self.world.plan_event(Duration::ZERO, Event::Awake(host));
             }
         }
+        self.world.run(Duration::from_millis(1));
+        self.put_right();
         let since = self.world.now;
         let passing = |[one, other]: &[usize; 2]| self.world.plan.can_pass(*one, *other);
         let mut waiting: Vec<_> = self.directions().into_iter().filter(passing).collect();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use wire::message::{Control, Mode, Protocol};
 
 use super::network::{Sent, Weather};
+use super::people::Change;
 use super::plan::{HostPlan, LinkPlan, Plan};
 use super::world::World;
 use crate::node::Notice;
@@ -64,13 +65,17 @@ pub mod op {
     pub const MOVE: u8 = 11;
     /// The wall clock of a node jumps; argument: by how much.
     pub const JUMP: u8 = 12;
-    /// A node is told something; arguments: what, and about which session.
+    /// A node is told something; arguments: what, and about which session. From [`CHANGE`](super::CHANGE) on it is configured anew
+    /// instead; arguments: what, and with which of a few values.
     pub const NOTICE: u8 = 13;
     /// The disk of a node is full, or not any more.
     pub const DISK: u8 = 14;
     /// All that waits is delivered.
     pub const FLUSH: u8 = 15;
 }
+
+/// See [`op::NOTICE`].
+pub const CHANGE: u8 = 128;
 
 /// Drives a world.
 ///
@@ -214,6 +219,10 @@ impl Driver<'_> {
     /// Tells something that may be untrue, since it is about a session that is over by now; never that bytes came which did not.
     fn notice(&mut self, host: usize) -> Option<()> {
         let (what, which) = (self.byte()?, self.byte()?);
+        if let Some(what) = what.checked_sub(CHANGE) {
+            self.change(host, what, which);
+            return Some(());
+        }
         let peer = PeerId(u32::from(which) % 4);
         let sent = &self.world.network.sent;
         // An index of this node's, most of the time: what another one sent to it begins with one.
@@ -234,6 +243,23 @@ impl Driver<'_> {
         };
         self.world.tell(host, notice);
         Some(())
+    }
+
+    fn change(&mut self, host: usize, what: u8, which: u8) {
+        let hosts = self.world.hosts.len();
+        let other = (host + 1 + usize::from(what >> 3) % (hosts - 1)) % hosts;
+        let protocol = [Protocol::Sealed, Protocol::WireGuard][usize::from(which % 2)];
+        let change = match what % 8 {
+            0 => Change::Remove(other),
+            1 => Change::Add(other),
+            2 => Change::Learn(other),
+            3 => Change::Preshared(other, [which % 3; 32]),
+            4 => Change::Endpoint(other, Some(self.world.hosts[other].address)),
+            5 => Change::Endpoint(other, (which % 2 != 1).then(|| (Ipv4Addr::new(198, 51, 100, 250), 9).into())),
+            6 => Change::Keepalive(other, Some(Duration::from_secs(u64::from(which % 16))).filter(|s| !s.is_zero())),
+            _ => Change::Identity(protocol, u32::from(which % 8)),
+        };
+        self.world.change(host, change);
     }
 }
 

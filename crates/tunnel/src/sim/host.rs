@@ -1,4 +1,4 @@
-//! One node with its data side, which does what a worker does, by the same functions.
+//! One node with its data side, which does what a worker does, by the same functions. What its people do is in [`people`](super::people).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +14,6 @@ use super::plan::{self, MTU, Plan};
 use super::random::Rng;
 use crate::admission::{Admission, Verdict};
 use crate::node::{Node, Notice, Now, Output, Settings};
-use crate::peer::PeerSettings;
 use crate::remote::Remote;
 use crate::replay::Mark;
 use crate::snapshot::PeerId;
@@ -36,6 +35,8 @@ pub enum Effect {
         datagram: Vec<u8>,
         /// Whether it answers the datagram that was handled.
         reply: bool,
+        /// Whom it is for, if that is known.
+        peer: Option<PeerId>,
     },
     /// A packet enters the device.
     Deliver(PeerId, Vec<u8>),
@@ -51,7 +52,11 @@ pub struct Host {
     pub address: SocketAddr,
     /// What decides.
     pub node: Node,
-    /// What its workers share of each peer.
+    /// Who its peers are: their numbers, by those of their nodes.
+    pub peers: BTreeMap<usize, PeerId>,
+    /// When the numbers of removed peers are free again.
+    pub left: BTreeMap<PeerId, Time>,
+    /// What its workers share of each peer, as they see it: a moment later than control.
     pub remotes: BTreeMap<PeerId, Arc<Remote>>,
     /// Packets that wait for a session.
     pub staged: BTreeMap<PeerId, VecDeque<Vec<u8>>>,
@@ -71,9 +76,9 @@ pub struct Host {
     pub said: Vec<(Time, Output)>,
     /// Why packets and datagrams were dropped.
     pub drops: BTreeMap<Reason, u32>,
-    admission: Admission,
+    pub(super) admission: Admission,
     table: Arc<SessionTable>,
-    owners: RouteTable<PeerId>,
+    pub(super) owners: RouteTable<PeerId>,
     notices: VecDeque<Notice>,
     effects: Vec<Effect>,
     rng: Rng,
@@ -85,7 +90,7 @@ impl Host {
     pub fn new(plan: &Plan, number: usize, disk: Duration, mut rng: Rng) -> Self {
         let host = &plan.hosts[number];
         let protocols = [Protocol::Sealed, Protocol::WireGuard];
-        let identities = || protocols.map(|protocol| (protocol, plan::identity(number, protocol)));
+        let identities = || protocols.map(|protocol| (protocol, plan::key(number, protocol, host.key(protocol))));
         let settings = Settings {
             identities: identities().into_iter().collect(),
             mode: host.mode,
@@ -93,30 +98,8 @@ impl Host {
             aes: host.aes,
             mark: disk,
         };
-        let mut owners = RouteTable::default();
-        // Our own address, which is no peer's.
-        owners.insert(IpAddr::V4(plan::inner(number)).into(), PeerId(number as u32));
-        let mut peers = Vec::new();
-        for link in plan.links.iter().filter(|link| link.ends.contains(&number)) {
-            let end = usize::from(link.ends[1] == number);
-            let other = link.ends[1 - end];
-            let true_key = *plan::identity(other, link.protocol).public();
-            let public = link.key.filter(|_| end == 0).unwrap_or(true_key);
-            let id = PeerId(other as u32);
-            // The first node also owns what nobody owns more closely.
-            let length = if other == 0 { 16 } else { 24 };
-            owners.insert(ipnet::IpNet::new(plan::inner(other).into(), length).expect("a length below 32"), id);
-            peers.push((
-                id,
-                PeerSettings {
-                    protocol: link.protocol,
-                    public,
-                    preshared: Zeroizing::new(link.preshared[end]),
-                    keepalive: link.keepalive[end],
-                    endpoint: link.knows[end].then(|| plan.hosts[other].address),
-                },
-            ));
-        }
+        let others = (0..plan.hosts.len()).filter_map(|other| Some((other, plan.settings(number, other)?)));
+        let peers: Vec<_> = others.map(|(other, settings)| (PeerId(other as u32), settings)).collect();
         let ids: Vec<_> = peers.iter().map(|(id, _)| *id).collect();
         let mut secret = [0; 32];
         rng.fill_bytes(&mut secret);
@@ -125,13 +108,15 @@ impl Host {
         for id in &ids {
             node.set_path(*id, usize::from(MTU));
         }
-        Self {
+        let mut host = Self {
             number,
             address: host.address,
-            remotes: ids.iter().filter_map(|id| node.remote(*id).map(|remote| (*id, remote))).collect(),
+            peers: ids.into_iter().map(|id| (plan::node(id), id)).collect(),
+            left: BTreeMap::new(),
+            remotes: BTreeMap::new(),
             table: node.table(),
             node,
-            staged: ids.into_iter().map(|id| (id, VecDeque::new())).collect(),
+            staged: BTreeMap::new(),
             disk,
             writing: VecDeque::new(),
             disk_full: false,
@@ -141,11 +126,13 @@ impl Host {
             said: Vec::new(),
             drops: BTreeMap::new(),
             admission: Admission::new(&publics, Zeroizing::new(secret)),
-            owners,
+            owners: RouteTable::default(),
             notices: VecDeque::new(),
             effects: Vec::new(),
             rng,
-        }
+        };
+        host.publish();
+        host
     }
 
     /// The sessions that datagrams are opened with.
@@ -160,7 +147,7 @@ impl Host {
         self.drops.get(&reason).copied().unwrap_or(0)
     }
 
-    fn drop(&mut self, reason: Reason) {
+    pub(super) fn drop(&mut self, reason: Reason) {
         *self.drops.entry(reason).or_default() += 1;
     }
 
@@ -229,7 +216,7 @@ impl Host {
                         }
                     }
                     Verdict::Cookie(reply) => {
-                        self.effects.push(Effect::Send { to: from, datagram: reply.to_vec(), reply: true });
+                        self.effects.push(Effect::Send { to: from, datagram: reply.to_vec(), reply: true, peer: None });
                     }
                     Verdict::Drop(reason) => self.drop(reason),
                 }
@@ -266,7 +253,7 @@ impl Host {
                 if remote.activity.sent(now.time, true) {
                     self.notices.push_back(Notice::Watch(id));
                 }
-                self.effects.push(Effect::Send { to: path.endpoint, datagram, reply: false });
+                self.effects.push(Effect::Send { to: path.endpoint, datagram, reply: false, peer: Some(id) });
             }
             _ => self.drop(Reason::Unproven),
         }
@@ -325,7 +312,7 @@ impl Host {
     }
 
     /// Does all that follows, until there is nothing more.
-    fn settle(&mut self, now: Now) -> Vec<Effect> {
+    pub(super) fn settle(&mut self, now: Now) -> Vec<Effect> {
         let mut outputs = 0;
         loop {
             if let Some(output) = self.node.next_output() {
@@ -342,7 +329,9 @@ impl Host {
 
     fn obey(&mut self, output: Output, now: Now) {
         match output {
-            Output::Transmit { to, datagram, reply, .. } => self.effects.push(Effect::Send { to, datagram, reply }),
+            Output::Transmit { to, datagram, reply, peer } => {
+                self.effects.push(Effect::Send { to, datagram, reply, peer });
+            }
             Output::Mark(mark) => self.effects.push(Effect::Write(mark)),
             Output::SessionUp(id) => {
                 for packet in self.staged.get_mut(&id).map(std::mem::take).unwrap_or_default() {

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`plan`] | who is there, and how they are configured |
 //! | [`host`] | one node with its data side, which does what a worker does, by the same functions |
+//! | [`people`] | what they change while nodes run |
 //! | [`network`] | what becomes of a datagram |
 //! | [`world`] | time, and what happens next |
 //! | [`check`] | what must hold |
@@ -28,6 +29,7 @@ pub mod check;
 pub mod drive;
 pub mod host;
 pub mod network;
+pub mod people;
 pub mod plan;
 pub mod random;
 #[cfg(test)]
@@ -35,5 +37,6 @@ mod tests;
 pub mod world;
 
 pub use host::Host;
+pub use people::Change;
 pub use plan::{HostPlan, LinkPlan, Plan};
 pub use world::World;

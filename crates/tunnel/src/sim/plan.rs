@@ -4,11 +4,18 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use wire::message::{Mode, Protocol};
+use zeroize::Zeroizing;
 
 use crate::handshake::Identity;
+use crate::peer::PeerSettings;
+use crate::snapshot::PeerId;
 
 /// The MTU of a simulated device, in bytes.
 pub const MTU: u16 = 1440;
+
+/// The most nodes of a world. A node gives another one the number of that, and the next time, while the former is not free yet, this
+/// many more.
+pub const MOST: u32 = 16;
 
 /// One node.
 #[derive(Clone, Debug)]
@@ -21,10 +28,12 @@ pub struct HostPlan {
     pub mode: Mode,
     /// How long its disk takes to write a mark.
     pub disk: Duration,
+    /// Which of its keys it has: for `sealed`, and for WireGuard.
+    pub keys: [u32; 2],
 }
 
 /// Two nodes that are peers of each other.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkPlan {
     /// Their numbers.
     pub ends: [usize; 2],
@@ -38,6 +47,12 @@ pub struct LinkPlan {
     pub knows: [bool; 2],
     /// The public key that the first end believes the second to have, if not the true one.
     pub key: Option<[u8; 32]>,
+    /// Whether each end has the other as its peer.
+    pub present: [bool; 2],
+    /// Where each end is configured to find the other, if not where that is at first.
+    pub at: [Option<SocketAddr>; 2],
+    /// Which of the other's keys each end knows.
+    pub believes: [u32; 2],
 }
 
 /// All of it.
@@ -54,15 +69,43 @@ impl HostPlan {
     #[must_use]
     pub fn new(number: usize) -> Self {
         let address = (Ipv4Addr::new(192, 0, 2, number as u8 + 1), 7777).into();
-        Self { address, aes: true, mode: Mode::Tun, disk: Duration::from_millis(1) }
+        Self { address, aes: true, mode: Mode::Tun, disk: Duration::from_millis(1), keys: [0; 2] }
     }
+
+    /// Which of its keys it has.
+    #[must_use]
+    pub fn key(&self, protocol: Protocol) -> u32 {
+        self.keys[index(protocol)]
+    }
+}
+
+/// The place of a protocol among both.
+#[must_use]
+pub fn index(protocol: Protocol) -> usize {
+    usize::from(protocol == Protocol::WireGuard)
 }
 
 impl LinkPlan {
     /// Two peers that know each other's address, without keepalives.
     #[must_use]
     pub fn new(protocol: Protocol, ends: [usize; 2]) -> Self {
-        Self { ends, protocol, preshared: [[0; 32]; 2], keepalive: [None; 2], knows: [true; 2], key: None }
+        Self {
+            ends,
+            protocol,
+            preshared: [[0; 32]; 2],
+            keepalive: [None; 2],
+            knows: [true; 2],
+            key: None,
+            present: [true; 2],
+            at: [None; 2],
+            believes: [0; 2],
+        }
+    }
+
+    /// Which of its ends a node is.
+    #[must_use]
+    pub fn end(&self, number: usize) -> usize {
+        usize::from(self.ends[1] == number)
     }
 
     /// Whether this is the link between two nodes.
@@ -85,23 +128,72 @@ impl Plan {
         self.links.iter().find(|link| link.joins(one, other))
     }
 
-    /// Whether packets can ever pass between two nodes.
+    /// As [`link`](Self::link), to change it.
+    pub fn link_mut(&mut self, one: usize, other: usize) -> Option<&mut LinkPlan> {
+        self.links.iter_mut().find(|link| link.joins(one, other))
+    }
+
+    /// The link by which one node has another as its peer.
+    #[must_use]
+    pub fn peer(&self, one: usize, other: usize) -> Option<&LinkPlan> {
+        self.link(one, other).filter(|link| link.present[link.end(one)])
+    }
+
+    /// Where one node is configured to find another.
+    #[must_use]
+    pub fn endpoint(&self, one: usize, other: usize) -> Option<SocketAddr> {
+        let link = self.peer(one, other)?;
+        let end = link.end(one);
+        link.knows[end].then(|| link.at[end].unwrap_or(self.hosts[other].address))
+    }
+
+    /// Another node as one is configured to have it.
+    #[must_use]
+    pub fn settings(&self, one: usize, other: usize) -> Option<PeerSettings> {
+        let link = self.peer(one, other)?;
+        let end = link.end(one);
+        let believed = *key(other, link.protocol, link.believes[end]).public();
+        Some(PeerSettings {
+            protocol: link.protocol,
+            public: link.key.filter(|_| end == 0).unwrap_or(believed),
+            preshared: Zeroizing::new(link.preshared[end]),
+            keepalive: link.keepalive[end],
+            endpoint: self.endpoint(one, other),
+        })
+    }
+
+    /// Whether packets can pass between two nodes as they are configured.
     #[must_use]
     pub fn can_pass(&self, one: usize, other: usize) -> bool {
         self.link(one, other).is_some_and(|link| {
             let same_mode = self.hosts[one].mode == self.hosts[other].mode || link.protocol == Protocol::WireGuard;
-            link.preshared[0] == link.preshared[1] && link.key.is_none() && same_mode
+            let known = [0, 1].map(|end| link.believes[end] == self.hosts[link.ends[1 - end]].key(link.protocol));
+            let both = link.present == [true; 2] && known == [true; 2];
+            both && link.preshared[0] == link.preshared[1] && link.key.is_none() && same_mode
         })
     }
 }
 
-/// The key of a node for a protocol: two nodes never have the same, nor one node the same twice.
+/// The first key of a node for a protocol.
 #[must_use]
 pub fn identity(number: usize, protocol: Protocol) -> Identity {
+    key(number, protocol, 0)
+}
+
+/// A key of a node for a protocol: two nodes never have the same, nor one node the same twice.
+#[must_use]
+pub fn key(number: usize, protocol: Protocol, generation: u32) -> Identity {
     let role = if protocol == Protocol::Sealed { 0x51 } else { 0x57 };
     let mut secret = [role; 32];
     secret[1] = number as u8;
+    secret[4..8].copy_from_slice(&(generation ^ u32::from_le_bytes([role; 4])).to_le_bytes());
     Identity::new(&secret).expect("any secret has a public key")
+}
+
+/// Which node a peer is.
+#[must_use]
+pub fn node(id: PeerId) -> usize {
+    (id.0 % MOST) as usize
 }
 
 /// The inner address of a node.

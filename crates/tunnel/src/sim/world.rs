@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::check::Check;
 use super::host::{Effect, Host};
 use super::network::{Network, Sent};
-use super::plan::Plan;
+use super::plan::{self, Plan};
 use super::random::Rng;
 use crate::node::{Notice, Now};
 use crate::time::Time;
@@ -37,6 +37,8 @@ pub enum Event {
     Offer(usize, usize),
     /// A node wakes up.
     Awake(usize),
+    /// The workers of a node see its peers as they are by now, if it still is in this incarnation.
+    Publish(usize, u32),
 }
 
 /// All of it.
@@ -183,6 +185,13 @@ impl World {
             Event::Offer(from, to) => {
                 self.offer(from, to);
             }
+            Event::Publish(number, incarnation) => {
+                if self.hosts[number].incarnation == incarnation {
+                    let now = self.moment(number);
+                    let effects = self.hosts[number].shown(now);
+                    self.perform(number, effects);
+                }
+            }
             Event::Awake(number) => {
                 if self.hosts[number].asleep.is_some_and(|until| until <= self.now) {
                     self.hosts[number].asleep = None;
@@ -213,7 +222,7 @@ impl World {
         self.perform(number, effects);
     }
 
-    fn perform(&mut self, number: usize, effects: Vec<Effect>) {
+    pub(super) fn perform(&mut self, number: usize, effects: Vec<Effect>) {
         self.check.settled(&self.hosts[number]);
         for effect in effects {
             self.check.effect(&self.hosts[number], &effect, self.now);
@@ -221,7 +230,8 @@ impl World {
                 Effect::Send { to, datagram, .. } => self.transmit(number, to, datagram),
                 Effect::Deliver(peer, packet) => {
                     self.mix(&packet);
-                    self.note(|| format!("node {number} delivers {} bytes of node {}", packet.len(), peer.0));
+                    let other = plan::node(peer);
+                    self.note(|| format!("node {number} delivers {} bytes of node {other}", packet.len()));
                 }
                 Effect::Write(mark) => {
                     let host = &mut self.hosts[number];

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use proptest::prelude::*;
 
-use crate::sim::drive::{choice, drive, op};
+use crate::sim::drive::{CHANGE, choice, drive, op};
 
 fn corpus() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/node")
@@ -70,6 +70,17 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
             seed("sleep", &[&sleep, &[op::DISK, op::JUMP, 100], &sleep, &[op::DISK, op::JUMP, 156], &sleep]);
             let notices: Vec<_> = (0..30).flat_map(|what| [op::NOTICE | ((what % 2) << 4), what, what / 6]).collect();
             seed("notices", &[&notices, &[op::SECONDS, 3], &notices]);
+            let change = |host: u8, what: u8, which: u8| [op::NOTICE | (host << 4), CHANGE + what, which];
+            let again = [op::MILLIS, 1, op::OFFER, op::OFFER | 0x10, op::FLUSH];
+            for (name, [there, back]) in
+                [("peer", [0, 1]), ("preshared", [3, 3]), ("endpoint", [5, 4]), ("key", [7, 2])]
+            {
+                let steps: Vec<_> =
+                    (0..2).map(|host| [change(host, there, 1), change(1 - host, back, 2)].concat()).collect();
+                let one_by_one: Vec<_> = steps.iter().map(|step| [&step[..], &again].concat()).collect();
+                let later = [op::SECONDS, 125, op::FLUSH];
+                seed(&format!("change-{name}"), &[&one_by_one.concat(), &later, &steps.concat(), &again]);
+            }
             seed("lost", &[&[op::OFFER, op::DROP, op::SECONDS, 20, op::DROP, op::SECONDS, 5, op::FLUSH]]);
             seed("raw", &[&[op::RAW, 5, 0xa4, 0, 0, 0, 1, op::RAW | 0x90, 4, 1, 0, 0, 0, op::POSE, op::POSE | 0x10]]);
         }

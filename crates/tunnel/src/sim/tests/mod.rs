@@ -1,6 +1,7 @@
 //! Lives out of seeds, and scripts for what has a name: W and R numbers are those of the project's list of cases.
 
 mod attacks;
+mod changes;
 mod driven;
 mod handshakes;
 mod lives;
@@ -78,12 +79,14 @@ fn passes(world: &mut World, from: usize, to: usize) -> bool {
 
 /// What one of two nodes says of the other.
 fn state(world: &World, host: usize) -> PeerState {
-    world.hosts[host].node.state(PeerId(1 - host as u32), world.now).unwrap()
+    let host = &world.hosts[host];
+    host.node.state(host.peers[&(1 - host.number)], world.now).unwrap()
 }
 
 /// Where one of two nodes believes the other to be, and whether that is proved.
 fn path(world: &World, host: usize) -> Option<(SocketAddr, bool)> {
-    let path = world.hosts[host].remotes[&PeerId(1 - host as u32)].path.load_full()?;
+    let host = &world.hosts[host];
+    let path = host.node.remote(host.peers[&(1 - host.number)])?.path.load_full()?;
     Some((path.endpoint, path.budget.is_none()))
 }
 

@@ -23,6 +23,45 @@ fn w08_a_peer_that_moves_is_followed_with_its_first_packet() {
 }
 
 #[test]
+fn w09_a_peer_that_changes_between_ipv4_and_ipv6_is_followed() {
+    for protocol in BOTH {
+        let mut world = connected(protocol);
+        for address in
+            ["[2001:db8::7]:4000", "[2001:db8::7]:4001", "[2001:db8:1::7]:4001", ELSEWHERE, "[2001:db8::7]:1"]
+        {
+            let new: SocketAddr = address.parse().unwrap();
+            world.relocate(0, new);
+            assert!(passes(&mut world, 0, 1) && passes(&mut world, 1, 0), "{protocol:?} {address}");
+            world.run(ROUND_TRIP);
+            assert_eq!(path(&world, 1), Some((new, true)));
+        }
+    }
+}
+
+#[test]
+fn w37_an_mtu_that_changes_all_the_time_costs_no_packet() {
+    for protocol in BOTH {
+        let mut world = connected(protocol);
+        let mut packets = Vec::new();
+        for round in 0..60 {
+            let mtu = 1280 + (round * 37) % 160;
+            for host in 0..2 {
+                let peer = PeerId(1 - host as u32);
+                world.hosts[host].node.set_mtu(mtu as u16);
+                world.hosts[host].node.set_path(peer, mtu);
+                assert!(state(&world, host).mtu <= mtu);
+            }
+            for _ in 0..10 {
+                packets.extend([world.offer_as(0, 1, None, 1280), world.offer_as(1, 0, None, 1280)]);
+                world.run(Duration::from_millis(100));
+            }
+        }
+        world.run(seconds(1));
+        assert!(packets.iter().all(|packet| world.check.is_delivered(*packet)), "{protocol:?}");
+    }
+}
+
+#[test]
 fn an_address_that_does_not_answer_gets_three_times_its_bytes_and_is_left_again() {
     let mut world = connected(Protocol::Sealed);
     world.run(seconds(20));

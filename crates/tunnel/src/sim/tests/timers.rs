@@ -185,14 +185,18 @@ fn w16_an_idle_tunnel_is_silent() {
 }
 
 #[test]
-fn a_persistent_keepalive_keeps_a_mapping_of_2_seconds() {
+fn w15_a_persistent_keepalive_keeps_a_mapping_of_2_seconds() {
     for protocol in BOTH {
         let mut world = pair(protocol, |plan| {
             plan.links[0].knows = [true, false];
             plan.links[0].keepalive = [Some(seconds(1)), None];
         });
-        world.run(seconds(2));
+        // What a NAT makes of its address.
+        let outside = "198.51.100.7:4000".parse().unwrap();
+        world.relocate(0, outside);
+        world.run(seconds(3));
         assert!(passes(&mut world, 1, 0), "{protocol:?}: it called by itself");
+        assert_eq!(state(&world, 1).endpoint, Some(outside));
         let since = world.now;
         world.run(seconds(400));
         let times: Vec<_> = sent(&world, 0, since).into_iter().map(|sent| sent.time).collect();
