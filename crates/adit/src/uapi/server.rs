@@ -86,6 +86,8 @@ struct SocketFile {
     path: PathBuf,
     owner: u32,
     number: (u64, u64),
+    /// The name was found to be no longer ours. From then on the number means nothing: another file may have it.
+    lost: AtomicBool,
 }
 
 impl Server {
@@ -139,7 +141,12 @@ impl Drop for Server {
 impl SocketFile {
     /// Whether the name is still that of our socket.
     fn is_there(&self) -> bool {
-        fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.number)
+        let is_ours = || fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.number);
+        let there = !self.lost.load(Ordering::Acquire) && is_ours();
+        if !there {
+            self.lost.store(true, Ordering::Release);
+        }
+        there
     }
 
     fn remove(&self) {
@@ -180,7 +187,8 @@ fn listen(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
         fs::set_permissions(&new, Permissions::from_mode(0o600))?;
         let metadata = fs::symlink_metadata(&new)?;
         fs::rename(&new, path)?;
-        Ok(SocketFile { path: path.into(), owner: metadata.uid(), number: (metadata.dev(), metadata.ino()) })
+        let number = (metadata.dev(), metadata.ino());
+        Ok(SocketFile { path: path.into(), owner: metadata.uid(), number, lost: AtomicBool::new(false) })
     };
     match named() {
         Ok(socket) => Ok((listener, socket)),
