@@ -467,7 +467,9 @@ fn answers_leave_from_the_address_that_was_written_to(transport: &'static str) {
         let (one, two) = (Place::new(host, &near), Place::new(peer, &far));
         let one = one.start();
         // It calls from any of its addresses, and would move the other one there: that is over, in vain, before there is another.
-        wait_for("it calls", || (transport != "sealed" || one.status().peers[0].session == "handshaking").then_some(()));
+        wait_for("it calls", || {
+            (transport != "sealed" || one.status().peers[0].session == "handshaking").then_some(())
+        });
         let two = two.start();
         for family in FAMILIES {
             // The far end speaks first; from any other address it would refuse the answers.
