@@ -354,7 +354,7 @@ impl Control {
 
     /// Follows the underlay.
     fn follow_paths(&mut self, netlink: &mut Netlink) {
-        self.loosen(netlink);
+        underlay::forget_other_cards(netlink, &self.tunnel, self.roster.members());
         if self.survey(netlink) {
             let narrowest = self.roster.members().map(|member| member.width.learned).min();
             tracing::info!("the narrowest way to a peer takes packets of {} bytes now", narrowest.unwrap_or(0));
@@ -376,7 +376,6 @@ impl Control {
     /// A device that others take care of: its MTU is theirs, as long as it is where we can see it.
     fn follow_device(&mut self, netlink: &mut Netlink) -> Result<()> {
         self.follow_paths(netlink);
-        underlay::forget_other_cards(netlink, &self.tunnel, self.roster.members());
         let link = netlink.link(&self.tunnel.device.name)?;
         if let Some(link) = link.filter(|link| link.kind.as_deref() == Some("tun")) {
             self.set_device_mtu(link.mtu);
@@ -386,7 +385,6 @@ impl Control {
 
     fn repair(&mut self, netlink: &mut Netlink, inbox: &Inbox) -> Result<()> {
         self.follow_paths(netlink);
-        underlay::forget_other_cards(netlink, &self.tunnel, self.roster.members());
         self.remember_addresses();
         let desired = self.desired(self.narrowest());
         let name = &self.tunnel.device.name;

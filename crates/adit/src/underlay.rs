@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZero;
 
-use linux::netlink::{Netlink, RouteKind};
+use linux::netlink::{Netlink, RouteKind, RouteLookup};
 use linux::udp::{LocalAddress, SendQueue};
 
 use crate::config::{Endpoint, Mtu, Peer, Transport, TransportKind, Tunnel};
@@ -132,24 +132,52 @@ pub fn check_no_loop<'p>(
     Ok(())
 }
 
-/// Lets go of our own address towards each peer whose datagrams leave by another card now than they came by: the routes choose
-/// anew. Kept, it would be the address of a network that is left behind, and so would it be if it was taken again for datagrams that
-/// the peer still sends there.
+/// Lets go of our own address towards each peer whose datagrams leave by another card now than they came by, or that is ours no more:
+/// the routes choose anew. Kept, it would be the address of a network that is left behind, and so would it be if it was taken again
+/// for datagrams that the peer still sends there.
 pub fn forget_other_cards<'p>(netlink: &mut Netlink, tunnel: &Tunnel, peers: impl Iterator<Item = &'p Member>) {
+    let mut known: HashMap<(LocalAddress, IpAddr), Leaving> = HashMap::new();
     for Member { endpoint, link, .. } in peers {
         let Some(endpoint) = endpoint else { continue };
-        let mut leaves_elsewhere = |local: &LocalAddress| {
-            let route = netlink.route_from(local.ip, endpoint.ip(), tunnel.transport.fwmark);
-            // Towards this host itself it is the loopback device, whatever the address.
-            route.is_ok_and(|route| route.kind == RouteKind::Unicast && route.device != local.device)
+        let mut way = |local: LocalAddress| {
+            *known
+                .entry((local, endpoint.ip()))
+                .or_insert_with(|| leaving(netlink.route_from(local.ip, endpoint.ip(), tunnel.transport.fwmark), local))
         };
-        if link.elsewhere.load_full().is_some_and(|local| !leaves_elsewhere(&local)) {
+        if link.elsewhere.load_full().is_some_and(|local| way(*local) != Leaving::Elsewhere) {
             link.elsewhere.store(None);
         }
-        if let Some(local) = link.local.load_full().filter(|local| leaves_elsewhere(local)) {
-            link.elsewhere.store(Some(local));
-            link.local.store(None);
+        let Some(local) = link.local.load_full() else { continue };
+        match way(*local) {
+            Leaving::There => {}
+            Leaving::Nowhere => link.local.store(None),
+            Leaving::Elsewhere => {
+                link.elsewhere.store(Some(local));
+                link.local.store(None);
+            }
         }
+    }
+}
+
+/// How a datagram with an address of ours as source would leave.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    /// By the card that datagrams to that address come by.
+    There,
+    /// By another.
+    Elsewhere,
+    /// Not at all: it is not ours, or there is no way.
+    Nowhere,
+}
+
+fn leaving(route: linux::Result<RouteLookup>, local: LocalAddress) -> Leaving {
+    match route {
+        // Towards this host itself it is the loopback device, whatever the address.
+        Ok(route) if route.kind != RouteKind::Unicast || local.device == 0 || route.device == local.device => {
+            Leaving::There
+        }
+        Ok(_) => Leaving::Elsewhere,
+        Err(_) => Leaving::Nowhere,
     }
 }
 

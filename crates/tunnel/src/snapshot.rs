@@ -305,8 +305,8 @@ mod tests {
             allowed_ips: prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect(),
         };
         let gateway = peer("192.0.2.1:7777", &["0.0.0.0/0", "::/1", "8000::/1"]);
-        let peers = vec![gateway, peer("192.0.2.2:7777", &["10.42.7.0/24"])];
-        let snapshot = Snapshot::new(peers.into_iter().map(Some).collect(), &["10.77.0.9".parse().unwrap()]);
+        let peers = vec![Some(gateway), Some(peer("192.0.2.2:7777", &["10.42.7.0/24"]))];
+        let snapshot = Snapshot::new(peers, &["10.77.0.9".parse().unwrap()]);
         let ingress = |peer, source: &str, destination: &str| {
             let bytes = packet(source, destination);
             snapshot.ingress(peer, &IpPacket::parse(&bytes).unwrap())

@@ -154,7 +154,7 @@ impl FullTunnel {
         all
     }
 
-    fn from_elsewhere(&self, comment: &str) -> nft::Rule {
+    fn by_other_devices(&self, comment: &str) -> nft::Rule {
         nft::Rule::new(comment).when(Match::InputDevice(self.device.clone()).not())
     }
 
@@ -162,7 +162,7 @@ impl FullTunnel {
         [false, true]
             .into_iter()
             .map(|v6| {
-                let rule = self.from_elsewhere("to an address of the tunnel, but not by it");
+                let rule = self.by_other_devices("to an address of the tunnel, but not by it");
                 let rule = rule.when(Match::InputDevice("lo".into()).not()).when(Match::DestinationIn(set("own", v6)));
                 rule.then(nft::Action::Counter).then(nft::Action::Drop)
             })
@@ -170,7 +170,7 @@ impl FullTunnel {
     }
 
     fn set_mark(&self, comment: &str, matches: Vec<Match>) -> nft::Rule {
-        let rule = matches.into_iter().fold(self.from_elsewhere(comment), nft::Rule::when);
+        let rule = matches.into_iter().fold(self.by_other_devices(comment), nft::Rule::when);
         rule.then(nft::Action::SetMark(self.road.mark, u32::MAX))
     }
 

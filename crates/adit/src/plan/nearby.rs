@@ -118,6 +118,41 @@ mod tests {
         let elsewhere = Route { table: 100, ..local.clone() };
         let own = Route { device: Some(7), ..local.clone() };
         assert_eq!(find(&[dhcp, by_hand, routed, elsewhere, own], &[], Some(7)), []);
-        assert_eq!(find(&[local.clone()], &[], Some(7)), [Nearby::Network(local.destination)]);
+        assert_eq!(find(std::slice::from_ref(&local), &[], Some(7)), [Nearby::Network(local.destination)]);
+    }
+
+    #[test]
+    fn a_device_without_link_layer_may_be_a_modem() {
+        let link = |kind: Option<&str>, layer| Link {
+            index: 2,
+            name: "other0".into(),
+            kind: kind.map(str::to_owned),
+            layer,
+            mac: None,
+            mtu: 1420,
+            up: true,
+            running: true,
+            controller: None,
+            port: None,
+            lower: None,
+            alias: None,
+            tx_queue_len: 500,
+            gso_max_size: 65536,
+            gso_max_segs: 65535,
+            statistics: linux::netlink::Statistics::default(),
+        };
+        let route = Route { protocol: 3, ..card("203.0.113.0/25") };
+        for (link, near) in [
+            (link(Some("tun"), Layer::None), true),
+            (link(Some("wireguard"), Layer::None), true),
+            (link(Some("tun"), Layer::Ethernet), false),
+            (link(Some("veth"), Layer::Ethernet), false),
+            (link(None, Layer::None), false),
+        ] {
+            let found = find(std::slice::from_ref(&route), &[link], Some(7));
+            assert_eq!(found, near.then_some(Nearby::Tunnel(route.destination)).into_iter().collect::<Vec<_>>());
+        }
+        let default = Route { destination: "0.0.0.0/0".parse().unwrap(), ..route };
+        assert_eq!(find(&[default], &[link(Some("tun"), Layer::None)], Some(7)), []);
     }
 }

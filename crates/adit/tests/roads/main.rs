@@ -493,6 +493,12 @@ fn carries_not(world: &World, address: &str) {
         let _ = socket.send_to(b"adit-must-hide-!", (to, 9));
     }
     world.host.run("ip", &["link", "delete", "adit1"]);
+    // Until the other daemon has seen that, it left the device's network to the main table.
+    let is_seen = || {
+        let mut routes = world.host.netlink().routes(None).unwrap().into_iter();
+        (!routes.any(|r| r.kind == RouteKind::Throw && r.destination.to_string() == "10.99.0.0/24")).then_some(())
+    };
+    wait_at_most(REPAIR, "the end of a local network", is_seen);
     for _ in 0..3 {
         let _ = socket.send_to(b"adit-must-hide-!", (to, 9));
     }
