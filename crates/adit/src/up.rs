@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use linux::clock;
 use linux::netlink::Netlink;
 use linux::poll::{Signals, Waker};
-use linux::privilege;
+use linux::privilege::{self, Capability};
 use tunnel::Time;
 
 use crate::apply::{self, Record};
@@ -245,7 +245,12 @@ fn start(
     let sockets = api::Sockets::bind(&directories.runtime, facts.device_name())?;
     // Before the first thread: each takes over the rights of the one that starts it. A test bed may not let us; then we keep
     // what we have.
-    if let Err(e) = privilege::drop_to_net_admin() {
+    let kept: &[Capability] = match control.scope() {
+        Scope::Host => &[Capability::NetAdmin],
+        // Its port is chosen while it runs.
+        Scope::Device => &[Capability::NetAdmin, Capability::NetBindService],
+    };
+    if let Err(e) = privilege::drop_to(kept) {
         tracing::warn!("{e}; going on with more rights than needed");
     }
     if lifetime == Lifetime::UntilStdinCloses {

@@ -218,6 +218,12 @@ impl Peer {
         self.remote.path.load().as_ref().map(|path| path.endpoint)
     }
 
+    /// Where control was told last that it is. A worker moves the path of a WireGuard peer before it says so, and every address of such
+    /// a peer is one that was proved.
+    pub(crate) fn known_at(&self) -> Option<SocketAddr> {
+        if self.settings.protocol == Protocol::WireGuard { self.proven } else { self.endpoint() }
+    }
+
     /// Whether `bytes` may be sent to `address`: what goes to the peer's address while that has proved nothing is counted, whoever
     /// sends it.
     pub(crate) fn may_get(&self, address: SocketAddr, bytes: usize) -> bool {

@@ -8,6 +8,7 @@ use aws_lc_rs::rand;
 use linux::udp::{Datagrams, Flow, LocalAddress, SendQueue};
 use tunnel::admission::Verdict;
 use tunnel::open::{Batch, Outcome};
+use tunnel::remote::Path as Whereabouts;
 use tunnel::session::Session;
 use tunnel::{Notice, PeerId, Reason, Snapshot, Time};
 use wire::coalesce::{Coalescer, Joins};
@@ -121,6 +122,8 @@ struct Heard {
     /// Of datagrams.
     received: usize,
     newest: bool,
+    /// Whether it came from elsewhere than before, and the peer is there now.
+    moved: bool,
 }
 
 impl Arriving<'_> {
@@ -179,6 +182,9 @@ impl Arriving<'_> {
                     let Some(session) = batch.session(session) else { continue };
                     admission.speaks(session.peer());
                     let Some(plaintext) = datagrams.bytes.get_mut(from..to) else { continue };
+                    if heard.received == 0 || (newest && !heard.newest) {
+                        self.meet(session, newest, &mut heard, origin);
+                    }
                     heard.received += message::data::DATA_OVERHEAD + plaintext.len();
                     heard.newest |= newest;
                     self.deliver(session, plaintext, flags, follows, &mut admission, &mut heard, origin);
@@ -235,6 +241,30 @@ impl Arriving<'_> {
         heard.bytes += packet.bytes().len();
     }
 
+    /// Before anything of a peer's is delivered: what is answered to it, by this host or by a worker beside us, must go by this session,
+    /// to where it came from and from where it came to. Control does the rest a moment later.
+    #[inline]
+    fn meet(&mut self, session: &Arc<Session>, newest: bool, heard: &mut Heard, origin: Origin) {
+        let id = session.peer();
+        let Some(link) = self.view.links.get(id.0 as usize) else { return };
+        let Some(remote) = self.view.snapshot.peer(id).and_then(|peer| peer.remote()) else { return };
+        // From now on the peer may hold no other: it may have been started anew. Unless control has replaced this session already.
+        if !session.is_confirmed() && self.secrets.sessions.is_claimed(session.index()) {
+            remote.session.store(Some(Arc::clone(session)));
+        }
+        if !newest {
+            return;
+        }
+        link.answer_from(origin.local);
+        // Whoever has the keys is wherever it sends from, with WireGuard; others must show that they hear us there.
+        if session.protocol() == Protocol::WireGuard
+            && remote.path.load().as_ref().is_none_or(|path| path.endpoint != origin.source)
+        {
+            remote.path.store(Some(Arc::new(Whereabouts::proven(origin.source))));
+            heard.moved = true;
+        }
+    }
+
     /// Notes what was heard of a session's peer, and tells control what it must know.
     fn hear(&mut self, session: Option<&Arc<Session>>, heard: &Heard, origin: Origin) {
         let Some(session) = session else { return };
@@ -247,23 +277,19 @@ impl Arriving<'_> {
         }
         let first = session.confirm();
         if first {
-            // From now on the peer may hold no other: it may have been started anew. Control does the same a moment later, unless it
-            // has replaced this session already.
-            if self.secrets.sessions.is_claimed(index) {
-                remote.session.store(Some(Arc::clone(session)));
-            }
             self.notify(Notice::Confirmed { index, from, bytes }, origin.local);
         }
         let path = remote.path.load();
-        if path.as_ref().is_some_and(|path| path.endpoint == from) {
+        if heard.moved {
+            if !first {
+                self.notify(Notice::Roamed { index, from, bytes }, origin.local);
+            }
+        } else if path.as_ref().is_some_and(|path| path.endpoint == from) {
             if let Some(budget) = path.as_ref().and_then(|path| path.budget.as_ref()) {
                 budget.earn(bytes);
             }
         } else if heard.newest && !first {
             self.notify(Notice::Roamed { index, from, bytes }, origin.local);
-        }
-        if heard.newest {
-            link.answer_from(origin.local);
         }
         if session.wants_renewal(self.now, false) {
             self.notify(Notice::Renew(id), None);

@@ -15,6 +15,8 @@ const VERSION: u32 = 0x2008_0522;
 pub enum Capability {
     /// Giving up capabilities for good (`CAP_SETPCAP`).
     SetPcap = 8,
+    /// UDP ports below 1024 (`CAP_NET_BIND_SERVICE`).
+    NetBindService = 10,
     /// Devices, addresses, routes, nf_tables, privileged socket options (`CAP_NET_ADMIN`).
     NetAdmin = 12,
     /// Raw and packet sockets (`CAP_NET_RAW`).
@@ -135,7 +137,12 @@ pub fn keep_capabilities(keep: &[Capability]) -> Result<()> {
 
 /// All stages: what a running daemon keeps is CAP_NET_ADMIN.
 pub fn drop_to_net_admin() -> Result<()> {
-    keep_capabilities(&[Capability::NetAdmin])?;
+    drop_to(&[Capability::NetAdmin])
+}
+
+/// All stages, for a daemon that keeps these.
+pub fn drop_to(keep: &[Capability]) -> Result<()> {
+    keep_capabilities(keep)?;
     forbid_new_privileges()?;
     forbid_dumps()
 }

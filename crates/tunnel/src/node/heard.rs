@@ -66,7 +66,7 @@ impl Node {
         let Some(id) = self.owner(index) else { return };
         let number = self.number();
         let Some(peer) = self.peer(id) else { return };
-        if peer.endpoint() == Some(from) {
+        if peer.known_at() == Some(from) {
             return;
         }
         let trusted = peer.settings.protocol == Protocol::WireGuard
@@ -90,7 +90,7 @@ impl Node {
     /// The peer is at this address, and has proved it.
     pub(super) fn settle_at(&mut self, id: PeerId, address: SocketAddr) {
         let Some(peer) = self.peer(id) else { return };
-        let moved = peer.endpoint() != Some(address);
+        let moved = peer.known_at() != Some(address);
         if moved || !peer.is_proven() {
             peer.search.forget();
         }
