@@ -172,6 +172,11 @@ impl Control {
         Arc::clone(&self.facts)
     }
 
+    /// What of the host is ours.
+    pub fn scope(&self) -> Scope {
+        self.scope
+    }
+
     /// How others ask for changes.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
@@ -349,6 +354,7 @@ impl Control {
 
     /// Follows the underlay.
     fn follow_paths(&mut self, netlink: &mut Netlink) {
+        self.loosen(netlink);
         if self.survey(netlink) {
             let narrowest = self.roster.members().map(|member| member.width.learned).min();
             tracing::info!("the narrowest way to a peer takes packets of {} bytes now", narrowest.unwrap_or(0));
@@ -363,6 +369,7 @@ impl Control {
         if before.mtu != mtu {
             self.device.store(Arc::new(DeviceFacts { mtu, ..DeviceFacts::clone(&before) }));
             self.switchboard.set_mtu(mtu, &self.roster);
+            self.publish();
         }
     }
 
@@ -414,11 +421,15 @@ impl Control {
                 // Plain peers have an endpoint: `underlay::locate` sees to it.
                 None => Way::Plain(member.endpoint?),
             };
-            Some(tunnel::Peer { way, mtu: member.mtu(), allowed_ips: member.peer.allowed_ips.clone() })
+            // Whoever gave the device its largest packet has to know: what is too long for the underlay is cut there, as WireGuard has it.
+            let mtu = if self.scope == Scope::Device { usize::MAX } else { member.mtu() };
+            Some(tunnel::Peer { way, mtu, allowed_ips: member.peer.allowed_ips.clone() })
         };
         let snapshot = Snapshot::new(self.roster.slots().map(peer).collect(), &addresses);
+        let snapshot = if self.scope == Scope::Device { snapshot.open() } else { snapshot };
         let (links, edition) = (self.roster.links(), self.edition);
-        self.surroundings.view.store(Arc::new(View { snapshot, links, edition }));
+        let mtu = usize::try_from(self.device.load().mtu).unwrap_or(usize::MAX);
+        self.surroundings.view.store(Arc::new(View { snapshot, links, mtu, edition }));
     }
 
     fn super_packets_refused(&self) {

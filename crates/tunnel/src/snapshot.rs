@@ -72,6 +72,8 @@ pub struct Snapshot {
     /// Where the configuration says that encrypted peers are.
     known: HashSet<SocketAddr>,
     secure: bool,
+    /// Whether packets may go wherever the host sends them.
+    open: bool,
 }
 
 impl Snapshot {
@@ -98,7 +100,14 @@ impl Snapshot {
         for address in local {
             table.insert(IpNet::from(*address), Target::Local);
         }
-        Self { peers, table, endpoints, known, secure }
+        Self { peers, table, endpoints, known, secure, open: false }
+    }
+
+    /// The same, as WireGuard has it: where packets go is the host's matter alone. Peers reach each other by way of a host that forwards,
+    /// and a group has the peer whose prefix it is in.
+    #[must_use]
+    pub fn open(self) -> Self {
+        Self { open: true, ..self }
     }
 
     /// The peers, in the order of their numbers.
@@ -125,7 +134,9 @@ impl Snapshot {
     #[inline]
     pub fn egress(&self, destination: IpAddr) -> Result<(PeerId, &Peer), Reason> {
         match self.owner(destination) {
-            Some(Target::Peer(id)) if !is_group(destination) => Ok((id, self.peer(id).ok_or(Reason::NoRoute)?)),
+            Some(Target::Peer(id)) if self.open || !is_group(destination) => {
+                Ok((id, self.peer(id).ok_or(Reason::NoRoute)?))
+            }
             _ if is_group(destination) => Err(Reason::Multicast),
             _ => Err(Reason::NoRoute),
         }
@@ -153,7 +164,7 @@ impl Snapshot {
 
     /// Whether a packet that `peer` sent may enter the device: its source address must be that peer's own (by longest match,
     /// so that a peer with a /16 cannot speak for another's /24 inside it), and its destination must not be another peer's,
-    /// nor one that no host on this side can have.
+    /// nor one that no host on this side can have, unless the snapshot is [`open`](Self::open).
     ///
     /// # Errors
     /// [`Reason::WrongSource`], [`Reason::NotForUs`].
@@ -161,6 +172,9 @@ impl Snapshot {
     pub fn ingress(&self, peer: PeerId, packet: &IpPacket<'_>) -> Result<(), Reason> {
         if self.owner(packet.source()) != Some(Target::Peer(peer)) {
             return Err(Reason::WrongSource);
+        }
+        if self.open {
+            return Ok(());
         }
         let destination = packet.destination();
         let nobody = destination.is_loopback() || destination.is_unspecified() || is_link_local(destination);
@@ -287,6 +301,22 @@ mod tests {
         }
         assert_eq!(ingress(BERLIN, "fd00::1", "ff02::1"), Err(Reason::NotForUs));
         assert_eq!(ingress(BERLIN, "10.77.0.1", "10.77.0.9"), Ok(()));
+    }
+
+    #[test]
+    fn an_open_one_asks_only_who_speaks() {
+        let mut peers: Vec<_> = snapshot().peers().cloned().map(Some).collect();
+        peers[1].as_mut().unwrap().allowed_ips.push("224.0.0.0/24".parse().unwrap());
+        let s = Snapshot::new(peers, &[]).open();
+        let may = |source: &str, destination: &str| {
+            s.ingress(BERLIN, &IpPacket::parse(&packet(source, destination)).unwrap())
+        };
+        for destination in ["10.42.7.1", "10.42.8.2", "224.0.0.1", "255.255.255.255", "169.254.169.254"] {
+            assert_eq!(may("10.42.8.1", destination), Ok(()));
+            assert_eq!(may("10.42.7.1", destination), Err(Reason::WrongSource));
+        }
+        assert_eq!(s.egress("224.0.0.5".parse().unwrap()).unwrap().0, PARIS);
+        assert_eq!(s.egress("224.0.1.5".parse().unwrap()).err(), Some(Reason::Multicast));
     }
 
     #[test]

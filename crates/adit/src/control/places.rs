@@ -1,9 +1,11 @@
 //! Where peers are: those that move are followed, and names are resolved again while nobody answers.
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use linux::netlink::Netlink;
+use linux::udp::LocalAddress;
 use tunnel::PeerId;
 use tunnel::peer::{Problem, Standing};
 
@@ -54,6 +56,24 @@ impl Control {
         }
         self.switchboard.set_path(id, width.learned.min(self.device.load().mtu as usize));
         true
+    }
+
+    /// Forgets which of our addresses a peer is answered from, where the way from there is by another device now: a better one may have
+    /// come, or the address may have gone.
+    pub(super) fn loosen(&mut self, netlink: &mut Netlink) {
+        let mark = self.tunnel.transport.fwmark;
+        let mut seen: HashMap<(LocalAddress, IpAddr), bool> = HashMap::new();
+        for member in self.roster.members() {
+            let local = member.link.local.load();
+            let (Some(local), Some(endpoint)) = (local.as_deref(), member.endpoint) else { continue };
+            let stays = seen.entry((*local, endpoint.ip())).or_insert_with(|| {
+                local.device == 0
+                    || netlink.route_from(local.ip, endpoint.ip(), mark).is_ok_and(|route| route.device == local.device)
+            });
+            if !*stays {
+                member.link.local.store(None);
+            }
+        }
     }
 
     /// Asks for the addresses of names where it is time to, and follows the answers. Answers whether the host is to be looked at.

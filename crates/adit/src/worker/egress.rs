@@ -146,7 +146,7 @@ impl Path {
         let lane = lane(session.protocol(), packet.flow_hash());
         let from = link.local.load().as_deref().copied();
         let flow = Flow { to: path.endpoint, from, ecn: packet.ecn(), lane, tag: id.0 };
-        let sealing = Sealing { id, session, remote, flow, mtu: peer.mtu };
+        let sealing = Sealing { id, session, remote, flow, mtu: peer.mtu.min(view.mtu) };
         if packets.segment_len() > peer.mtu {
             return self.forward_narrow(&packet, &packets, peer.mtu, &mut |path, piece| {
                 let counter = path.reserve(&sealing, 1, piece.len() + DATA_OVERHEAD).ok_or(Reason::NoSession)?;

@@ -68,6 +68,8 @@ pub struct View {
     pub snapshot: Snapshot,
     /// What workers know of each peer beside that, by its number.
     pub links: Vec<Arc<Link>>,
+    /// The largest packet of the device, in bytes, above which nothing is padded.
+    pub mtu: usize,
     /// Each that is published has a greater one.
     pub edition: u64,
 }
