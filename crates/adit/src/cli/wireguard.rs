@@ -116,7 +116,9 @@ fn run(device: &str, directories: &Directories, silent: bool) -> Result<()> {
 fn leave_behind() -> Result<()> {
     let failed = |what: &str, error: io::Error| Failure::failed(format!("cannot {what}: {error}"));
     let mut arguments = env::args_os();
-    let mut command = Command::new("/proc/self/exe");
+    // By its name, which is then that of the process; where that is another program's by now, as what it is.
+    let this = env::current_exe().ok().filter(|path| path.exists()).unwrap_or_else(|| "/proc/self/exe".into());
+    let mut command = Command::new(this);
     command.arg0(arguments.next().unwrap_or_else(|| ALIAS.into())).args(arguments).arg(DETACHED);
     // The first words of its life may be why it ended.
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
