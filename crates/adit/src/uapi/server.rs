@@ -75,6 +75,7 @@ struct Shared {
     socket: SocketFile,
     device: Box<dyn Device>,
     ending: AtomicBool,
+    abandoned: AtomicBool,
     wake: Waker,
     connections: AtomicUsize,
     /// Changes wait for each other.
@@ -110,6 +111,7 @@ impl Server {
             socket,
             device: Box::new(device),
             ending: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
             wake: Waker::new()?,
             connections: AtomicUsize::new(0),
             changing: Mutex::new(()),
@@ -133,8 +135,10 @@ impl Drop for Server {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        // Threads that answer may go on for a while; the name goes now.
-        self.shared.socket.remove();
+        // Threads that answer may go on for a while; the name goes now. Once it was lost, a file with the same number may be another's.
+        if !self.shared.abandoned.load(Ordering::Acquire) {
+            self.shared.socket.remove();
+        }
     }
 }
 
@@ -204,6 +208,7 @@ fn admit(listener: &UnixListener, watch: &Watch, shared: &Arc<Shared>) -> linux:
     loop {
         // Looked at first, since it may have gone before it was watched.
         if !shared.socket.is_there() {
+            shared.abandoned.store(true, Ordering::Release);
             shared.device.abandoned();
             return Ok(());
         }

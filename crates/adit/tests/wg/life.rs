@@ -69,7 +69,7 @@ fn a_leftover_socket_is_replaced_and_another_programs_is_not() {
     let machine = Machine::new(bed.host(1));
     machine.ok("adit-wireguard wg0");
     machine.ok("pkill -KILL -x adit");
-    wait_for("its end", || machine.processes("[w]ireguard wg0").is_empty().then_some(()));
+    wait_for("its end", || machine.run("flock --nonblock /run/adit/wg0.lock true").status.success().then_some(()));
     machine.ok("test -S /run/wireguard/wg0.sock");
     machine.ok("adit-wireguard wg0");
     assert_eq!(machine.ok("stat -c '%a %U' /run/wireguard/wg0.sock"), "600 root");

@@ -3,6 +3,7 @@
 //! The tools look for sockets in /run/wireguard and nowhere else, and implementations become daemons. So each machine has a mount
 //! and a process namespace of its own, with an empty /run: all that was started in it ends with it.
 
+use std::fmt::Display;
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read};
 use std::net::IpAddr;
@@ -133,6 +134,60 @@ impl Machine {
     pub(crate) fn table(&self, words: &str) -> Vec<Vec<String>> {
         let fields = |line: &str| line.split('\t').map(str::to_owned).collect();
         self.wg(words).lines().map(fields).collect()
+    }
+
+    /// Packets that have come out of a device.
+    fn received(&self, device: &str) -> u64 {
+        let script = format!("awk '$1 == \"{device}:\" {{ print $3 }}' /proc/net/dev");
+        self.ok(&script).parse().unwrap()
+    }
+
+    /// A flood of pings by a device that carries nothing else, each of which is to be answered. The device says so: `ping` does not wait
+    /// for the last answer longer than for two of the others.
+    #[track_caller]
+    pub(crate) fn flood(&self, device: &str, count: u64, to: impl Display) {
+        let before = self.received(device);
+        self.run(&format!("ping -q -c {count} -f -W 5 {to}"));
+        wait_for(&format!("{count} answers of {to}"), || (self.received(device) >= before + count).then_some(()));
+    }
+
+    /// Sends so many datagrams to a port of [`echo`](Self::echo), one each two milliseconds; its end answers how many did not come back.
+    pub(crate) fn steady(&self, to: impl Display, count: usize) -> Background {
+        let script = self.write(
+            "steady.py",
+            "import select, socket, sys, time\n\
+             s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+             s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)\n\
+             s.connect((sys.argv[1], 7))\n\
+             missing = set()\n\
+             def take(wait):\n \
+               while select.select([s], [], [], wait)[0]:\n  \
+                 missing.discard(int(s.recv(99)))\n  \
+                 wait = 0\n\
+             for n in range(int(sys.argv[2])):\n \
+               missing.add(n)\n \
+               s.send(str(n).encode())\n \
+               take(0.002)\n\
+             end = time.time() + 10\n\
+             while missing and time.time() < end: take(0.1)\n\
+             print(len(missing))\n",
+        );
+        self.spawn(&format!("exec python3 {script} {to} {count}"))
+    }
+
+    /// Sends back what comes to port 7 of an address.
+    pub(crate) fn echo(&self, address: impl Display) -> Background {
+        let script = self.write(
+            "echo.py",
+            "import socket, sys\n\
+             s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+             s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)\n\
+             s.bind((sys.argv[1], 7))\n\
+             while True: s.sendto(*s.recvfrom(99))\n",
+        );
+        let echo = self.spawn(&format!("exec python3 {script} {address}"));
+        wait_for("the echo", || self.ok("ss -ulnH").contains(&format!("{address}:7 ")).then_some(()));
+        echo
     }
 
     /// Processes of a program.
