@@ -35,6 +35,7 @@ fn the_foreground_is_left_by_signal_or_by_the_socket() {
         ("adit-wireguard -f wg0", "pkill -INT -x adit-wireguard"),
         ("env WG_PROCESS_FOREGROUND=1 adit-wireguard wg0", "rm /run/wireguard/wg0.sock"),
         ("adit wireguard -f wg0", "ip link delete dev wg0"),
+        ("adit wireguard -f wg0", "adit status --device wg0; adit down --device wg0"),
         ("adit wireguard -f wg0", "mv /run/wireguard/wg0.sock /run/wireguard/other.sock; rm /run/wireguard/other.sock"),
     ] {
         let daemon = machine.spawn(&format!("exec {start}"));

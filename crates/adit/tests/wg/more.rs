@@ -481,3 +481,27 @@ fn w36_prefixes_replaced_a_thousand_times_under_load() {
     assert!(count(two) - before2 < 128, "what is {b}'s goes to nobody else");
     assert_eq!(one.table("show wg0 allowed-ips").len(), 2);
 }
+
+#[test]
+fn peers_reach_each_other_through_a_host_that_forwards() {
+    let bed = Bed::new(3);
+    let machines = [1, 2, 3].map(|number| Machine::new(bed.host(number)));
+    let keys: Vec<_> = (0..3).map(|_| keys()).collect();
+    for (number, machine) in (1..).zip(&machines) {
+        machine.ok("adit-wireguard wg0");
+        machine.wg(&format!("set wg0 private-key {} listen-port 51820", file(&keys[number - 1].0)));
+        machine.ok(&format!("ip addr add 10.77.0.{number}/24 dev wg0; ip addr add fd77::{number}/64 dev wg0 nodad"));
+        machine.ok("ip link set wg0 up; echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
+        if number > 1 {
+            machine
+                .wg(&format!("set wg0 peer {} allowed-ips 10.77.0.0/24,fd77::/64 endpoint 192.0.2.1:51820", keys[0].1));
+            machines[0].wg(&format!(
+                "set wg0 peer {} allowed-ips 10.77.0.{number}/32,fd77::{number}/128 endpoint 192.0.2.{number}:51820",
+                keys[number - 1].1
+            ));
+        }
+    }
+    let [_, two, three] = &machines;
+    two.ok("ping -c 1 -W 5 10.77.0.3; ping -c 1 -W 5 fd77::3");
+    three.flood("wg0", 50, "10.77.0.2");
+}
