@@ -24,7 +24,7 @@ use crate::bed::guard::Guard;
 use crate::bed::packet::Random;
 use crate::bed::sniffer::{Sniffer, Watch};
 use crate::bed::traffic::{End, connection, exchange_over, exchange_tcp};
-use crate::bed::{Family, Host, PATIENCE, await_address, enter};
+use crate::bed::{Family, Host, PATIENCE, await_address, enter, wait_for};
 
 /// Where the router is, as the host's cards see it.
 pub(crate) const GATEWAYS: [[&str; 2]; 2] = [["192.0.2.254", "2001:db8:1::fe"], ["198.51.100.254", "2001:db8:2::fe"]];
@@ -174,12 +174,21 @@ impl World {
 
     /// A connection from wherever the host's tables say, which the world takes for one from inside the tunnel.
     pub(crate) fn reaches_the_world(&self) {
+        let mut ours = Vec::new();
         for family in FAMILIES {
             let (a, b) = connection(self.inner(family), self.world(family));
             assert_eq!(b.peer_addr().unwrap().ip(), self.host.inner(family));
+            ours.push(a.local_addr().unwrap().to_string());
             let mut random = Random::new(3);
             exchange_over((&a, &b), &random.bytes(100_001), &random.bytes(100_003));
         }
+        // Said again when the tunnel is gone, the last words of a connection would leave in the clear.
+        wait_for("the connections' last words", || {
+            let sockets = self.host.run("ss", &["-Htan"]);
+            let speaks =
+                |line: &str| !line.starts_with("TIME-WAIT") && ours.iter().any(|end| line.contains(end.as_str()));
+            (!sockets.lines().any(speaks)).then_some(())
+        });
     }
 
     /// The same with the neighbour, which needs no tunnel.
