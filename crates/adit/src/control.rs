@@ -425,7 +425,7 @@ impl Control {
             Some(tunnel::Peer { way, mtu, allowed_ips: member.peer.allowed_ips.clone() })
         };
         let snapshot = Snapshot::new(self.roster.slots().map(peer).collect(), &addresses);
-        let snapshot = if self.scope == Scope::Device { snapshot.open() } else { snapshot };
+        let snapshot = if self.tunnel.open { snapshot.open() } else { snapshot };
         let (links, edition) = (self.roster.links(), self.edition);
         let mtu = usize::try_from(self.device.load().mtu).unwrap_or(usize::MAX);
         self.surroundings.view.store(Arc::new(View { snapshot, links, mtu, edition }));

@@ -109,6 +109,7 @@ fn bare(device: &str) -> Tunnel {
             fwmark: None,
         },
         peers: Vec::new(),
+        open: true,
         source: PathBuf::new(),
     }
 }

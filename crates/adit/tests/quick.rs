@@ -83,6 +83,44 @@ fn a_wg_quick_file_carries_as_it_is() {
 }
 
 #[test]
+fn peers_reach_each_other_through_a_host_that_forwards() {
+    let bed = Bed::new(3);
+    let new = |host: usize, peers: &[usize]| Configuration::new(bed.host(host), peers, Family::V4);
+    let mut ends = Configuration::with_keys([new(1, &[2, 3]), new(2, &[1]), new(3, &[1])], "wireguard");
+    for (end, other) in [(1, 3), (2, 2)] {
+        // All there is lies behind the host in the middle.
+        ends[end].peers[0].allowed_ips.push(format!("{}/32", bed.host(other).inner(Family::V4)));
+    }
+    let mut text = format!("[Interface]\nPrivateKey = {}", ends[0].private_key.as_ref().unwrap());
+    text += &format!("Address = {}\nListenPort = {PORT}\n", ends[0].addresses.join(", "));
+    for peer in &ends[0].peers {
+        text += &format!("[Peer]\nPublicKey = {}\n", peer.public_key.unwrap());
+        text += &format!("Endpoint = {}\nAllowedIPs = {}\n", peer.endpoint, peer.allowed_ips.join(", "));
+    }
+    let places = [1, 2, 3].map(|host| Place::new(bed.host(host), &ends[host - 1]));
+    bed.host(1).namespace.run(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1")).unwrap().unwrap();
+    let end = |host: usize| End::new(&bed.host(host).namespace, bed.host(host).inner(Family::V4));
+    let carries = || exchange_tcp(end(2), end(3), 50_001, 50_003);
+    let others = [places[1].start(), places[2].start()];
+    // In a file of ours nothing goes from peer to peer.
+    let hub = places[0].start();
+    assert!(bed.host(2).namespace.run(|| connect(end(3).address)).unwrap().is_err());
+    assert!(hub.drops("not_for_us") > 0);
+    hub.terminate();
+    drop(others);
+    write(&places[0], &text);
+    let hub = places[0].start();
+    let _others = [places[1].start(), places[2].start()];
+    carries();
+    assert_eq!(hub.drops("not_for_us"), 0);
+}
+
+/// Tries a port of another host for a second.
+fn connect(to: std::net::IpAddr) -> std::io::Result<std::net::TcpStream> {
+    std::net::TcpStream::connect_timeout(&(to, 9).into(), std::time::Duration::from_secs(1))
+}
+
+#[test]
 fn without_a_peer_or_an_address_it_is_up_all_the_same() {
     let (_bed, one) = alone("");
     let daemon = one.start();

@@ -22,6 +22,9 @@ pub struct Tunnel {
     pub transport: Transport,
     /// The other ends, in the order of the file.
     pub peers: Vec<Peer>,
+    /// Whether where packets of peers go is the host's matter alone, so that one that forwards takes them from peer to peer: WireGuard has
+    /// it so, and files of wg-quick rely on it. Ours do not.
+    pub open: bool,
     /// The file it was read from.
     pub source: PathBuf,
 }

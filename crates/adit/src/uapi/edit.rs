@@ -250,6 +250,7 @@ pub(super) mod tests {
                 fwmark: None,
             },
             peers: Vec::new(),
+            open: true,
             source: std::path::PathBuf::new(),
         }
     }

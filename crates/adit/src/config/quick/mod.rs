@@ -64,6 +64,7 @@ pub(super) fn tunnel(document: &Document) -> Result<Tunnel, Error> {
             fwmark: interface.fwmark,
         },
         peers,
+        open: true,
         source: document.path.clone(),
     })
 }
