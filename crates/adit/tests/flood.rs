@@ -271,6 +271,7 @@ fn drops(daemon: &Daemon<'_>, reason: &str) -> u64 {
 fn a_daemon_stands_in_a_flood(transport: &'static str) {
     let size = Size::chosen();
     let bed = Bed::new(4);
+    bed.guard.expect_a_flood();
     let [mut one, two, three] = Configuration::with_keys(
         [
             Configuration::new(bed.host(1), &[2, 3], Family::V4),

@@ -4,7 +4,7 @@
 //! What gives it away is the [`MARK`] that all payloads hold, and the addresses of an inner header, one beside the other as IP
 //! has them. A bed with a plain tunnel is not watched.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -26,6 +26,7 @@ pub(crate) struct Guard {
     switch: NetNs,
     hosts: usize,
     encrypted: Arc<AtomicU64>,
+    flooded: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -42,12 +43,23 @@ enum State {
 
 impl Guard {
     pub(crate) fn new(switch: &NetNs, hosts: usize) -> Self {
-        Self { switch: switch.clone(), hosts, encrypted: Arc::default(), state: Mutex::new(State::Idle) }
+        Self {
+            switch: switch.clone(),
+            hosts,
+            encrypted: Arc::default(),
+            flooded: AtomicBool::new(false),
+            state: Mutex::new(State::Idle),
+        }
     }
 
     /// Encrypted packets of data so far, as one of the ports saw them; a train counts once.
     pub(crate) fn encrypted(&self) -> u64 {
         self.encrypted.load(Ordering::Relaxed)
+    }
+
+    /// More passes than can be looked at: a sample of it is enough.
+    pub(crate) fn expect_a_flood(&self) {
+        self.flooded.store(true, Ordering::Relaxed);
     }
 
     /// Watches no more: where what passes is measured, looking at it costs too much.
@@ -102,8 +114,8 @@ impl Guard {
         assert!(leaks.is_empty(), "in the clear on the underlay: {leaks:#?}");
         assert!(configurations < 2 || self.encrypted() > 0, "the watch saw encrypted packets");
         for (_, tally) in seen {
-            // On a busy machine it is not always its turn; a sample of this size is still a watch.
-            assert!(tally.lost <= tally.seen * 4, "the watch saw a good part of what passed: {tally:?}");
+            let enough = if self.flooded.load(Ordering::Relaxed) { tally.seen * 4 } else { tally.seen / 2 };
+            assert!(tally.lost <= enough, "the watch saw what passed: {tally:?}");
         }
     }
 }

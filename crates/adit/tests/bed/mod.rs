@@ -66,7 +66,7 @@ pub(crate) use over;
 pub(crate) struct Bed {
     pub(crate) switch: NetNs,
     pub(crate) hosts: Vec<Host>,
-    guard: Arc<Guard>,
+    pub(crate) guard: Arc<Guard>,
 }
 
 /// One host: a namespace with the device `under0`.

@@ -182,7 +182,7 @@ fn another_card_takes_over(transport: &'static str) {
             sends_by(0);
         });
         let [first, second] = witness.testify();
-        assert!(first > 0 && second > 0, "{first} and {second} packets");
+        assert!(first >= 10 && second >= 10, "{first} and {second} packets");
         drop(daemon);
     }
 }
