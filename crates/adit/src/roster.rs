@@ -192,6 +192,7 @@ mod tests {
             name: name.into(),
             public_key: None,
             endpoint: None,
+            origin: config::Origin::File,
             allowed_ips: Vec::new(),
             transport: TransportKind::Plain,
             preshared_key: None,

@@ -335,6 +335,7 @@ mod tests {
             name: name.into(),
             public_key: None,
             endpoint: endpoint.map(|text| text.parse().unwrap()),
+            origin: crate::config::Origin::File,
             allowed_ips: Vec::new(),
             transport,
             preshared_key: None,

@@ -108,6 +108,8 @@ fn bare(device: &str) -> Tunnel {
             busy_poll: Duration::ZERO,
             fwmark: None,
         },
+        network: None,
+        overlay: None,
         peers: Vec::new(),
         open: true,
         source: PathBuf::new(),

@@ -26,6 +26,7 @@ pub mod forwarding;
 pub mod handshake;
 pub mod limiter;
 pub mod mac;
+pub mod network;
 pub mod node;
 mod noise;
 pub mod open;

@@ -40,7 +40,10 @@ use document::Document;
 pub use endpoint::{Endpoint, EndpointError, Host};
 pub use error::{Error, Position};
 pub(crate) use names::check_device;
-pub use resolved::{Device, Dns, Mtu, Peer, Table, Transport, TransportKind, Tunnel, Workers};
+pub use resolved::{
+    Device, Dns, Mtu, Network, Origin, Overlay, Peer, PublicIp, RegistryAt, Table, Transport, TransportKind, Tunnel,
+    Workers,
+};
 use zeroize::Zeroizing;
 
 /// The largest file that is read, in bytes: room for 100,000 prefixes, and an end to a mistaken path such as `/dev/zero`.

@@ -100,6 +100,7 @@ mod tests {
             name: name.into(),
             public_key: Some(PublicKey::from_bytes(key)),
             endpoint: None,
+            origin: crate::config::Origin::File,
             allowed_ips: Vec::new(),
             transport: TransportKind::WireGuard,
             preshared_key: None,

@@ -108,7 +108,16 @@ fn peer(document: &Document, raw: raw::Peer, own_addresses: &[IpNet], taken: &mu
             None => allowed_ips.push(net),
         }
     }
-    Ok(Peer { name, public_key, endpoint, allowed_ips, transport: kind, preshared_key: None, keepalive })
+    Ok(Peer {
+        name,
+        public_key,
+        endpoint,
+        allowed_ips,
+        transport: kind,
+        preshared_key: None,
+        keepalive,
+        origin: crate::config::Origin::File,
+    })
 }
 
 fn twice(document: &Document, text: &Located<String>, what: &str, owner: &Owner, remedy: &str) -> Error {

@@ -58,7 +58,7 @@ pub(super) fn tunnel(document: &Document, raw: raw::Tunnel) -> Result<Tunnel, Er
     let table = device.table.map_or(Ok(Table::Auto), |typed| table(document, &typed))?;
     let dns = device.dns.map_or(Ok(Dns::default()), |typed| dns(document, &typed))?;
     let device = Device { name, addresses, mtu, private_key, wireguard_private_key, table, dns };
-    Ok(Tunnel { device, transport, peers, open: false, source: document.path.clone() })
+    Ok(Tunnel { device, transport, peers, open: false, source: document.path.clone(), network: None, overlay: None })
 }
 
 /// The device's name, or the default.

@@ -27,6 +27,86 @@ pub struct Tunnel {
     pub open: bool,
     /// The file it was read from.
     pub source: PathBuf,
+    /// The network that this host is a node of, and how it takes part.
+    pub network: Option<Network>,
+    /// What the lease says, once there is one.
+    pub overlay: Option<Overlay>,
+}
+
+/// How this host takes part in a network of nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// Where the registry is.
+    pub registry: RegistryAt,
+    /// What this node is called.
+    pub node_name: String,
+    /// The prefix of the registry's keys, as flannel's `--etcd-prefix`.
+    pub prefix: String,
+    /// Where others reach us.
+    pub public_ip: PublicIp,
+    /// How long a lease lives that nobody renews: at least 5 seconds.
+    pub lease_ttl: Duration,
+    /// The bridge that containers hang on.
+    pub bridge: String,
+    /// PEM files: by whom the registry's certificate is to be signed, and who we are to it.
+    pub tls_ca: Option<PathBuf>,
+    /// Our certificate.
+    pub tls_cert: Option<PathBuf>,
+    /// Its key.
+    pub tls_key: Option<PathBuf>,
+    /// Who we are to an etcd with authentication.
+    pub user: Option<String>,
+    /// A file with the password.
+    pub password_file: Option<PathBuf>,
+    /// A file with the network's secret (base64, 32 bytes), of a network without an authority.
+    pub secret_file: Option<PathBuf>,
+    /// Whether flannel's own nodes of a `udp` network are spoken to, in the clear.
+    pub plain: bool,
+    /// Where those may be.
+    pub plain_from: Vec<IpNet>,
+    /// Whether what leaves the network for elsewhere is masqueraded, as flannel's `--ip-masq`.
+    pub ip_masq: bool,
+    /// Whether forwarding to and from the network is accepted, as flannel's `--iptables-forward-rules`.
+    pub forward_rules: bool,
+    /// Where the lease is written to in flannel's format.
+    pub subnet_files: Vec<PathBuf>,
+    /// Where the embedded registry and the enroller listen.
+    pub registry_listen: SocketAddr,
+}
+
+/// Where the registry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RegistryAt {
+    /// In this daemon.
+    Embedded,
+    /// URLs of etcd, or of another node's registry.
+    Endpoints(Vec<String>),
+}
+
+/// Where others reach us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PublicIp {
+    /// At the address that the way to the registry begins with.
+    Auto,
+    /// At these.
+    Addresses(Vec<IpAddr>),
+    /// At the addresses of this card.
+    Interface(String),
+}
+
+/// What is ours in a network, by its lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overlay {
+    /// All addresses of the network.
+    pub networks: Vec<IpNet>,
+    /// Those of this node.
+    pub subnets: Vec<IpNet>,
+    /// See [`Network::ip_masq`].
+    pub masquerade: bool,
+    /// See [`Network::forward_rules`].
+    pub forward: bool,
+    /// What sealed handshakes are bound to; without it they are those of a file.
+    pub membership: Option<tunnel::network::Membership>,
 }
 
 /// The virtual network card.
@@ -123,6 +203,20 @@ pub struct Peer {
     pub preshared_key: Option<PresharedKey>,
     /// How often at least an encrypted peer hears from us: 1 to 65535 whole seconds.
     pub keepalive: Option<Duration>,
+    /// Who says that it is a peer.
+    pub origin: Origin,
+}
+
+/// Who says that somebody is a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Origin {
+    /// The configuration file, or WireGuard's tools.
+    #[default]
+    File,
+    /// The network's records.
+    Network,
+    /// `adit client add`.
+    Client,
 }
 
 /// How packets travel between peers.

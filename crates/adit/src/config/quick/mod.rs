@@ -64,6 +64,8 @@ pub(super) fn tunnel(document: &Document) -> Result<Tunnel, Error> {
             fwmark: interface.fwmark,
         },
         peers,
+        network: None,
+        overlay: None,
         open: true,
         source: document.path.clone(),
     })

@@ -72,6 +72,7 @@ fn blank(public_key: PublicKey) -> Peer {
         name: String::new(),
         public_key: Some(public_key),
         endpoint: None,
+        origin: crate::config::Origin::File,
         allowed_ips: Vec::new(),
         transport: TransportKind::WireGuard,
         preshared_key: None,
