@@ -456,6 +456,7 @@ proptest! {
                 }
             }
             expected.push(Peer {
+                origin: adit::config::Origin::File,
                 name: base64(&said.key).replace('+', "-").replace('/', "_")[..8].to_owned(),
                 public_key: Some(PublicKey::from_bytes(said.key)),
                 endpoint: endpoint.map(|endpoint| endpoint.parse().unwrap()),
