@@ -157,6 +157,21 @@ impl<'d> Section<'d> {
         Ok(Some(Located { value: strings, span: value.span() }))
     }
 
+    /// A list of strings, or one alone.
+    pub(super) fn string_or_strings(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+    ) -> Result<Option<Located<Vec<Located<String>>>>, Error> {
+        match self.table.get(key).map(|value| value.get_ref()) {
+            Some(DeValue::String(_)) => Ok(self.string(key, expected)?.map(|text| {
+                let span = text.span.clone();
+                Located { value: vec![text], span }
+            })),
+            _ => self.strings(key, expected),
+        }
+    }
+
     /// A table `[key]`, of which errors speak as `name`.
     pub(super) fn table(&mut self, key: &'static str, name: &'static str) -> Result<Option<Self>, Error> {
         let Some(value) = self.take(key) else { return Ok(None) };

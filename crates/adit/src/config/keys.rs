@@ -59,6 +59,24 @@ pub(super) fn private_keys(
     Ok((main, Some(second)))
 }
 
+/// Refuses key files of a node, whose keys `adit init` and `adit join` make and keep.
+pub(super) fn none_in_a_network(document: &Document, device: &raw::Device) -> Result<(), Error> {
+    let files = [
+        ("private-key-file", &device.private_key_file),
+        ("wireguard-private-key-file", &device.wireguard_private_key_file),
+    ];
+    match files.into_iter().find_map(|(key, file)| Some((key, file.as_ref()?))) {
+        None => Ok(()),
+        Some((key, file)) => {
+            let sentence = format!(
+                "{key} has no place beside [network]: the keys of a node are made by `adit init` or `adit join` and are in the state \
+                 directory; remove it"
+            );
+            Err(document.error(&file.span, sentence))
+        }
+    }
+}
+
 fn private_key(document: &Document, file: &Located<String>, peers: &[Peer]) -> Result<PrivateKey, Error> {
     let key =
         PrivateKey::read_file(&path(document, file)).map_err(|fault| document.error(&file.span, fault.to_string()))?;

@@ -10,6 +10,7 @@
 //! | `document.rs` | TOML text → values that know their place |
 //! | `raw.rs` | the right keys with the right types; an unknown key names the nearest known one |
 //! | `resolve.rs`, `peers.rs` | ranges, defaults; then what only shows across peers |
+//! | `network.rs` | `[network]`, read and written |
 //! | `keys.rs` | key files |
 //! | `routing.rs` | routing tables, marks, resolvers |
 //! | `quick/` | wg-quick files |
@@ -21,6 +22,7 @@ mod error;
 mod keys;
 mod names;
 mod nearest;
+mod network;
 mod peers;
 mod prefix;
 mod quick;
@@ -40,6 +42,7 @@ use document::Document;
 pub use endpoint::{Endpoint, EndpointError, Host};
 pub use error::{Error, Position};
 pub(crate) use names::check_device;
+pub use network::{PrefixError, RegistryError, check_key_prefix, host_name, network_file, registry_url};
 pub use resolved::{
     Device, Dns, Mtu, Network, Origin, Overlay, Peer, PublicIp, RegistryAt, Table, Transport, TransportKind, Tunnel,
     Workers,

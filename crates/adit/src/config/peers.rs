@@ -24,7 +24,7 @@ pub(super) fn resolve(
     document: &Document,
     raw: Vec<raw::Peer>,
     own_addresses: &[IpNet],
-    transport: &Transport,
+    (transport, in_a_network): (&Transport, bool),
 ) -> Result<Vec<Peer>, Error> {
     if raw.is_empty() {
         return Err(document.error_of_file("there is no peer: write one [[peer]] for each other end of the tunnel"));
@@ -34,6 +34,9 @@ pub(super) fn resolve(
     let mut endpoints = Vec::with_capacity(raw.len());
     for raw in raw {
         endpoints.push(raw.endpoint.clone());
+        if in_a_network {
+            refuse_sealed(document, &raw)?;
+        }
         peers.push(peer(document, raw, own_addresses, &mut taken)?);
     }
     for (peer, typed) in peers.iter().zip(&endpoints) {
@@ -42,6 +45,17 @@ pub(super) fn resolve(
         }
     }
     Ok(peers)
+}
+
+/// Refuses a sealed peer beside a network: it could never shake hands with us.
+fn refuse_sealed(document: &Document, raw: &raw::Peer) -> Result<(), Error> {
+    if transport_kind(document, raw)? != TransportKind::Sealed {
+        return Ok(());
+    }
+    let span = raw.transport.as_ref().map_or(&raw.span, |text| &text.span);
+    let sentence = "a [[peer]] beside [network] cannot be sealed, since sealed handshakes are bound to the network there: give the other \
+                    end a token with `adit join`, or write transport = \"wireguard\" (or \"plain\")";
+    Err(document.error(span, sentence))
 }
 
 /// What belongs to a peer already, and the byte where that is said: lines are counted when somebody is to be told.

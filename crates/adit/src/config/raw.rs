@@ -16,6 +16,7 @@ pub(super) struct Tunnel {
     pub(super) device: Device,
     pub(super) transport: Transport,
     pub(super) peers: Vec<Peer>,
+    pub(super) network: Option<Network>,
 }
 
 /// `[device]`
@@ -55,11 +56,60 @@ pub(super) struct Peer {
     pub(super) keepalive: Text,
 }
 
+/// `[network]`
+#[derive(Debug, Default)]
+pub(super) struct Network {
+    pub(super) span: Range<usize>,
+    pub(super) registry: Texts,
+    pub(super) node_name: Text,
+    pub(super) prefix: Text,
+    pub(super) public_ip: Texts,
+    pub(super) interface: Text,
+    pub(super) lease_ttl: Text,
+    pub(super) bridge: Text,
+    pub(super) tls_ca: Text,
+    pub(super) tls_cert: Text,
+    pub(super) tls_key: Text,
+    pub(super) user: Text,
+    pub(super) password_file: Text,
+    pub(super) secret_file: Text,
+    pub(super) plain: Option<Located<bool>>,
+    pub(super) plain_from: Texts,
+    pub(super) ip_masq: Option<Located<bool>>,
+    pub(super) forward_rules: Option<Located<bool>>,
+    pub(super) subnet_files: Texts,
+    pub(super) registry_listen: Text,
+}
+
 /// Where each key lives, to help whoever wrote it into another section.
 const HOMES: &[(&str, &[&str])] = &[
     ("[device]", &["mode", "addresses", "mtu", "private-key-file", "wireguard-private-key-file", "table", "dns"]),
     ("[transport]", &["listen", "workers", "offload", "busy-poll", "fwmark"]),
     ("[[peer]]", &["public-key", "endpoint", "allowed-ips", "preshared-key-file", "keepalive"]),
+    (
+        "[network]",
+        &[
+            "registry",
+            "node-name",
+            "prefix",
+            "public-ip",
+            "interface",
+            "lease-ttl",
+            "bridge",
+            "tls-ca",
+            "tls-cert",
+            "tls-key",
+            "user",
+            "password-file",
+            "secret-file",
+            "plain",
+            "plain-from",
+            "ip-masq",
+            "forward-rules",
+            "subnet-files",
+            "registry-listen",
+        ],
+    ),
 ];
 
 fn home(key: &str) -> Option<&'static str> {
@@ -70,17 +120,12 @@ impl Tunnel {
     /// Reads a document.
     pub(super) fn read(document: &Document) -> Result<Self, Error> {
         let mut top = document.parse()?;
-        if let Some(section) = top.table("network", "[network]")? {
-            return Err(document.error(
-                &section.span(),
-                "[network] is not in this version yet: remove it, and write each peer as [[peer]]",
-            ));
-        }
         let device = top.table("device", "[device]")?.map(Device::read).transpose()?.unwrap_or_default();
         let transport = top.table("transport", "[transport]")?.map(Transport::read).transpose()?.unwrap_or_default();
         let peers = top.tables("peer", "[[peer]]")?.into_iter().map(Peer::read).collect::<Result<_, _>>()?;
+        let network = top.table("network", "[network]")?.map(Network::read).transpose()?;
         top.finish(home)?;
-        Ok(Self { device, transport, peers })
+        Ok(Self { device, transport, peers, network })
     }
 }
 
@@ -130,5 +175,38 @@ impl Peer {
         };
         section.finish(home)?;
         Ok(peer)
+    }
+}
+
+impl Network {
+    fn read(mut section: Section<'_>) -> Result<Self, Error> {
+        const FILE: &str = "a string, the path of a file";
+        let network = Self {
+            span: section.span(),
+            registry: section.string_or_strings(
+                "registry",
+                "\"embedded\", a URL such as \"https://192.0.2.1:2379\", or a list of URLs",
+            )?,
+            node_name: section.string("node-name", "a string such as \"berlin\"")?,
+            prefix: section.string("prefix", "a string such as \"/coreos.com/network\"")?,
+            public_ip: section.string_or_strings("public-ip", "\"auto\", an address, or a list of addresses")?,
+            interface: section.string("interface", "a string such as \"eth0\"")?,
+            lease_ttl: section.string("lease-ttl", "a string such as \"24h\"")?,
+            bridge: section.string("bridge", "a string such as \"adit-br0\"")?,
+            tls_ca: section.string("tls-ca", FILE)?,
+            tls_cert: section.string("tls-cert", FILE)?,
+            tls_key: section.string("tls-key", FILE)?,
+            user: section.string("user", "a string such as \"adit\"")?,
+            password_file: section.string("password-file", FILE)?,
+            secret_file: section.string("secret-file", FILE)?,
+            plain: section.boolean("plain")?,
+            plain_from: section.strings("plain-from", "a list of strings such as [\"192.0.2.0/24\"]")?,
+            ip_masq: section.boolean("ip-masq")?,
+            forward_rules: section.boolean("forward-rules")?,
+            subnet_files: section.strings("subnet-files", "a list of strings such as [\"/run/flannel/subnet.env\"]")?,
+            registry_listen: section.string("registry-listen", "a string such as \"[::]:7780\"")?,
+        };
+        section.finish(home)?;
+        Ok(network)
     }
 }

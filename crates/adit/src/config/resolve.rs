@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{
     document::{Document, Located, WordOrNumber},
     error::{Error, quoted},
-    keys, names, peers,
+    keys, names, network, peers,
     prefix::parse_host,
     raw,
     resolved::{Device, Dns, Mtu, Peer, Table, Transport, Tunnel, Workers},
@@ -16,10 +16,10 @@ use super::{
 use crate::underlay;
 
 /// The device's name where the file gives none.
-const DEVICE_NAME: &str = "adit0";
+pub(super) const DEVICE_NAME: &str = "adit0";
 
 /// One UDP port serves every transport and both IP families.
-const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), 7777);
+pub(super) const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), 7777);
 
 /// The smallest packet that every IPv4 host takes whole (RFC 791, section 3.1): less breaks what relies on it.
 const SMALLEST_MTU_IPV4: u16 = 576;
@@ -44,21 +44,33 @@ pub(super) fn refuse(document: &Document, value: &Located<String>, fault: impl D
 
 /// Resolves a whole file.
 pub(super) fn tunnel(document: &Document, raw: raw::Tunnel) -> Result<Tunnel, Error> {
-    let raw::Tunnel { device, transport, peers } = raw;
+    let raw::Tunnel { device, transport, peers, network } = raw;
     let name = device_name(document, device.name.as_ref())?;
     mode(document, device.mode.as_ref())?;
-    let addresses = addresses(document, &device.span, device.addresses.as_ref())?;
+    let network = network.map(|raw| network::network(document, raw, &name)).transpose()?;
+    let addresses = match (&device.addresses, &network) {
+        // They come with the lease.
+        (None, Some(_)) => Vec::new(),
+        (typed, _) => addresses(document, &device.span, typed.as_ref())?,
+    };
     let transport = self::transport(document, transport)?;
     let preshared: Vec<raw::Text> = peers.iter().map(|peer| peer.preshared_key_file.clone()).collect();
-    let mut peers = peers::resolve(document, peers, &addresses, &transport)?;
-    let mtu = mtu(document, device.mtu.as_ref(), carries_ipv6(&addresses, &peers), largest_mtu(&peers))?;
-    let (private_key, wireguard_private_key) = keys::private_keys(document, &device, &peers)?;
+    let mut peers = match (peers.is_empty(), &network) {
+        (true, Some(_)) => Vec::new(),
+        (_, network) => peers::resolve(document, peers, &addresses, (&transport, network.is_some()))?,
+    };
+    let largest = if network.is_some() { largest_sealed_mtu() } else { largest_mtu(&peers) };
+    let mtu = mtu(document, device.mtu.as_ref(), carries_ipv6(&addresses, &peers), largest)?;
+    let (private_key, wireguard_private_key) = match &network {
+        Some(_) => keys::none_in_a_network(document, &device).map(|()| (None, None))?,
+        None => keys::private_keys(document, &device, &peers)?,
+    };
     let own: Vec<_> = private_key.iter().chain(&wireguard_private_key).collect();
     keys::preshared_keys(document, &preshared, &own, &mut peers)?;
     let table = device.table.map_or(Ok(Table::Auto), |typed| table(document, &typed))?;
     let dns = device.dns.map_or(Ok(Dns::default()), |typed| dns(document, &typed))?;
     let device = Device { name, addresses, mtu, private_key, wireguard_private_key, table, dns };
-    Ok(Tunnel { device, transport, peers, open: false, source: document.path.clone(), network: None, overlay: None })
+    Ok(Tunnel { device, transport, peers, open: false, source: document.path.clone(), network, overlay: None })
 }
 
 /// The device's name, or the default.
@@ -110,6 +122,12 @@ pub(super) fn carries_ipv6(addresses: &[IpNet], peers: &[Peer]) -> bool {
 /// The largest packet that fits into a datagram to every peer.
 pub(super) fn largest_mtu(peers: &[Peer]) -> u16 {
     let added = peers.iter().map(|peer| underlay::sealing(peer.transport)).max().unwrap_or(0);
+    LARGEST_PAYLOAD.saturating_sub(u16::try_from(added).unwrap_or(u16::MAX))
+}
+
+/// The largest packet that fits into a datagram to another node.
+fn largest_sealed_mtu() -> u16 {
+    let added = underlay::sealing(super::TransportKind::Sealed);
     LARGEST_PAYLOAD.saturating_sub(u16::try_from(added).unwrap_or(u16::MAX))
 }
 
@@ -182,7 +200,7 @@ fn dns(document: &Document, typed: &Located<Vec<Located<String>>>) -> Result<Dns
 fn transport(document: &Document, raw: raw::Transport) -> Result<Transport, Error> {
     Ok(Transport {
         listen_is_default: raw.listen.is_none(),
-        listen: raw.listen.map_or(Ok(LISTEN), |text| listen(document, &text))?,
+        listen: raw.listen.map_or(Ok(LISTEN), |text| listen(document, &text, LISTEN.port()))?,
         workers: raw.workers.map_or(Ok(Workers::Auto), |typed| workers(document, &typed))?,
         offload: raw.offload.is_none_or(|offload| offload.value),
         busy_poll: raw.busy_poll.map_or(Ok(Duration::ZERO), |text| busy_poll(document, &text))?,
@@ -190,10 +208,13 @@ fn transport(document: &Document, raw: raw::Transport) -> Result<Transport, Erro
     })
 }
 
-fn listen(document: &Document, text: &Located<String>) -> Result<SocketAddr, Error> {
-    let refuse = |fault: &str| refuse(document, text, fault);
+/// An address and port of this host; `usual` is the port of examples.
+pub(super) fn listen(document: &Document, text: &Located<String>, usual: u16) -> Result<SocketAddr, Error> {
+    let refuse = |fault: String| refuse(document, text, fault);
     let listen: SocketAddr = text.value.parse().map_err(|_| {
-        refuse("is not an address and port to listen on: write one such as \"[::]:7777\" or \"192.0.2.1:7777\"")
+        refuse(format!(
+            "is not an address and port to listen on: write one such as \"[::]:{usual}\" or \"192.0.2.1:{usual}\""
+        ))
     })?;
     let listen = match listen.ip().to_canonical() {
         // Keep the scope of a link-local address.
@@ -201,10 +222,12 @@ fn listen(document: &Document, text: &Located<String>) -> Result<SocketAddr, Err
         address => SocketAddr::new(address, listen.port()),
     };
     if listen.port() == 0 {
-        return Err(refuse("has port 0, which no peer could know: choose a port, such as 7777"));
+        return Err(refuse(format!("has port 0, which no peer could know: choose a port, such as {usual}")));
     }
     if listen.ip().is_multicast() || listen.ip() == std::net::IpAddr::from([255; 4]) {
-        return Err(refuse("is not an address of this host: write one of its own, or \"[::]:7777\" for all"));
+        return Err(refuse(format!(
+            "is not an address of this host: write one of its own, or \"[::]:{usual}\" for all"
+        )));
     }
     Ok(listen)
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     num::NonZero,
     path::PathBuf,
     time::Duration,
@@ -68,10 +68,45 @@ pub struct Network {
     pub ip_masq: bool,
     /// Whether forwarding to and from the network is accepted, as flannel's `--iptables-forward-rules`.
     pub forward_rules: bool,
-    /// Where the lease is written to in flannel's format.
+    /// Where the lease is written to in flannel's format; empty: `subnet.env` in the runtime directory.
     pub subnet_files: Vec<PathBuf>,
     /// Where the embedded registry and the enroller listen.
     pub registry_listen: SocketAddr,
+}
+
+impl Network {
+    /// Flannel's `--etcd-prefix`, by default.
+    pub const PREFIX: &'static str = "/coreos.com/network";
+    /// How long a lease lives that nobody renews, by default: as long as flannel's.
+    pub const LEASE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+    /// The bridge of containers, by default.
+    pub const BRIDGE: &'static str = "adit-br0";
+    /// Where the embedded registry and the enroller listen, by default.
+    pub const REGISTRY_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 7780);
+
+    /// Part of a network in which everything else is as if it was left out.
+    pub fn new(registry: RegistryAt, node_name: String) -> Self {
+        Self {
+            registry,
+            node_name,
+            prefix: Self::PREFIX.into(),
+            public_ip: PublicIp::Auto,
+            lease_ttl: Self::LEASE_TTL,
+            bridge: Self::BRIDGE.into(),
+            tls_ca: None,
+            tls_cert: None,
+            tls_key: None,
+            user: None,
+            password_file: None,
+            secret_file: None,
+            plain: false,
+            plain_from: Vec::new(),
+            ip_masq: true,
+            forward_rules: true,
+            subnet_files: Vec::new(),
+            registry_listen: Self::REGISTRY_LISTEN,
+        }
+    }
 }
 
 /// Where the registry is.

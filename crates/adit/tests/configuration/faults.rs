@@ -363,7 +363,5 @@ pub(crate) fn cases() -> Vec<Case> {
             2,
             &["too large", "65475"],
         ),
-        // Of a later version
-        ("network", format!("[network]\n{LEAST}"), 1, &["[network] is not in this version yet"]),
     ]
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod faults;
+mod network;
 mod quick;
 mod texts;
 
@@ -16,11 +17,12 @@ use std::{
     time::Duration,
 };
 
-use adit::config::{self, Dns, Host, Mtu, Table, TransportKind, Tunnel, Workers};
+use adit::config::{self, Dns, Host, Mtu, Network, PublicIp, RegistryAt, Table, TransportKind, Tunnel, Workers};
 use faults::cases;
 use proptest::prelude::*;
 use texts::{
-    BOB, LEAST, SEALED, WHOLE, device, plain_beside_sealed, sealed, sealed_with, second_sealed_peer, transport, with,
+    BOB, LEAST, NODE, SEALED, WHOLE, device, node, node_at, plain_beside_sealed, sealed, sealed_with,
+    second_sealed_peer, transport, with,
 };
 
 fn parse(text: &str) -> Result<Tunnel, config::Error> {
@@ -29,7 +31,7 @@ fn parse(text: &str) -> Result<Tunnel, config::Error> {
 
 #[test]
 fn every_fault_is_one_line_with_its_place_and_remedy() {
-    for (what, text, line, phrases) in cases() {
+    for (what, text, line, phrases) in cases().into_iter().chain(network::cases()) {
         let Err(error) = parse(&text) else { panic!("{what}: accepted\n{text}") };
         let shown = error.to_string();
         assert_eq!(error.position().map_or(0, |at| at.line), line, "{what}: {shown}\n{text}");
@@ -206,6 +208,91 @@ fn what_an_encrypted_peer_says_is_kept() {
         assert!(!format!("{full:?}").contains("171"), "no secret is printed");
     }
     assert_eq!(peer(&sealed("keepalive = \"0s\"")).keepalive, None);
+}
+
+#[test]
+fn a_node_needs_a_registry_and_nothing_else() {
+    let tunnel = parse(NODE).unwrap();
+    assert_eq!(tunnel.network, Some(Network::new(RegistryAt::Embedded, "berlin".into())));
+    assert_eq!((tunnel.device.addresses.len(), tunnel.peers.len(), tunnel.open), (0, 0, false));
+    assert!(tunnel.overlay.is_none() && tunnel.transport.listen_is_default);
+    let network = tunnel.network.unwrap();
+    assert_eq!((network.prefix.as_str(), network.bridge.as_str()), ("/coreos.com/network", "adit-br0"));
+    assert_eq!((network.lease_ttl, network.public_ip), (Duration::from_secs(86_400), PublicIp::Auto));
+    assert!(network.ip_masq && network.forward_rules && !network.plain);
+    assert_eq!(network.registry_listen, "[::]:7780".parse().unwrap());
+    // Named after the host, which has a name that fits in most places.
+    if let Ok(name) = config::host_name() {
+        assert_eq!(parse(&NODE.replace("node-name = \"berlin\"\n", "")).unwrap().network.unwrap().node_name, name);
+    }
+}
+
+#[test]
+fn a_node_of_an_etcd_keeps_what_it_says() {
+    let tunnel = parse(
+        r#"[device]
+addresses = ["10.77.0.1/24"]
+[network]
+registry = ["https://etcd1.example.org:2379", "http://[2001:db8::2]:2379/"]
+node-name = "berlin"
+prefix = "/vxlan/network"
+public-ip = ["192.0.2.1", "2001:db8::1"]
+lease-ttl = "2h 30m"
+bridge = "docker0"
+tls-ca = "ca.pem"
+tls-cert = "/etc/ssl/node.pem"
+tls-key = "node.key"
+user = "adit"
+password-file = "etcd.password"
+secret-file = "network.secret"
+plain = true
+plain-from = ["192.0.2.0/24"]
+ip-masq = false
+forward-rules = false
+subnet-files = ["/run/adit/subnet.env", "/run/flannel/subnet.env"]
+registry-listen = "192.0.2.1:7781"
+[[peer]]
+name = "site"
+public-key = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08="
+allowed-ips = ["0.0.0.0/0"]
+transport = "wireguard"
+"#,
+    )
+    .unwrap();
+    assert_eq!(tunnel.device.addresses, ["10.77.0.1/24".parse().unwrap()]);
+    assert_eq!(tunnel.peers[0].allowed_ips, ["0.0.0.0/0".parse().unwrap()]);
+    assert!(tunnel.device.private_key.is_none() && tunnel.device.wireguard_private_key.is_none());
+    let urls = ["https://etcd1.example.org:2379", "http://[2001:db8::2]:2379"].map(str::to_owned);
+    let expected = Network {
+        prefix: "/vxlan/network".into(),
+        public_ip: PublicIp::Addresses(vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()]),
+        lease_ttl: Duration::from_secs(9000),
+        bridge: "docker0".into(),
+        tls_ca: Some("ca.pem".into()),
+        tls_cert: Some("/etc/ssl/node.pem".into()),
+        tls_key: Some("node.key".into()),
+        user: Some("adit".into()),
+        password_file: Some("etcd.password".into()),
+        secret_file: Some("network.secret".into()),
+        plain: true,
+        plain_from: vec!["192.0.2.0/24".parse().unwrap()],
+        ip_masq: false,
+        forward_rules: false,
+        subnet_files: vec!["/run/adit/subnet.env".into(), "/run/flannel/subnet.env".into()],
+        registry_listen: "192.0.2.1:7781".parse().unwrap(),
+        ..Network::new(RegistryAt::Endpoints(urls.to_vec()), "berlin".into())
+    };
+    assert_eq!(tunnel.network, Some(expected));
+    // A card instead of addresses, one URL instead of a list, and what may be said twice.
+    let other = |line: &str| parse(&node_at("\"https://192.0.2.1:2379\"", line)).unwrap().network.unwrap();
+    assert_eq!(other("interface = \"eth0\"\npublic-ip = \"auto\"").public_ip, PublicIp::Interface("eth0".into()));
+    assert_eq!(other("public-ip = \"auto\"").registry, RegistryAt::Endpoints(vec!["https://192.0.2.1:2379".into()]));
+    assert_eq!(parse(&node("plain = false")).unwrap().network.unwrap().plain_from, []);
+    // Relative paths start at the file.
+    let path = Path::new("/etc/adit/adit.toml");
+    let text = node_at("\"https://192.0.2.1:2379\"", "tls-ca = \"ca.pem\"");
+    let network = config::parse(path, text).unwrap().network.unwrap();
+    assert_eq!(network.tls_ca, Some("/etc/adit/ca.pem".into()));
 }
 
 /// A directory with a configuration, the private key `private.key` and the preshared key `preshared.key`.
@@ -399,7 +486,12 @@ proptest! {
 
     #[test]
     fn a_mutated_file_is_a_tunnel_or_one_line(
-        whole in prop::sample::select(vec![WHOLE.to_owned(), plain_beside_sealed(""), sealed("keepalive = \"25s\"")]),
+        whole in prop::sample::select(vec![
+            WHOLE.to_owned(),
+            plain_beside_sealed(""),
+            sealed("keepalive = \"25s\""),
+            node("lease-ttl = \"5s\"\npublic-ip = [\"192.0.2.1\"]\nsubnet-files = [\"/run/adit/subnet.env\"]"),
+        ]),
         edits in prop::collection::vec((0..WHOLE.len(), 0..12_usize, "[\\[\\]\"=.#\n a-z0-9:/-]{0,6}"), 1..5),
     ) {
         let mut text = whole;
@@ -415,18 +507,20 @@ proptest! {
 
     #[test]
     fn any_value_anywhere_is_a_tunnel_or_one_line(
-        section in 0..3_usize,
+        section in 0..4_usize,
         key in prop::sample::select(vec![
             "name", "mode", "addresses", "mtu", "private-key-file", "wireguard-private-key-file", "listen", "workers", "offload", "busy-poll",
             "table", "dns", "fwmark",
             "public-key", "endpoint", "allowed-ips", "transport", "preshared-key-file", "keepalive",
+            "node-name", "prefix", "public-ip", "interface", "lease-ttl", "bridge", "tls-ca", "user", "secret-file", "plain",
+            "plain-from", "ip-masq", "subnet-files", "registry-listen",
         ]),
         value in prop_oneof![
             "\"[^\"\\\\]{0,30}\"", "-?[0-9]{1,20}", Just("true".to_owned()), Just("1.5".to_owned()),
             Just("1979-05-27".to_owned()), "\\[(\"[0-9a-f.:/]{0,20}\",?){0,3}\\]", Just("{ a = 1 }".to_owned()),
         ],
     ) {
-        let header = ["[device]", "[transport]", "[[peer]]"][section];
+        let header = ["[device]", "[transport]", "[[peer]]", "[network]\nregistry = \"embedded\""][section];
         let text = format!("{header}\n{key} = {value}\n");
         if let Err(error) = parse(&text) {
             prop_assert!(!error.to_string().contains('\n'), "{}", error);

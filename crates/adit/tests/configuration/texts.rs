@@ -109,3 +109,19 @@ pub(crate) fn second_peer(fields: &[(&str, &str)]) -> String {
     let lines: Vec<String> = lines.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
     format!("{LEAST}[[peer]]\n{}", lines.concat())
 }
+
+/// The least that is a node of a network; its section ends the file, so that lines come from line 4 on.
+pub(crate) const NODE: &str = r#"[network]
+registry = "embedded"
+node-name = "berlin"
+"#;
+
+/// `NODE` with a line more in its section, line 4.
+pub(crate) fn node(line: &str) -> String {
+    format!("{NODE}{line}\n")
+}
+
+/// `NODE` whose registry is this, line 2, with a line more, line 4.
+pub(crate) fn node_at(registry: &str, line: &str) -> String {
+    node(line).replace("\"embedded\"", registry)
+}
