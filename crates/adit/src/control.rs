@@ -28,19 +28,19 @@ use linux::netlink::{Monitor, Netlink};
 use linux::poll::{Signals, readable};
 use tunnel::{Snapshot, Way};
 
-use crate::apply::{self, Record};
+use crate::apply::Record;
 use crate::config::Tunnel;
 use crate::data_path::{Running, Surroundings};
 use crate::dns::Resolvers;
 use crate::names::Names;
 use crate::notify::{self, Watchdog};
 use crate::observe::facts::{DeviceFacts, Facts};
-use crate::plan::{self, Owned, Road};
+use crate::plan::{Owned, Road};
 use crate::request::{Handle, Request};
 use crate::roster::{Member, Roster};
 use crate::switchboard::Switchboard;
 use crate::worker::View;
-use crate::{Failure, Result, underlay};
+use crate::{Failure, Result, roads, underlay};
 
 pub use host::Opened;
 pub use inbox::{Inbox, Order};
@@ -104,6 +104,8 @@ pub struct Control {
     revivals: VecDeque<Instant>,
     /// What went wrong last, so that it is said once.
     complaint: Option<String>,
+    /// Whether it was `adit down` that ended us.
+    told_to_stop: bool,
 }
 
 /// What a [`Control`] is made of.
@@ -139,6 +141,10 @@ impl Control {
         let Parts { scope, tunnel, road, roster, surroundings, record, switchboard, names, resolvers, inbox } = parts;
         let owned = if scope == Scope::Host { record.read()? } else { Owned::default() };
         let device = Arc::new(ArcSwap::from_pointee(DeviceFacts::default()));
+        let mut tunnel = tunnel;
+        if let Some(overlay) = roads::remembered(&tunnel, &owned) {
+            tunnel.overlay = Some(overlay);
+        }
         let tunnel = Arc::new(tunnel);
         let (node, shown) = (switchboard.node(), Arc::clone(&device));
         let facts = Arc::new(Facts::new(Arc::clone(&tunnel), &roster, &surroundings, node, shown));
@@ -164,6 +170,7 @@ impl Control {
             edition: 0,
             revivals: VecDeque::new(),
             complaint: None,
+            told_to_stop: false,
         })
     }
 
@@ -200,6 +207,7 @@ impl Control {
         notify::stopping();
         self.refuse_requests();
         if outcome.is_ok()
+            && !self.leaves_host()
             && let Some(running) = &self.running
         {
             running.release_device();
@@ -215,8 +223,11 @@ impl Control {
         let mut looked = Instant::now();
         self.switchboard.start(&self.roster);
         loop {
-            if self.road.is_some() {
+            if self.has_filters() {
                 monitor.watch_filters()?;
+            }
+            if self.tunnel.overlay.is_some() {
+                monitor.watch_settings()?;
             }
             let mut soon = self.follow(netlink);
             let now = Instant::now();
@@ -234,6 +245,7 @@ impl Control {
             if orders {
                 let orders = inbox.take();
                 if orders.has(Order::Stop) {
+                    self.told_to_stop = true;
                     return Ok(());
                 }
                 if orders.has(Order::SocketFailed) {
@@ -387,17 +399,10 @@ impl Control {
         self.follow_paths(netlink);
         self.remember_addresses();
         let desired = self.desired(self.narrowest());
-        let name = &self.tunnel.device.name;
-        let actual = apply::observe(netlink, name)?;
-        if actual.device.is_none() {
+        let (has_device, failures) = self.put_right(netlink, &desired)?;
+        if !has_device {
             self.part_with_device(inbox);
             return self.revive(netlink);
-        }
-        let steps = plan::plan(&desired, &actual, &self.owned);
-        // Each for itself: one that cannot be mended keeps none of the others from it, least of all a blackhole.
-        let failures = apply::try_all(netlink, name, &steps);
-        if steps.len() > failures.len() {
-            tracing::info!("brought {name} back to its configuration ({} changes)", steps.len() - failures.len());
         }
         self.set_device_mtu(desired.mtu);
         match failures.into_iter().next() {

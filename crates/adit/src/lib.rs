@@ -16,6 +16,7 @@
 //! | [`switchboard`] | the encrypted peers, on the same thread |
 //! | [`names`] | host names of peers, resolved in threads of their own |
 //! | [`notify`] | what the service manager is told |
+//! | [`subnet_env`] | the lease in flannel's format, for CNI plugins and others |
 //! | [`underlay`] | where peers are, and how large a packet the way to each takes |
 //! | [`plan`] | from what the host should look like and what it looks like, the steps between |
 //! | [`apply`] | changes to the host, and taking them back |
@@ -47,6 +48,7 @@ pub mod reconfigure;
 pub mod request;
 pub mod roads;
 pub mod roster;
+pub mod subnet_env;
 pub mod switchboard;
 pub mod uapi;
 pub mod underlay;

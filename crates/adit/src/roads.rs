@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::num::NonZero;
 
+use ipnet::IpNet;
 use linux::netlink::{Family, Netlink, PROTOCOL, Rule, RuleAction};
 
-use crate::config::{Host, Table, Tunnel};
-use crate::plan::{Desired, FIRST_PRIORITY, FullTunnel, MAIN, MOST, Owned, PRIORITY_STEP, Prefix, Road, everywhere};
+use crate::config::{Host, Overlay, Table, Tunnel};
+use crate::plan::{
+    self, Desired, FIRST_PRIORITY, FullTunnel, MAIN, MOST, Owned, PRIORITY_STEP, Road, Territory, everywhere,
+};
 use crate::roster::{Member, Roster};
 use crate::{Failure, Result};
 
@@ -125,13 +128,33 @@ pub fn desired(tunnel: &Tunnel, mtu: u32, road: Option<Road>, port: u16) -> Desi
         (Table::Auto, _) if length > 0 => Some(MAIN),
         (Table::Auto, road) => road.map(|road| road.table),
     };
-    let nets = tunnel.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied());
+    let territory = tunnel.overlay.as_ref().map(territory);
+    let mut addresses: Vec<IpNet> = territory.iter().flat_map(Territory::addresses).collect();
+    addresses.extend(
+        tunnel.device.addresses.iter().filter(|address| !addresses.contains(address)).copied().collect::<Vec<_>>(),
+    );
+    let peers = tunnel.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied());
     Desired {
         mtu,
-        addresses: tunnel.device.addresses.clone(),
-        prefixes: nets.filter_map(|net| Some(Prefix { net, table: table(net.prefix_len())? })).collect(),
+        addresses,
+        prefixes: plan::prefixes(territory.as_ref(), peers, table),
         full: road.map(|road| FullTunnel { road, device: tunnel.device.name.clone(), port }),
+        device: tunnel.device.name.clone(),
+        territory,
     }
+}
+
+/// What of a lease is the host's matter.
+fn territory(overlay: &Overlay) -> Territory {
+    let Overlay { networks, subnets, masquerade, forward, .. } = overlay;
+    Territory { networks: networks.clone(), subnets: subnets.clone(), masquerade: *masquerade, forward: *forward }
+}
+
+/// The lease of an earlier run, for a node that has not heard of its network yet: until then all stays as it stands.
+pub fn remembered(tunnel: &Tunnel, owned: &Owned) -> Option<Overlay> {
+    let (Some(_), None, Some(territory)) = (&tunnel.network, &tunnel.overlay, &owned.territory) else { return None };
+    let Territory { networks, subnets, masquerade, forward } = territory.clone();
+    Some(Overlay { networks, subnets, masquerade, forward, membership: None })
 }
 
 /// What the names of endpoints came to, to be remembered.

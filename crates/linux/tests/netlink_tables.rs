@@ -144,4 +144,12 @@ fn settings_are_those_of_the_namespace() {
         .unwrap();
     assert_eq!(read, "1");
     assert_eq!(sysctl::get(&setting).unwrap_err().errno(), Some(libc::ENOENT), "not in ours");
+    let mut monitor = Monitor::open_in(&namespace).unwrap();
+    let change = |value| namespace.run(|| sysctl::set(&setting, value)).unwrap().unwrap();
+    change("0");
+    assert!(monitor.drain().unwrap().is_empty(), "told to who asks for it");
+    monitor.watch_settings().unwrap();
+    monitor.watch_settings().unwrap();
+    change("1");
+    assert_eq!(monitor.drain().unwrap(), Changes { settings: true, ..Changes::default() });
 }

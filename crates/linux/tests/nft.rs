@@ -98,6 +98,9 @@ fn every_match_is_shown_as_what_it_means() {
         drop(Match::Connection(ConnectionState::ESTABLISHED | ConnectionState::RELATED)),
         drop(Match::Connection(ConnectionState::INVALID).not()),
         drop(Match::DestinationType(AddressType::Local)),
+        drop(Match::WayBack),
+        drop(Match::WayBack.not()),
+        drop(Match::WayBackBy("eth0".into())),
         drop(Match::Mark(7, u32::MAX)),
         drop(Match::Mark(0x0a00, 0xff00).not()),
         drop(Match::Bytes { header: Header::Transport, offset: 8, value: vec![1, 2, 3, 4], mask: vec![] }),
@@ -136,6 +139,9 @@ fn every_match_is_shown_as_what_it_means() {
             "ct state established,related drop",
             "ct state ! invalid drop",
             "fib daddr type local drop",
+            "fib saddr . iif oif exists drop",
+            "fib saddr . iif oif missing drop",
+            "fib saddr oifname \"eth0\" drop",
             "meta mark 0x00000007 drop",
             "meta mark & 0x0000ff00 != 0x00000a00 drop",
             "@th,64,32 0x1020304 drop",
@@ -441,6 +447,25 @@ fn packets_meet_the_rules() {
     for stream in [&accepted, &connected] {
         assert!(support::segment_size(stream) <= 1000, "{}", support::segment_size(stream));
     }
+
+    // Nobody outside sends as somebody inside.
+    let spoofed = Rule::new("spoofed").when(Match::WayBack.not()).then(Action::Counter).then(Action::Drop);
+    let elsewhere = Rule::new("elsewhere").when(Match::WayBackBy("in".into())).then(Action::Counter);
+    nft.apply(&table(
+        Family::Inet,
+        vec![chain("raw", base(ChainKind::Filter, Hook::Prerouting, -300), vec![spoofed, elsewhere])],
+    ))
+    .unwrap();
+    let counted = |nft: &mut Nft| {
+        nft.rules(Family::Inet, "adit").unwrap().iter().map(|r| r.counter.unwrap().0).collect::<Vec<_>>()
+    };
+    assert_eq!(arrives(&row, 7), Some(ip("10.0.0.2")));
+    assert_eq!(counted(&mut nft), [0, 1]);
+    let mut outside = Netlink::open_in(&row.outside).unwrap();
+    outside.add_address(1, net("10.0.0.77/32"), true).unwrap();
+    let liar = row.outside.run(|| UdpSocket::bind("10.0.0.77:0")).unwrap().unwrap();
+    liar.send_to(b"x", "192.0.2.1:7").unwrap();
+    wait_for("the liar's packet", || (counted(&mut nft)[0] == 1).then_some(()));
 
     let reject = Rule::new("reject").when(Match::Protocol(6)).then(Action::Reject(Rejection::TcpReset));
     nft.apply(&table(Family::Inet, vec![forward(vec![reject])])).unwrap();

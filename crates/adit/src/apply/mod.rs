@@ -3,15 +3,16 @@
 //! What a daemon owns beyond its device (which carries our alias) is [written down](Record) before it is made.
 
 mod record;
+mod switches;
 
 use std::fmt;
 use std::path::Path;
 
 use linux::netlink::{LinkChange, Netlink, PROTOCOL, RouteKind, Rule};
-use linux::nft::{self, Nft};
+use linux::nft::{self, Nft, Ruleset};
 use linux::sysctl;
 
-use crate::plan::{self, ALIAS, Actual, Operation};
+use crate::plan::{self, ALIAS, Actual, Operation, Owned, Territory};
 use crate::{Failure, Result};
 
 pub use record::Record;
@@ -44,6 +45,24 @@ impl fmt::Display for Removed {
 /// # Errors
 /// A device of that name that is not ours: it is not touched.
 pub fn observe(netlink: &mut Netlink, device: &str) -> Result<Actual> {
+    observe_all(netlink, device, None)
+}
+
+/// The same with who forwards, if that is ours to say, or was.
+///
+/// # Errors
+/// As [`observe`].
+pub fn observe_for(
+    netlink: &mut Netlink,
+    device: &str,
+    territory: Option<&Territory>,
+    owned: &Owned,
+) -> Result<Actual> {
+    let asked = territory.is_some() || !owned.settings.is_empty();
+    observe_all(netlink, device, asked.then_some((territory, owned)))
+}
+
+fn observe_all(netlink: &mut Netlink, device: &str, asked: Option<(Option<&Territory>, &Owned)>) -> Result<Actual> {
     let link = netlink.link(device)?;
     if let Some(link) = &link
         && (link.kind.as_deref() != Some("tun") || link.alias.as_deref() != Some(ALIAS))
@@ -61,6 +80,10 @@ pub fn observe(netlink: &mut Netlink, device: &str) -> Result<Actual> {
     let mut routes = netlink.routes(None)?;
     let links = if plan::asks_for_links(&routes, index) { netlink.links()? } else { Vec::new() };
     let nearby = plan::find_nearby(&routes, &links, index);
+    let switches = match asked {
+        Some((territory, owned)) => Some(switches::read(netlink, (device, &routes), territory, owned)?),
+        None => None,
+    };
     routes.retain(|r| {
         let is_here =
             matches!(r.kind, RouteKind::Blackhole | RouteKind::Throw) || (index.is_some() && r.device == index);
@@ -70,7 +93,7 @@ pub fn observe(netlink: &mut Netlink, device: &str) -> Result<Actual> {
     rules.retain(|rule: &Rule| rule.protocol == PROTOCOL || rule.mark.is_some());
     // Where it cannot be read, there is no IPv4, and nothing to change.
     let valid_mark = sysctl::get(&VALID_MARK).map_or(true, |value| value != "0");
-    Ok(Actual { device: link, addresses, routes, rules, nearby, filters: filters(device), valid_mark })
+    Ok(Actual { device: link, addresses, routes, rules, nearby, filters: filters(device), valid_mark, switches })
 }
 
 /// Chain and comment of each rule of our packet filters. A kernel that has none of any kind has none of ours.
@@ -132,18 +155,23 @@ fn carry_out(netlink: &mut Netlink, device: &str, step: &Operation) -> Result<()
         Operation::DeleteRoute(route) => netlink.delete_route(route).or_else(absent),
         Operation::AddRule(rule) => netlink.add_rule(rule),
         Operation::DeleteRule(rule) => netlink.delete_rule(rule).or_else(absent),
-        Operation::ReplaceFilters(filters, _) => {
-            Nft::open().and_then(|mut nft| filters.iter().try_for_each(|ruleset| nft.apply(ruleset)))
-        }
-        Operation::DeleteFilters => {
-            let table = plan::table_name(device);
-            Nft::open().and_then(|mut nft| {
-                FILTERED.into_iter().try_for_each(|family| nft.delete(family, &table).or_else(absent))
-            })
-        }
+        Operation::ReplaceFilters(filters, _) => replace_filters(device, filters),
+        Operation::DeleteFilters => replace_filters(device, &[]),
         Operation::SetValidMark(on) => sysctl::set(&VALID_MARK, if *on { "1" } else { "0" }),
+        Operation::Set(setting, to, _) => sysctl::set(&setting.path(), &to.to_string()).or_else(absent),
     };
     done.map_err(|e| explain(step, e))
+}
+
+/// Leaves just these of our packet filters.
+fn replace_filters(device: &str, filters: &[Ruleset]) -> linux::Result<()> {
+    let (mut nft, table) = (Nft::open()?, plan::table_name(device));
+    filters.iter().try_for_each(|ruleset| nft.apply(ruleset))?;
+    let is_left = |family| filters.iter().any(|ruleset| ruleset.family == family);
+    FILTERED
+        .into_iter()
+        .filter(|family| !is_left(*family))
+        .try_for_each(|family| nft.delete(family, &table).or_else(absent))
 }
 
 /// What is gone already needs no removing: ENOENT, ESRCH, ENODEV, EADDRNOTAVAIL.
@@ -168,10 +196,18 @@ fn explain(step: &Operation, error: linux::Error) -> Failure {
         (Operation::AddRule(_), Some(17)) => {
             "another tunnel has the same rule: choose another `fwmark` under [transport]".to_owned()
         }
+        (Operation::ReplaceFilters(filters, _), _) if !filters.iter().any(|ruleset| ruleset.family == nft::Family::Arp) => {
+            "a node of a network needs nf_tables with nft_fib: `modprobe nft_fib_inet`, or write `ip-masq = false` and \
+             `forward-rules = false` under [network] and make packet filters yourself"
+                .to_owned()
+        }
         (Operation::ReplaceFilters(..), _) => {
             "a tunnel that takes everything needs nf_tables: `modprobe nf_tables`, or write `table = \"off\"` under [device] \
              and make routes and rules yourself"
                 .to_owned()
+        }
+        (Operation::Set(setting, to, _), _) => {
+            format!("have {}={to} set on this host, so that packets of containers find their way", setting.path().join("."))
         }
         (Operation::SetValidMark(true), _) => {
             "have net.ipv4.conf.all.src_valid_mark=1 set on this host, which a strict reverse-path filter needs".to_owned()
@@ -202,7 +238,7 @@ pub fn remove_leftovers(device: &str, state_dir: &Path) -> Result<Removed> {
     let mut netlink = Netlink::open()?;
     let record = Record::of(device, state_dir);
     let owned = record.read()?;
-    let actual = observe(&mut netlink, device)?;
+    let actual = observe_for(&mut netlink, device, None, &owned)?;
     // Carrier means that somebody holds a queue.
     if actual.device.as_ref().is_some_and(|device| device.running) {
         return Err(Failure::failed(format!("a daemon with another runtime directory holds the device {device}"))
@@ -216,6 +252,7 @@ pub fn remove_leftovers(device: &str, state_dir: &Path) -> Result<Removed> {
         (count(|step| matches!(step, Operation::DeleteRule(_))), "rule"),
         (count(|step| matches!(step, Operation::DeleteRoute(_))), "route"),
         (count(|step| matches!(step, Operation::DeleteFilters)), "set of packet filters"),
+        (count(|step| matches!(step, Operation::Set(..))), "setting"),
     ] {
         match count {
             0 => {}

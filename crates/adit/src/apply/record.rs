@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{MAIN, Owned, Prefix, Road};
+use crate::plan::{MAIN, Owned, Prefix, Road, Setting, Territory};
 use crate::{Failure, Result};
 
 /// The file that says what a daemon owns beyond its device.
@@ -35,6 +35,11 @@ struct Contents {
     src_valid_mark: bool,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     addresses: BTreeMap<String, SocketAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    territory: Option<Territory>,
+    /// With what they were.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    settings: Vec<(Setting, u8)>,
 }
 
 impl From<&Owned> for Contents {
@@ -47,6 +52,8 @@ impl From<&Owned> for Contents {
             roads: owned.roads.clone(),
             src_valid_mark: owned.valid_mark,
             addresses: owned.addresses.clone(),
+            territory: owned.territory.clone(),
+            settings: owned.settings.clone().into_iter().collect(),
         }
     }
 }
@@ -57,7 +64,14 @@ impl From<Contents> for Owned {
         let all = main.chain(contents.blackholes_elsewhere).map(|(table, net)| Prefix { net, table });
         let mut blackholes: Vec<_> = all.collect();
         blackholes.sort_unstable();
-        Self { blackholes, roads: contents.roads, valid_mark: contents.src_valid_mark, addresses: contents.addresses }
+        Self {
+            blackholes,
+            roads: contents.roads,
+            valid_mark: contents.src_valid_mark,
+            addresses: contents.addresses,
+            territory: contents.territory,
+            settings: contents.settings.into_iter().collect(),
+        }
     }
 }
 
@@ -65,6 +79,11 @@ impl Record {
     /// The record of the daemon of `device`.
     pub fn of(device: &str, state_dir: &Path) -> Self {
         Self { path: state_dir.join(format!("{device}.json")), made_directory: Cell::new(false) }
+    }
+
+    /// The state directory.
+    pub fn directory(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
     }
 
     /// What is its own; nothing if there is no record. One that cannot be understood is set aside, not deleted.
@@ -88,7 +107,7 @@ impl Record {
     pub fn write(&self, owned: &Owned) -> Result<()> {
         let text = serde_json::to_vec(&Contents::from(owned))
             .map_err(|e| Failure::failed(format!("cannot write {}: {e}", self.path.display())))?;
-        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        let directory = self.directory();
         let temporary = self.path.with_extension("json.new");
         let write = || {
             if !directory.exists() {
@@ -139,6 +158,13 @@ mod tests {
             roads: vec![Road { mark: 7, table: 51_820, stop: 51_821, priority: 17_300 }],
             valid_mark: true,
             addresses: [("far.example:7777".to_owned(), "192.0.2.2:7777".parse().unwrap())].into(),
+            territory: Some(Territory {
+                networks: vec!["10.42.0.0/16".parse().unwrap()],
+                subnets: vec!["10.42.7.0/24".parse().unwrap()],
+                masquerade: true,
+                forward: false,
+            }),
+            settings: [(Setting::Forward4("eth0".into()), 0), (Setting::ForwardAll6, 0)].into(),
         };
         record.write(&owned).unwrap();
         assert_eq!(record.read().unwrap(), owned);

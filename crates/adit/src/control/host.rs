@@ -7,14 +7,15 @@ use linux::netlink::Netlink;
 use linux::tun::Device;
 
 use super::{BARE_MTU, Control, Scope};
-use crate::Result;
 use crate::apply;
 use crate::data_path;
 use crate::dns::Resolvers;
 use crate::observe::facts::DeviceFacts;
 use crate::plan::{self, Desired, Operation, Owned};
 use crate::roads;
+use crate::subnet_env::SubnetFiles;
 use crate::underlay::{self, Survey};
+use crate::{Failure, Result};
 
 /// What [`Control::open`] did, to be taken back if what follows fails.
 pub struct Opened {
@@ -54,7 +55,7 @@ impl Control {
         let name = self.tunnel.device.name.clone();
         underlay::check_mtu(&self.tunnel, self.narrowest())?;
         let desired = self.desired(self.narrowest());
-        let before = apply::observe(netlink, &name)?;
+        let before = apply::observe_for(netlink, &name, desired.territory.as_ref(), &self.owned)?;
         let mut undo = Undo { steps: Vec::new(), device_was_there: before.device.is_some(), owned: self.owned.clone() };
         self.owned.claim(&desired, &before);
         self.note_addresses();
@@ -88,16 +89,44 @@ impl Control {
         }
     }
 
-    fn set_up(&self, netlink: &mut Netlink, name: &str, desired: &Desired, undo: &mut Undo) -> Result<Device> {
+    fn set_up(&mut self, netlink: &mut Netlink, name: &str, desired: &Desired, undo: &mut Undo) -> Result<Device> {
         let queues = self.surroundings.sockets.len();
         let device = data_path::open_device(netlink, name, queues, self.tunnel.transport.offload)?;
-        let actual = apply::observe(netlink, name)?;
+        let actual = apply::observe_for(netlink, name, desired.territory.as_ref(), &self.owned)?;
+        // The device has settings of its own.
+        if self.owned.claim_settings(desired, &actual) {
+            self.record.write(&self.owned)?;
+        }
         let steps = plan::plan(desired, &actual, &self.owned);
         apply::apply(netlink, name, &steps)?;
+        say_who_forwards(&steps);
         undo.steps = steps;
         let everybody = self.roster.members().map(|member| (&member.peer, member.configured));
         underlay::check_no_loop(netlink, &self.tunnel, everybody)?;
         Ok(device)
+    }
+
+    /// Brings the host back to what it should look like, as far as that can be: each step for itself, so that one that cannot be mended keeps
+    /// none of the others from it, least of all a blackhole. Answers whether there is a device, and what failed.
+    pub(super) fn put_right(&mut self, netlink: &mut Netlink, desired: &Desired) -> Result<(bool, Vec<Failure>)> {
+        let name = self.tunnel.device.name.clone();
+        let actual = apply::observe_for(netlink, &name, desired.territory.as_ref(), &self.owned)?;
+        if actual.device.is_none() {
+            return Ok((false, Vec::new()));
+        }
+        if self.owned.claim_settings(desired, &actual) {
+            self.record.write(&self.owned)?;
+        }
+        let steps = plan::plan(desired, &actual, &self.owned);
+        let failures = apply::try_all(netlink, &name, &steps);
+        if steps.len() > failures.len() {
+            tracing::info!("brought {name} back to its configuration ({} changes)", steps.len() - failures.len());
+        }
+        say_who_forwards(&steps);
+        if failures.is_empty() && self.owned.keep_settings(desired, &actual) {
+            self.record.write(&self.owned)?;
+        }
+        Ok((true, failures))
     }
 
     /// Takes a start back of which a later step failed.
@@ -132,10 +161,17 @@ impl Control {
         self.resolvers.as_mut().map_or(Ok(()), |resolvers| resolvers.set(dns))
     }
 
-    /// Removes everything: resolvers, routes, device, blackholes, and the note that they are ours.
+    /// Whether all of the host is to stay as it is when we end: a node stays in its network until somebody takes it out. The next daemon
+    /// takes it over; until then packets go nowhere instead of out in the clear.
+    pub(super) fn leaves_host(&self) -> bool {
+        self.tunnel.network.is_some() && !self.told_to_stop
+    }
+
+    /// Removes everything: resolvers, routes, device, blackholes, and the note that they are ours. Of a node of a network only when it was told
+    /// to (`adit down`), not when its daemon ends by a signal.
     pub fn remove(&mut self, netlink: &mut Netlink) {
-        if self.scope == Scope::Device {
-            // It went with its queues, wherever it was.
+        if self.scope == Scope::Device || self.leaves_host() {
+            // A bare device went with its queues, wherever it was.
             return;
         }
         // First: questions for the tunnel's resolvers would go out in the clear without it.
@@ -144,17 +180,23 @@ impl Control {
         }
         let mut failures = Vec::new();
         let name = &self.tunnel.device.name;
-        match apply::observe(netlink, name) {
+        match apply::observe_for(netlink, name, None, &self.owned) {
             Ok(actual) => failures.extend(apply::try_all(netlink, name, &plan::removal(&actual, &self.owned))),
             Err(failure) => failures.push(failure),
         }
         failures.extend(apply::delete_device(netlink, name).err());
+        failures.extend(SubnetFiles::of(name, self.record.directory()).remove().err());
         if failures.is_empty() {
             failures.extend(self.record.remove().err());
         }
         for failure in failures {
             tracing::error!("{failure}");
         }
+    }
+
+    /// Whether some of the packet filters are ours.
+    pub(super) fn has_filters(&self) -> bool {
+        self.road.is_some() || self.tunnel.overlay.is_some()
     }
 
     /// What the host should look like; `narrowest`: the narrowest way to a peer.
@@ -177,5 +219,14 @@ impl Control {
 
     pub(super) fn narrowest(&self) -> Option<usize> {
         self.roster.members().map(|member| member.width.configured).min()
+    }
+}
+
+/// A host that becomes a router is told so.
+fn say_who_forwards(steps: &[Operation]) {
+    for step in steps {
+        if let Operation::Set(setting, to, was) = step {
+            tracing::info!("{} is {to} now, and was {was}", setting.path().join("."));
+        }
     }
 }

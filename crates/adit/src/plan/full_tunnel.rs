@@ -19,7 +19,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use linux::netlink::{Family, Route, RouteKind, Rule, RuleAction};
 use linux::nft::{self, Base, Chain, ChainKind, Header, Hook, Match, Policy, Ruleset, Set, Transport};
 
-use super::{Actual, Desired, MAIN, Nearby, Owned, Prefix};
+use super::{Actual, Desired, MAIN, Nearby, Owned, Prefix, table_name};
 
 /// The priorities of our rules: after those that an administrator numbers by hand, before the main table (32766) and what
 /// programs are given without asking for a number (from 32765 down).
@@ -70,6 +70,7 @@ pub(super) struct Layout {
     pub(super) routes: Vec<Route>,
     /// In the order in which they are made.
     pub(super) rules: Vec<Rule>,
+    /// Without what tells that they belong together.
     pub(super) filters: Vec<Ruleset>,
 }
 
@@ -145,13 +146,7 @@ impl FullTunnel {
             let rule = self.set_mark("a neighbour asks for us", vec![]);
             arp.chains.push(chain("mark", filter, Hook::Input, -150, vec![rule]));
         }
-        let mut all = vec![inet, arp];
-        // What the kernel tells of rules are their comments: by this they say of which whole they are a part.
-        let fingerprint = fingerprint(&format!("{all:?}"));
-        for rule in all.iter_mut().flat_map(|ruleset| &mut ruleset.chains).flat_map(|chain| &mut chain.rules) {
-            rule.comment = format!("{} [{fingerprint:08x}]", rule.comment);
-        }
-        all
+        vec![inet, arp]
     }
 
     fn by_other_devices(&self, comment: &str) -> nft::Rule {
@@ -227,11 +222,6 @@ pub fn everywhere(family: Family) -> IpNet {
     }
 }
 
-/// The name of our tables of packet filters, one per device.
-pub fn table_name(device: &str) -> String {
-    format!("adit-{device}")
-}
-
 fn set(name: &str, v6: bool) -> String {
     format!("{name}{}", if v6 { 6 } else { 4 })
 }
@@ -256,9 +246,4 @@ fn reachable(local: &[IpNet]) -> Vec<IpNet> {
     let groups = [v4([224, 0, 0, 0], 24), v4([239, 255, 0, 0], 16), v4([255; 4], 32)];
     let link = Ipv6Net::new([0xff02, 0, 0, 0, 0, 0, 0, 0].into(), 16).ok().map(IpNet::V6);
     groups.into_iter().chain([link]).flatten().chain(local.iter().copied()).collect()
-}
-
-/// FNV-1a: the same in every build, as what stands on the host may be of another.
-fn fingerprint(text: &str) -> u32 {
-    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }

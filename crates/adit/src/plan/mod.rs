@@ -1,15 +1,19 @@
 //! From what the host should look like and what it looks like, the steps between: pure, so that start-up, repair and removal
 //! share it and every case is a table test.
 
+mod forwarding;
 mod full_tunnel;
 mod nearby;
 mod owned;
+mod territory;
 #[cfg(test)]
 mod tests;
 
-pub use full_tunnel::{FIRST_PRIORITY, FullTunnel, MOST, PRIORITY_STEP, Road, everywhere, table_name};
+pub use forwarding::{Setting, Switches};
+pub use full_tunnel::{FIRST_PRIORITY, FullTunnel, MOST, PRIORITY_STEP, Road, everywhere};
 pub use nearby::{Nearby, asks_for_links, find as find_nearby};
 pub use owned::Owned;
+pub use territory::{Territory, prefixes};
 
 use std::collections::HashSet;
 
@@ -62,6 +66,10 @@ pub struct Desired {
     pub prefixes: Vec<Prefix>,
     /// Whether the tunnel takes everything, of the families whose prefix of length 0 is in its table.
     pub full: Option<FullTunnel>,
+    /// The name of the device, by which our packet filters are known.
+    pub device: String,
+    /// What is ours in a network, of a node.
+    pub territory: Option<Territory>,
 }
 
 /// What the host looks like, as far as it is ours.
@@ -81,6 +89,8 @@ pub struct Actual {
     pub filters: Vec<(String, String)>,
     /// Whether reverse-path filters heed marks (`net.ipv4.conf.all.src_valid_mark`).
     pub valid_mark: bool,
+    /// Who forwards, as far as that was asked for.
+    pub switches: Option<Switches>,
 }
 
 /// One step, on our device where it says nothing else.
@@ -112,6 +122,8 @@ pub enum Operation {
     DeleteFilters,
     /// Has reverse-path filters heed marks, or not.
     SetValidMark(bool),
+    /// Changes a setting of the kernel's to the first number; the second is what it was.
+    Set(Setting, u8, u8),
 }
 
 impl Operation {
@@ -128,6 +140,7 @@ impl Operation {
             Self::DeleteRule(rule) => Some(Self::AddRule(rule.clone())),
             Self::ReplaceFilters(_, false) => Some(Self::DeleteFilters),
             Self::SetValidMark(on) => Some(Self::SetValidMark(!on)),
+            Self::Set(setting, to, was) => Some(Self::Set(setting.clone(), *was, *to)),
         }
     }
 }
@@ -141,13 +154,12 @@ pub fn plan(desired: &Desired, actual: &Actual, owned: &Owned) -> Vec<Operation>
     let (routes, rules) =
         layout.as_ref().map_or((&[][..], &[][..]), |layout| (layout.routes.as_slice(), layout.rules.as_slice()));
     let mut steps = Vec::new();
-    if let Some(layout) = &layout {
-        if !actual.valid_mark {
-            steps.push(Operation::SetValidMark(true));
-        }
-        if actual.filters != what_is_told_of(&layout.filters) {
-            steps.push(Operation::ReplaceFilters(layout.filters.clone(), !actual.filters.is_empty()));
-        }
+    if layout.is_some() && !actual.valid_mark {
+        steps.push(Operation::SetValidMark(true));
+    }
+    let filters = filters(desired, layout.as_ref().map(|layout| layout.filters.as_slice()));
+    if !filters.is_empty() && actual.filters != what_is_told_of(&filters) {
+        steps.push(Operation::ReplaceFilters(filters.clone(), !actual.filters.is_empty()));
     }
     let standing = Known::standing(actual);
     let wanted: Vec<Route> = desired.prefixes.iter().map(Prefix::blackhole).chain(routes.iter().cloned()).collect();
@@ -161,17 +173,51 @@ pub fn plan(desired: &Desired, actual: &Actual, owned: &Owned) -> Vec<Operation>
     let wanted = Known::new(&wanted);
     let stale = actual.routes.iter().filter(|r| r.kind != RouteKind::Unicast && owned.owns(r) && !wanted.has(r));
     steps.extend(stale.cloned().map(Operation::DeleteRoute));
+    // Nothing is forwarded before what guards it stands.
+    steps.extend(switching(desired.territory.as_ref(), actual, owned));
+    if filters.is_empty() && !actual.filters.is_empty() {
+        steps.push(Operation::DeleteFilters);
+    }
     if layout.is_none() {
-        steps.extend(without_full_tunnel(actual, owned));
+        steps.extend(owned.may_reset_valid_mark(actual).then_some(Operation::SetValidMark(false)));
     }
     steps
 }
 
-/// What is left of a tunnel that took everything, beside its routes and rules.
-fn without_full_tunnel(actual: &Actual, owned: &Owned) -> impl Iterator<Item = Operation> + use<> {
-    let filters = (!actual.filters.is_empty()).then_some(Operation::DeleteFilters);
-    let setting = owned.may_reset_valid_mark(actual).then_some(Operation::SetValidMark(false));
-    filters.into_iter().chain(setting)
+fn switching(territory: Option<&Territory>, actual: &Actual, owned: &Owned) -> Vec<Operation> {
+    let Some(switches) = &actual.switches else { return Vec::new() };
+    let changes = forwarding::changes(territory, switches, &owned.settings);
+    changes.into_iter().map(|(setting, to, was)| Operation::Set(setting, to, was)).collect()
+}
+
+/// Our packet filters: those of a tunnel that takes everything and those of a network are one whole.
+fn filters(desired: &Desired, full: Option<&[Ruleset]>) -> Vec<Ruleset> {
+    let mut all = full.unwrap_or_default().to_vec();
+    if let Some(of_network) = desired.territory.as_ref().and_then(|territory| territory.filters(&desired.device)) {
+        match all.iter_mut().find(|ruleset| ruleset.family == of_network.family) {
+            Some(ruleset) => {
+                ruleset.sets.extend(of_network.sets);
+                ruleset.chains.extend(of_network.chains);
+            }
+            None => all.push(of_network),
+        }
+    }
+    // What the kernel tells of rules are their comments: by this they say of which whole they are a part.
+    let fingerprint = fingerprint(&format!("{all:?}"));
+    for rule in all.iter_mut().flat_map(|ruleset| &mut ruleset.chains).flat_map(|chain| &mut chain.rules) {
+        rule.comment = format!("{} [{fingerprint:08x}]", rule.comment);
+    }
+    all
+}
+
+/// FNV-1a: the same in every build, as what stands on the host may be of another.
+fn fingerprint(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// The name of our tables of packet filters, one per device.
+pub fn table_name(device: &str) -> String {
+    format!("adit-{device}")
 }
 
 fn device_steps(desired: &Desired, actual: &Actual, device: &Link, standing: &Known) -> Vec<Operation> {
@@ -209,7 +255,9 @@ pub fn removal(actual: &Actual, owned: &Owned) -> Vec<Operation> {
     let (unicast, others): (Vec<_>, Vec<_>) =
         actual.routes.iter().filter(|r| owned.owns(r)).cloned().partition(|r| r.kind == RouteKind::Unicast);
     let routes = unicast.into_iter().chain(others).map(Operation::DeleteRoute);
-    rules.chain(routes).chain(without_full_tunnel(actual, owned)).collect()
+    let filters = (!actual.filters.is_empty()).then_some(Operation::DeleteFilters);
+    let mark = owned.may_reset_valid_mark(actual).then_some(Operation::SetValidMark(false));
+    rules.chain(routes).chain(switching(None, actual, owned)).chain(filters).chain(mark).collect()
 }
 
 /// Whether the kernel routes just this prefix through the device already, because it is the network of an address there. A part

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use linux::netlink::{Route, RouteKind, Rule};
 
-use super::{Actual, Desired, Known, Prefix, Road};
+use super::{Actual, Desired, Known, Prefix, Road, Setting, Territory, forwarding};
 
 /// What is not known again by a mark of its own: it is written down before it is made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,6 +18,10 @@ pub struct Owned {
     pub valid_mark: bool,
     /// What the names of endpoints came to last, while the tunnel takes everything: whoever is to resolve them may be behind it.
     pub addresses: BTreeMap<String, SocketAddr>,
+    /// What is ours in a network, so that a restart keeps it before the network is heard of.
+    pub territory: Option<Territory>,
+    /// Settings that were changed, and what they were.
+    pub settings: BTreeMap<Setting, u8>,
 }
 
 impl Owned {
@@ -37,12 +41,29 @@ impl Owned {
             self.roads.extend(Some(full.road).filter(|road| !self.roads.contains(road)));
             self.valid_mark |= !actual.valid_mark;
         }
+        if desired.territory.is_some() {
+            self.territory.clone_from(&desired.territory);
+        }
+        self.claim_settings(desired, actual);
+    }
+
+    /// Notes the settings that will be changed; answers whether there are new ones.
+    pub fn claim_settings(&mut self, desired: &Desired, actual: &Actual) -> bool {
+        let Some(switches) = &actual.switches else { return false };
+        forwarding::claim(desired.territory.as_ref(), switches, &mut self.settings)
+    }
+
+    /// Forgets settings that were taken back, since nobody needs them any more; answers whether there were such.
+    pub fn keep_settings(&mut self, desired: &Desired, actual: &Actual) -> bool {
+        let Some(switches) = &actual.switches else { return false };
+        forwarding::keep(desired.territory.as_ref(), switches, &mut self.settings)
     }
 
     /// Forgets what is no longer ours once `desired` stands.
     pub fn keep(&mut self, desired: &Desired) {
         let wanted: HashSet<_> = desired.prefixes.iter().collect();
         self.blackholes.retain(|prefix| wanted.contains(prefix));
+        self.territory.clone_from(&desired.territory);
         let road = desired.full.as_ref().map(|full| full.road);
         self.roads.retain(|ours| Some(*ours) == road);
         if road.is_none() {

@@ -14,6 +14,8 @@ fn desired() -> Desired {
         addresses: vec![net("10.77.0.1/24")],
         prefixes: ["10.77.0.2/32", "10.42.7.0/24", "fd42::/64"].map(main).into(),
         full: None,
+        device: "adit0".into(),
+        territory: None,
     }
 }
 
@@ -69,6 +71,10 @@ fn after(mut actual: Actual, steps: &[Operation]) -> Actual {
             }
             Operation::DeleteFilters => actual.filters.clear(),
             Operation::SetValidMark(on) => actual.valid_mark = *on,
+            Operation::Set(setting, to, was) => {
+                let switches = actual.switches.as_mut().unwrap();
+                assert_eq!(switches.values.insert(setting.clone(), *to), Some(*was));
+            }
         }
     }
     actual
@@ -129,7 +135,7 @@ fn what_somebody_removed_comes_back() {
 #[test]
 fn a_new_configuration_leaves_nothing_of_the_old_one() {
     let new =
-        Desired { mtu: 1400, addresses: vec![net("10.78.0.1/24")], prefixes: vec![main("10.43.0.0/16")], full: None };
+        Desired { mtu: 1400, addresses: vec![net("10.78.0.1/24")], prefixes: vec![main("10.43.0.0/16")], ..desired() };
     let actual = started();
     let steps = plan(&new, &actual, &owned(&desired()));
     let actual = after(actual, &steps);

@@ -1,4 +1,4 @@
-//! Being told when devices, addresses, routes, rules or packet filters change, by whomever.
+//! Being told when devices, addresses, routes, rules, settings or packet filters change, by whomever.
 //!
 //! A [`Monitor`] says only what sort of thing changed. Who wants the new state reads it with a [`Netlink`](super::Netlink):
 //! notifications can be lost (the kernel then says so), a reading cannot.
@@ -14,11 +14,15 @@ use crate::{Error, Result};
 /// The group of those who are told of changes to nf_tables (`NFNLGRP_NFTABLES`, linux/netfilter/nfnetlink.h).
 const FILTERS: u32 = 7;
 
+/// `RTM_DELNETCONF` (linux/rtnetlink.h), which libc has for some targets only.
+const DELNETCONF: u16 = 81;
+
 /// A subscription to changes in one network namespace. Its descriptor is readable when there are some.
 #[derive(Debug)]
 pub struct Monitor {
     socket: Socket,
     filters: Option<Socket>,
+    settings: bool,
     /// An epoll(7) descriptor over both, so that there is one to wait for.
     ready: OwnedFd,
 }
@@ -34,6 +38,9 @@ pub struct Changes {
     pub routes: bool,
     /// Whether rules of policy routing came or went.
     pub rules: bool,
+    /// Whether settings of devices changed that routing goes by, as `net.ipv4.conf.*.forwarding` (`RTM_NEWNETCONF`, linux/netconf.h);
+    /// told only to who [watches them](Monitor::watch_settings).
+    pub settings: bool,
     /// Whether packet filters changed; told only to who [watches them](Monitor::watch_filters).
     pub filters: bool,
     /// Whether notifications were lost, so that anything may have changed.
@@ -67,7 +74,7 @@ impl Monitor {
             syscall!(epoll_create1(libc::EPOLL_CLOEXEC)).map_err(|e| Error::new("make an epoll descriptor", e))?;
         // SAFETY: the kernel has just made this descriptor for us, and nobody else owns it.
         let ready = unsafe { OwnedFd::from_raw_fd(ready) };
-        let monitor = Self { socket, filters: None, ready };
+        let monitor = Self { socket, filters: None, settings: false, ready };
         monitor.wait_for(&monitor.socket)?;
         Ok(monitor)
     }
@@ -80,6 +87,16 @@ impl Monitor {
             socket.join(FILTERS)?;
             self.wait_for(&socket)?;
             self.filters = Some(socket);
+        }
+        Ok(())
+    }
+
+    /// Subscribes to changes of devices' settings too. A new device is told of as well.
+    pub fn watch_settings(&mut self) -> Result<()> {
+        if !self.settings {
+            self.socket.join(libc::RTNLGRP_IPV4_NETCONF)?;
+            self.socket.join(libc::RTNLGRP_IPV6_NETCONF)?;
+            self.settings = true;
         }
         Ok(())
     }
@@ -143,6 +160,7 @@ fn note(changes: &mut Changes, datagram: &[u8]) {
             libc::RTM_NEWADDR | libc::RTM_DELADDR => changes.addresses = true,
             libc::RTM_NEWROUTE | libc::RTM_DELROUTE => changes.routes = true,
             libc::RTM_NEWRULE | libc::RTM_DELRULE => changes.rules = true,
+            libc::RTM_NEWNETCONF | DELNETCONF => changes.settings = true,
             _ => {}
         }
     }

@@ -129,6 +129,21 @@ impl Program<'_> {
                 });
                 self.compare(negated, &u32::from(number).to_ne_bytes());
             }
+            Match::WayBack => {
+                self.expression("fib", |data| {
+                    data.u32_be(FIB_DREG, REG_1).u32_be(FIB_RESULT, FIB_RESULT_OIF);
+                    data.u32_be(FIB_FLAGS, FIB_SADDR | FIB_IIF | FIB_PRESENT);
+                });
+                // The kernel stores a byte, and zeros in the rest of the register, which the nft program compares as well.
+                self.compare(false, &u32::from(!negated).to_le_bytes());
+            }
+            Match::WayBackBy(name) => {
+                let register = device_register(name)?;
+                self.expression("fib", |data| {
+                    data.u32_be(FIB_DREG, REG_1).u32_be(FIB_RESULT, FIB_RESULT_OIFNAME).u32_be(FIB_FLAGS, FIB_SADDR);
+                });
+                self.compare(negated, &register);
+            }
             Match::Mark(value, mask) => {
                 self.load_meta(META_MARK);
                 if *mask != u32::MAX {
@@ -219,16 +234,14 @@ impl Program<'_> {
 
     /// Compares a name: with a `*` at its end only the bytes before it, otherwise with the NULs that fill the register.
     fn device(&mut self, key: u32, name: &str, negated: bool) -> Result<(), Refusal> {
-        let beginning = name.strip_suffix('*');
-        if !is_valid_name(beginning.unwrap_or(name)) {
-            return Err(format!("{name:?} is not a device name, nor the beginning of one with a '*'"));
-        }
-        self.load_meta(key);
-        match beginning {
-            Some(beginning) => self.compare(negated, beginning.as_bytes()),
-            None => {
-                let mut register = [0; libc::IFNAMSIZ];
-                register.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+        match name.strip_suffix('*') {
+            Some(beginning) if is_valid_name(beginning) => {
+                self.load_meta(key);
+                self.compare(negated, beginning.as_bytes());
+            }
+            _ => {
+                let register = device_register(name)?;
+                self.load_meta(key);
                 self.compare(negated, &register);
             }
         }
@@ -459,6 +472,16 @@ impl Program<'_> {
             element.text(EXPR_NAME, name).nest(EXPR_DATA, fill);
         });
     }
+}
+
+/// A device's name as the kernel loads it.
+fn device_register(name: &str) -> Result<[u8; libc::IFNAMSIZ], Refusal> {
+    if !is_valid_name(name) || name.ends_with('*') {
+        return Err(format!("{name:?} is not a device name, nor the beginning of one with a '*'"));
+    }
+    let mut register = [0; libc::IFNAMSIZ];
+    register.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+    Ok(register)
 }
 
 fn value(data: &mut Writer, kind: u16, bytes: &[u8]) {

@@ -301,6 +301,11 @@ pub enum Match {
     Connection(ConnectionState),
     /// Its destination, by the routing tables of this host, is of this sort.
     DestinationType(AddressType),
+    /// The way back to its source, by the routing tables of this host, leads out by the device that it came in by. Of IPv6 a route of any
+    /// length by that device will do, also if there is a longer one by another.
+    WayBack,
+    /// The way back to its source, by the routing tables of this host, leads out by this device.
+    WayBackBy(String),
     /// Its mark, as far as the mask (the second number) goes, is the first number.
     Mark(u32, u32),
     /// The bytes at this offset of a header, as far as the mask goes, are these: at most 16.
