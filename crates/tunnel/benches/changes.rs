@@ -46,7 +46,7 @@ fn peer(number: u32) -> PeerSettings {
 
 fn node(peers: u32) -> Node {
     let identities = vec![(Protocol::WireGuard, Identity::new(&[1; 32]).unwrap())];
-    let settings = Settings { identities, mode: Mode::Tun, mtu: 1440, aes: true, mark: Duration::ZERO };
+    let settings = Settings { identities, mode: Mode::Tun, mtu: 1440, aes: true, mark: Duration::ZERO, network: None };
     let mut node = Node::new(settings, Vec::new(), Box::new(Counting(0)));
     for number in 0..peers {
         node.add_peer(PeerId(number), peer(number), now());
