@@ -68,7 +68,8 @@ impl Random for SystemRandom {
     }
 }
 
-fn protocol(kind: TransportKind) -> Option<Protocol> {
+/// The protocol of an encrypted transport.
+pub fn protocol(kind: TransportKind) -> Option<Protocol> {
     match kind {
         TransportKind::Sealed => Some(Protocol::Sealed),
         TransportKind::WireGuard => Some(Protocol::WireGuard),

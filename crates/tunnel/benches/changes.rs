@@ -61,7 +61,11 @@ fn picture(node: &Node) -> Vec<Option<Peer>> {
         let four = |first: u32, length| ipnet::Ipv4Net::new(Ipv4Addr::from_bits(first), length).unwrap().into();
         let six = |first: u128, length| ipnet::Ipv6Net::new(Ipv6Addr::from_bits(first), length).unwrap().into();
         Peer {
-            way: Way::Secure { configured: settings.endpoint, remote: node.remote(PeerId(number)).unwrap() },
+            way: Way::Secure {
+                protocol: settings.protocol,
+                configured: settings.endpoint,
+                remote: node.remote(PeerId(number)).unwrap(),
+            },
             mtu: 1420,
             allowed_ips: vec![
                 four(0x0a00_0000 + (number << 8), 24),
