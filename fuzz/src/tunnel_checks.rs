@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use tunnel::admission::{Admission, Verdict};
-use tunnel::handshake::{Finished, Identity, Incoming, Initiator, initiate, read_initiation};
+use tunnel::handshake::{Finished, Identity, Incoming, Initiator, NO_NETWORK, Shared, initiate, read_initiation};
 use tunnel::mac::MacKeys;
 use tunnel::{Reason, Time};
 use wire::message::{Answer, CookieReply, Handshake, HandshakeHeader, Hello, Mode, Outcome, Protocol, Step, Suite};
@@ -40,7 +40,7 @@ pub fn handshake(data: &[u8]) {
     };
     let Ok(view) = Handshake::parse(&message) else { return };
     for reader in [Protocol::Sealed, Protocol::WireGuard] {
-        if let Ok(incoming) = read_initiation(reader, &identity(2), &view) {
+        if let Ok(incoming) = read_initiation(reader, &identity(2), &NO_NETWORK, &view) {
             let (_, ours) = genuine_initiation(reader);
             let ours = Handshake::parse(&ours).unwrap();
             assert_eq!((view.protocol(), view.noise()), (reader, ours.noise()));
@@ -62,12 +62,12 @@ pub fn handshake(data: &[u8]) {
 pub fn genuine_initiation(protocol: Protocol) -> (Initiator, Vec<u8>) {
     let hello = Hello { aes: true, mtu: 1420, ..Hello::default() };
     let ephemeral = Zeroizing::new([3; 32]);
-    initiate(protocol, &identity(1), identity(2).public(), &PSK, SENDER, &hello, ephemeral).unwrap()
+    initiate(protocol, &identity(1), identity(2).public(), Shared::of_file(&PSK), SENDER, &hello, ephemeral).unwrap()
 }
 
 /// The response to it.
 pub fn genuine_response(protocol: Protocol, initiation: &[u8]) -> Vec<u8> {
-    respond(read_initiation(protocol, &identity(2), &Handshake::parse(initiation).unwrap()).unwrap())
+    respond(read_initiation(protocol, &identity(2), &NO_NETWORK, &Handshake::parse(initiation).unwrap()).unwrap())
 }
 
 fn identity(seed: u8) -> Identity {

@@ -38,7 +38,7 @@ use crate::observe::facts::{DeviceFacts, Facts};
 use crate::plan::{Owned, Road};
 use crate::request::{Handle, Request};
 use crate::roster::{Member, Roster};
-use crate::switchboard::Switchboard;
+use crate::switchboard::{self, Switchboard};
 use crate::worker::View;
 use crate::{Failure, Result, roads, underlay};
 
@@ -420,8 +420,8 @@ impl Control {
         let addresses: Vec<_> = self.tunnel.device.addresses.iter().map(IpNet::addr).collect();
         let peer = |(id, member): (_, Option<&Member>)| {
             let member = member?;
-            let way = match self.switchboard.remote(id) {
-                Some(remote) => Way::Secure { configured: member.endpoint, remote },
+            let way = match self.switchboard.remote(id).zip(switchboard::protocol(member.peer.transport)) {
+                Some((remote, protocol)) => Way::Secure { protocol, configured: member.endpoint, remote },
                 // Plain peers have an endpoint: `underlay::locate` sees to it.
                 None => Way::Plain(member.endpoint?),
             };
@@ -431,6 +431,10 @@ impl Control {
         };
         let snapshot = Snapshot::new(self.roster.slots().map(peer).collect(), &addresses);
         let snapshot = if self.tunnel.open { snapshot.open() } else { snapshot };
+        let snapshot = match &self.tunnel.overlay {
+            Some(overlay) => snapshot.serving(&overlay.subnets),
+            None => snapshot,
+        };
         let (links, edition) = (self.roster.links(), self.edition);
         let mtu = usize::try_from(self.device.load().mtu).unwrap_or(usize::MAX);
         self.surroundings.view.store(Arc::new(View { snapshot, links, mtu, edition }));

@@ -14,6 +14,7 @@ use linux::udp::{Flow, LocalAddress, SendQueue, Socket};
 use linux::{clock, cpu};
 use tunnel::admission::Admission;
 use tunnel::handshake::Identity;
+use tunnel::network::Membership;
 use tunnel::node::{PeerState, Random, Settings};
 use tunnel::peer::PeerSettings;
 use tunnel::{Node, Now, Output, PeerId, Remote, Time};
@@ -67,7 +68,8 @@ impl Random for SystemRandom {
     }
 }
 
-fn protocol(kind: TransportKind) -> Option<Protocol> {
+/// The protocol of an encrypted transport.
+pub fn protocol(kind: TransportKind) -> Option<Protocol> {
     match kind {
         TransportKind::Sealed => Some(Protocol::Sealed),
         TransportKind::WireGuard => Some(Protocol::WireGuard),
@@ -84,6 +86,11 @@ pub fn keys(tunnel: &Tunnel) -> [(Protocol, Option<&PrivateKey>); 2] {
         (Protocol::Sealed, device.private_key.as_ref().filter(|_| used(TransportKind::Sealed))),
         (Protocol::WireGuard, special.filter(|_| used(TransportKind::WireGuard))),
     ]
+}
+
+/// What sealed handshakes are bound to.
+pub fn membership(tunnel: &Tunnel) -> Option<&Membership> {
+    tunnel.overlay.as_ref()?.membership.as_ref()
 }
 
 /// What agrees on sessions with a key.
@@ -121,15 +128,15 @@ pub fn node(tunnel: &Tunnel, roster: &Roster, mark: &MarkFile) -> Result<(Shared
     }
     let publics: Vec<_> = identities.iter().map(|(protocol, identity)| (*protocol, *identity.public())).collect();
     let peers = roster.iter().filter_map(|(id, member)| Some((id, settings(&member.peer, member.configured)?)));
-    let settings = Settings { identities, mode: Mode::Tun, mtu: 0, aes: cpu::has_aes(), mark: mark.read()? };
-    let node = Node::new(settings, peers.collect(), Box::new(SystemRandom));
+    let network = membership(tunnel).cloned();
     let mut secret = Zeroizing::new([0; 32]);
     rand::fill(secret.as_mut()).map_err(|_| Failure::failed("the random generator failed"))?;
-    let secrets = Secrets {
-        sessions: node.table(),
-        admission: Arc::new(Admission::new(&publics, secret)),
-        mailbox: Arc::new(Mailbox::default()),
-    };
+    let admission = Admission::new(&publics, secret);
+    admission.set_membership(network.as_ref());
+    let settings = Settings { identities, mode: Mode::Tun, mtu: 0, aes: cpu::has_aes(), mark: mark.read()?, network };
+    let node = Node::new(settings, peers.collect(), Box::new(SystemRandom));
+    let (admission, mailbox) = (Arc::new(admission), Arc::new(Mailbox::default()));
+    let secrets = Secrets { sessions: node.table(), admission, mailbox };
     Ok((Arc::new(Mutex::new(node)), secrets))
 }
 
@@ -255,6 +262,17 @@ impl Switchboard {
     pub fn set_identity(&mut self, protocol: Protocol, identity: Option<Identity>) {
         self.surroundings.secrets.admission.set_identity(protocol, identity.as_ref().map(Identity::public));
         lock(&self.node).set_identity(protocol, identity, now());
+    }
+
+    /// Sealed handshakes are bound to another secret from now on, or another network, or to none.
+    pub fn set_membership(&mut self, network: Option<Membership>) {
+        self.surroundings.secrets.admission.set_membership(network.as_ref());
+        lock(&self.node).set_membership(network, now());
+    }
+
+    /// Asks a peer for a session before there is a packet for it.
+    pub fn call_soon(&mut self, id: PeerId) {
+        lock(&self.node).call_soon(id, now());
     }
 
     /// The first link towards a peer takes packets of this size.

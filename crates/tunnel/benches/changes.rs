@@ -46,7 +46,7 @@ fn peer(number: u32) -> PeerSettings {
 
 fn node(peers: u32) -> Node {
     let identities = vec![(Protocol::WireGuard, Identity::new(&[1; 32]).unwrap())];
-    let settings = Settings { identities, mode: Mode::Tun, mtu: 1440, aes: true, mark: Duration::ZERO };
+    let settings = Settings { identities, mode: Mode::Tun, mtu: 1440, aes: true, mark: Duration::ZERO, network: None };
     let mut node = Node::new(settings, Vec::new(), Box::new(Counting(0)));
     for number in 0..peers {
         node.add_peer(PeerId(number), peer(number), now());
@@ -61,7 +61,11 @@ fn picture(node: &Node) -> Vec<Option<Peer>> {
         let four = |first: u32, length| ipnet::Ipv4Net::new(Ipv4Addr::from_bits(first), length).unwrap().into();
         let six = |first: u128, length| ipnet::Ipv6Net::new(Ipv6Addr::from_bits(first), length).unwrap().into();
         Peer {
-            way: Way::Secure { configured: settings.endpoint, remote: node.remote(PeerId(number)).unwrap() },
+            way: Way::Secure {
+                protocol: settings.protocol,
+                configured: settings.endpoint,
+                remote: node.remote(PeerId(number)).unwrap(),
+            },
             mtu: 1420,
             allowed_ips: vec![
                 four(0x0a00_0000 + (number << 8), 24),

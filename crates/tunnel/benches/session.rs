@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use tunnel::admission::{Admission, Verdict};
-use tunnel::handshake::{Finished, Identity, Initiator, Keys, initiate, read_initiation};
+use tunnel::handshake::{Finished, Identity, Initiator, Keys, NO_NETWORK, Shared, initiate, read_initiation};
 use tunnel::mac::MacKeys;
 use tunnel::replay::{Mark, WINDOW, Window};
 use tunnel::session::{Parts, Session};
@@ -112,12 +112,12 @@ fn key(seed: u8) -> Zeroizing<[u8; 32]> {
 
 fn begin(protocol: Protocol, us: &Identity, them: &Identity) -> (Initiator, Vec<u8>) {
     let hello = Hello { aes: true, ..Hello::default() };
-    initiate(protocol, us, them.public(), &[0; 32], 0x10, &hello, key(3)).unwrap()
+    initiate(protocol, us, them.public(), Shared::of_file(&[0; 32]), 0x10, &hello, key(3)).unwrap()
 }
 
 fn respond(protocol: Protocol, them: &Identity, message: &[u8]) -> Vec<u8> {
     let answer = Answer { outcome: Outcome::Accepted(Suite::Aes256Gcm), mode: Mode::Tun, mtu: MTU as u16, aes: true };
-    let incoming = read_initiation(protocol, them, &Handshake::parse(message).unwrap()).unwrap();
+    let incoming = read_initiation(protocol, them, &NO_NETWORK, &Handshake::parse(message).unwrap()).unwrap();
     incoming.respond(&[0; 32], 0x20, &answer, key(4)).unwrap().1
 }
 

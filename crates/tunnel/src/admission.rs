@@ -1,7 +1,7 @@
 //! Who may make a node compute: the check of every message that is not data, before control hears of it.
 //!
 //! It keeps no state for those it turns away beyond bounded counters. Nothing is answered before the first MAC shows that
-//! the sender knows whom it speaks to. Then the cheapest proof decides:
+//! the sender knows whom it speaks to, and in a network has one of its secrets. Then the cheapest proof decides:
 //!
 //! 1. A second MAC, made with a cookie of ours, shows that the sender receives at its address. It has a rate of its own
 //!    ([`PER_SOURCE`]), and no flood from elsewhere touches it.
@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::limiter::{Bucket, Limiter, Rate};
 use crate::mac::{MacKeys, cookie_of, derive, verify_mac2};
+use crate::network::Membership;
 use crate::time::Time;
 use crate::verdict::Reason;
 
@@ -46,10 +47,35 @@ pub enum Verdict {
     Drop(Reason),
 }
 
+/// Who we are to others.
+#[derive(Clone, Default)]
+struct Ours {
+    publics: Vec<(Protocol, [u8; 32])>,
+    network: Option<Membership>,
+    /// What follows: the keys of what is for us.
+    keys: Vec<(Protocol, MacKeys)>,
+}
+
+impl Ours {
+    fn derive(mut self) -> Self {
+        self.keys.clear();
+        for (protocol, public) in &self.publics {
+            match &self.network {
+                Some(network) if *protocol == Protocol::Sealed => {
+                    let keys = network.accepted().filter_map(|epoch| MacKeys::of_network(network, epoch, public));
+                    self.keys.extend(keys.map(|keys| (Protocol::Sealed, keys)));
+                }
+                _ => self.keys.push((*protocol, MacKeys::new(*protocol, public))),
+            }
+        }
+        self
+    }
+}
+
 /// The check, shared by all workers.
 pub struct Admission {
-    /// Changes when our keys do; a message is judged by one picture of it.
-    ours: ArcSwap<Vec<(Protocol, MacKeys)>>,
+    /// Changes when our keys or secrets do; a message is judged by one picture of it.
+    ours: ArcSwap<Ours>,
     secret: Zeroizing<[u8; 32]>,
     proven: Mutex<Limiter>,
     unproven: Mutex<(Limiter, Bucket)>,
@@ -60,8 +86,8 @@ impl Admission {
     /// be accepted.
     #[must_use]
     pub fn new(publics: &[(Protocol, [u8; 32])], secret: Zeroizing<[u8; 32]>) -> Self {
-        let ours = publics.iter().map(|(protocol, public)| (*protocol, MacKeys::new(*protocol, public)));
-        let ours = ArcSwap::from_pointee(ours.collect());
+        let ours = Ours { publics: publics.to_vec(), ..Ours::default() };
+        let ours = ArcSwap::from_pointee(ours.derive());
         let proven = Mutex::new(Limiter::new(PER_SOURCE));
         let unproven = Mutex::new((Limiter::new(PER_SOURCE), Bucket::default()));
         Self { ours, secret, proven, unproven }
@@ -70,10 +96,17 @@ impl Admission {
     /// Our key of a protocol is another one from now on, or none: messages to the former one are for nobody here. Say so to the
     /// [node](crate::Node::set_identity) too. For control alone: of two at once, one would be lost.
     pub fn set_identity(&self, protocol: Protocol, public: Option<&[u8; 32]>) {
-        let mut ours = Vec::clone(&self.ours.load());
-        ours.retain(|(other, _)| *other != protocol);
-        ours.extend(public.map(|public| (protocol, MacKeys::new(protocol, public))));
-        self.ours.store(Arc::new(ours));
+        let mut ours = Ours::clone(&self.ours.load());
+        ours.publics.retain(|(other, _)| *other != protocol);
+        ours.publics.extend(public.map(|public| (protocol, *public)));
+        self.ours.store(Arc::new(ours.derive()));
+    }
+
+    /// Sealed messages are those of this network from now on, in its epochs, or those of no network. Say so to the
+    /// [node](crate::Node::set_membership) too. For control alone, as [`set_identity`](Self::set_identity).
+    pub fn set_membership(&self, network: Option<&Membership>) {
+        let ours = Ours { network: network.cloned(), ..Ours::clone(&self.ours.load()) };
+        self.ours.store(Arc::new(ours.derive()));
     }
 
     /// Judges a datagram of either encrypted protocol that is not data. `known` says whether `from` is the endpoint of a
@@ -91,7 +124,7 @@ impl Admission {
             // There is no MAC to check: control knows whether it asked for one, and under which.
             Message::Sealed(Step::Cookie, _) | Message::WireGuard(Step::Cookie, _) => {
                 match CookieReply::parse(datagram) {
-                    Ok(reply) if self.ours.load().iter().any(|(protocol, _)| *protocol == reply.protocol) => {
+                    Ok(reply) if self.ours.load().keys.iter().any(|(protocol, _)| *protocol == reply.protocol) => {
                         Verdict::Pass
                     }
                     _ => forged,
@@ -101,7 +134,7 @@ impl Admission {
             | Message::WireGuard(Step::Initiation | Step::Response, _) => {
                 let Ok(message) = Handshake::parse(datagram) else { return forged };
                 let ours = self.ours.load();
-                match receiver(&ours, &message) {
+                match receiver(&ours.keys, &message) {
                     None => forged,
                     Some(_) if message.step() == Step::Response => Verdict::Pass,
                     Some(keys) => self.initiation(&message, keys, from, known, now, nonce),

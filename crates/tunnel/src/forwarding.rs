@@ -27,6 +27,30 @@ impl<T: Copy> RouteTable<T> {
         }
     }
 
+    /// Takes out what exactly `prefix` is mapped to.
+    pub fn remove(&mut self, prefix: IpNet) -> Option<T> {
+        match prefix {
+            IpNet::V4(prefix) => self.four.remove(&prefix.trunc()),
+            IpNet::V6(prefix) => self.six.remove(&prefix.trunc()),
+        }
+    }
+
+    /// What exactly `prefix` is mapped to.
+    pub fn exact(&self, prefix: IpNet) -> Option<T> {
+        match prefix {
+            IpNet::V4(prefix) => self.four.get(&prefix.trunc()).copied(),
+            IpNet::V6(prefix) => self.six.get(&prefix.trunc()).copied(),
+        }
+    }
+
+    /// The value of the longest prefix that all of `prefix` lies in, which may be itself.
+    pub fn covering(&self, prefix: IpNet) -> Option<T> {
+        match prefix {
+            IpNet::V4(prefix) => self.four.get_lpm(&prefix.trunc()).map(|(_, value)| *value),
+            IpNet::V6(prefix) => self.six.get_lpm(&prefix.trunc()).map(|(_, value)| *value),
+        }
+    }
+
     /// The value of the longest prefix that contains `address`.
     #[inline]
     pub fn longest_match(&self, address: IpAddr) -> Option<T> {
@@ -109,6 +133,14 @@ mod tests {
             for address in asked.iter().map(IpNet::addr) {
                 let scan = prefixes.iter().enumerate().filter(|(_, p)| p.contains(&address)).max_by_key(|(i, p)| (p.prefix_len(), *i));
                 prop_assert_eq!(table.longest_match(address), scan.map(|(i, _)| i));
+            }
+            for prefix in asked {
+                let around = prefixes.iter().enumerate().filter(|(_, p)| p.contains(&prefix));
+                let closest = around.max_by_key(|(i, p)| (p.prefix_len(), *i)).map(|(i, _)| i);
+                prop_assert_eq!(table.covering(prefix), closest);
+                let same = closest.filter(|i| prefixes[*i].trunc() == prefix.trunc());
+                let mut less = table.clone();
+                prop_assert_eq!((less.exact(prefix), less.remove(prefix), less.exact(prefix)), (same, same, None));
             }
         }
     }

@@ -18,8 +18,8 @@ use crate::noise::{Ephemeral, KeyPair, Start};
 
 pub use wire::message::Suite;
 
-/// The network that a sealed handshake is for: zeros, for peers that a file names.
-const NO_NETWORK: [u8; 16] = [0; 16];
+/// The network of peers that a file names: none.
+pub const NO_NETWORK: [u8; 16] = [0; 16];
 /// The first part of the sealed transport's prologue.
 const SEALED_PROLOGUE: &[u8] = b"adit sealed v1";
 /// The prologue of WireGuard (the paper, section 5.4).
@@ -123,6 +123,23 @@ pub enum Finished {
     Refused(Answer),
 }
 
+/// What both ends have before the first message, beside their static keys.
+#[derive(Clone, Copy)]
+pub struct Shared<'a> {
+    /// The network that a sealed handshake is for, or [`NO_NETWORK`].
+    pub network: &'a [u8; 16],
+    /// The pre-shared key; zeros where there is none.
+    pub psk: &'a [u8; 32],
+}
+
+impl<'a> Shared<'a> {
+    /// What two peers have that a file names.
+    #[must_use]
+    pub fn of_file(psk: &'a [u8; 32]) -> Self {
+        Self { network: &NO_NETWORK, psk }
+    }
+}
+
 /// An initiation that waits for its response.
 pub struct Initiator {
     recipe: Recipe,
@@ -135,6 +152,7 @@ struct Recipe {
     protocol: Protocol,
     identity: Arc<KeyPair>,
     remote: [u8; 32],
+    network: [u8; 16],
     psk: Zeroizing<[u8; 32]>,
     sender: u32,
     hello: Hello,
@@ -142,8 +160,8 @@ struct Recipe {
 }
 
 /// Begins a handshake with the owner of the public key `remote`. Gives the pending state and the message, both of its MACs
-/// still zero. `psk` is zeros where there is none. `sender` is the index by which we will know the session. WireGuard says
-/// nothing of `hello` but its timestamp.
+/// still zero. `sender` is the index by which we will know the session. WireGuard knows no networks, and says nothing of `hello` but its
+/// timestamp.
 ///
 /// # Errors
 /// [`Failure::OwnKey`], [`Failure::LowOrder`], [`Failure::Library`].
@@ -151,7 +169,7 @@ pub fn initiate(
     protocol: Protocol,
     identity: &Identity,
     remote: &[u8; 32],
-    psk: &[u8; 32],
+    shared: Shared<'_>,
     sender: u32,
     hello: &Hello,
     ephemeral: Zeroizing<[u8; 32]>,
@@ -160,8 +178,8 @@ pub fn initiate(
         return Err(Failure::OwnKey);
     }
     let identity = Arc::clone(&identity.0);
-    let psk = Zeroizing::new(*psk);
-    let recipe = Recipe { protocol, identity, remote: *remote, psk, sender, hello: *hello, ephemeral };
+    let (network, psk) = (*shared.network, Zeroizing::new(*shared.psk));
+    let recipe = Recipe { protocol, identity, remote: *remote, network, psk, sender, hello: *hello, ephemeral };
     let (state, message) = recipe.start()?;
     Ok((Initiator { recipe, state: Some(state) }, message))
 }
@@ -172,7 +190,7 @@ impl Recipe {
             HandshakeHeader { protocol: self.protocol, step: Step::Initiation, sender: self.sender, receiver: 0 };
         let ephemeral = Ephemeral::default();
         ephemeral.put(self.ephemeral.clone());
-        let prologue = prologue(self.protocol, &NO_NETWORK, &header.head());
+        let prologue = prologue(self.protocol, &self.network, &header.head());
         let (name, identity) = (noise_name(self.protocol), &self.identity);
         let start = Start { name, prologue: &prologue, identity, ephemeral: &ephemeral };
         let mut state = start.initiator(&self.remote, &self.psk)?;
@@ -254,18 +272,23 @@ pub struct Incoming {
     receiver: u32,
 }
 
-/// Opens an initiation. It proves that its sender once had the private key of [`Incoming::remote`] and made this message
+/// Opens an initiation of a network, or of [`NO_NETWORK`]. It proves that its sender once had the private key of [`Incoming::remote`] and made this message
 /// with it, not that it is new.
 ///
 /// # Errors
 /// [`Failure::WrongMessage`], [`Failure::NotAuthentic`], [`Failure::LowOrder`], [`Failure::OwnKey`], [`Failure::Payload`],
 /// [`Failure::Library`].
-pub fn read_initiation(protocol: Protocol, identity: &Identity, message: &Handshake<'_>) -> Result<Incoming, Failure> {
+pub fn read_initiation(
+    protocol: Protocol,
+    identity: &Identity,
+    network: &[u8; 16],
+    message: &Handshake<'_>,
+) -> Result<Incoming, Failure> {
     if (message.protocol(), message.step()) != (protocol, Step::Initiation) {
         return Err(Failure::WrongMessage);
     }
     let ephemeral = Ephemeral::default();
-    let prologue = prologue(protocol, &NO_NETWORK, message.head());
+    let prologue = prologue(protocol, network, message.head());
     let name = noise_name(protocol);
     let start = Start { name, prologue: &prologue, identity: &identity.0, ephemeral: &ephemeral };
     let mut state = start.responder()?;
@@ -418,9 +441,10 @@ mod tests {
         for (ours, theirs) in [(true, true), (true, false), (false, true), (false, false)] {
             let hello = Hello { aes: ours, ..Hello::default() };
             let (mut pending, message) =
-                initiate(Protocol::Sealed, &us, them.public(), &[0; 32], 16, &hello, ephemeral(3)).unwrap();
+                initiate(Protocol::Sealed, &us, them.public(), Shared::of_file(&[0; 32]), 16, &hello, ephemeral(3))
+                    .unwrap();
             let message = Handshake::parse(&message).unwrap();
-            let incoming = || read_initiation(Protocol::Sealed, &them, &message).unwrap();
+            let incoming = || read_initiation(Protocol::Sealed, &them, &NO_NETWORK, &message).unwrap();
             let due = Suite::of(ours, theirs);
             for other in suites.into_iter().filter(|suite| *suite != due) {
                 let other = answer(Outcome::Accepted(other), theirs);
@@ -447,10 +471,18 @@ mod tests {
     #[test]
     fn an_undefined_payload_leaves_the_handshake_pending() {
         let (us, them) = (identity(1), identity(2));
-        let (mut pending, message) =
-            initiate(Protocol::Sealed, &us, them.public(), &[0; 32], 16, &Hello::default(), ephemeral(3)).unwrap();
+        let (mut pending, message) = initiate(
+            Protocol::Sealed,
+            &us,
+            them.public(),
+            Shared::of_file(&[0; 32]),
+            16,
+            &Hello::default(),
+            ephemeral(3),
+        )
+        .unwrap();
         let message = Handshake::parse(&message).unwrap();
-        let mut incoming = read_initiation(Protocol::Sealed, &them, &message).unwrap();
+        let mut incoming = read_initiation(Protocol::Sealed, &them, &NO_NETWORK, &message).unwrap();
         incoming.ephemeral.put(ephemeral(4));
         incoming.state.set_psk(2, &[0; 32]).unwrap();
         let header = HandshakeHeader { protocol: Protocol::Sealed, step: Step::Response, sender: 32, receiver: 16 };
@@ -464,8 +496,16 @@ mod tests {
         let head =
             HandshakeHeader { protocol: Protocol::Sealed, step: Step::Initiation, sender: 16, receiver: 0 }.head();
         let (us, them) = (identity(1), identity(2));
-        let (_, message) =
-            initiate(Protocol::Sealed, &us, them.public(), &[0; 32], 16, &Hello::default(), ephemeral(3)).unwrap();
+        let (_, message) = initiate(
+            Protocol::Sealed,
+            &us,
+            them.public(),
+            Shared::of_file(&[0; 32]),
+            16,
+            &Hello::default(),
+            ephemeral(3),
+        )
+        .unwrap();
         let message = Handshake::parse(&message).unwrap();
         let mut version = head;
         version[1] ^= 3;

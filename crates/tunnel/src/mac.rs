@@ -2,7 +2,8 @@
 //!
 //! The first MAC shows that the sender knows whom it speaks to, the second that it receives at the address it sends from.
 //! Both are WireGuard's (the paper, sections 5.4.4 and 5.4.7); the sealed transport has its own labels, so that no message
-//! and no cookie of one passes in the other.
+//! and no cookie of one passes in the other. In a [network](crate::network) the keys of `sealed` also depend on its secret, so that
+//! the first MAC shows that the sender is, or once was, in it.
 
 use blake2::digest::consts::U16;
 use blake2::digest::{FixedOutput, KeyInit, Update};
@@ -12,12 +13,15 @@ use chacha20poly1305::{Tag, XChaCha20Poly1305};
 use subtle::ConstantTimeEq;
 use wire::message::cookie::{NONCE, SEALED};
 use wire::message::{Handshake, MAC, Protocol, handshake};
+use zeroize::Zeroizing;
 
-/// What all know who know the receiver's public key.
+use crate::network::{Epoch, Membership};
+
+/// What all know who know the receiver's public key; and the secret of its network, if it is in one.
 #[derive(Clone)]
 pub struct MacKeys {
-    mac1: [u8; 32],
-    cookie: [u8; 32],
+    mac1: Zeroizing<[u8; 32]>,
+    cookie: Zeroizing<[u8; 32]>,
 }
 
 impl MacKeys {
@@ -28,7 +32,15 @@ impl MacKeys {
             Protocol::Sealed => (b"adit mac1", b"adit cookie"),
             Protocol::WireGuard => (b"mac1----", b"cookie--"),
         };
-        Self { mac1: hash(&[mac1, receiver_public]), cookie: hash(&[cookie, receiver_public]) }
+        let [mac1, cookie] = [mac1, cookie].map(|label| Zeroizing::new(hash(&[label, receiver_public])));
+        Self { mac1, cookie }
+    }
+
+    /// The same for sealed messages in one epoch of a network; `None` if the cryptographic library fails.
+    #[must_use]
+    pub fn of_network(network: &Membership, epoch: &Epoch, receiver_public: &[u8; 32]) -> Option<Self> {
+        let [mac1, cookie] = network.mac_keys(epoch, receiver_public)?;
+        Some(Self { mac1, cookie })
     }
 
     /// The first MAC over what it covers.
@@ -78,7 +90,7 @@ impl MacKeys {
     }
 
     fn aead(&self) -> XChaCha20Poly1305 {
-        XChaCha20Poly1305::new(&self.cookie.into())
+        XChaCha20Poly1305::new((&*self.cookie).into())
     }
 }
 

@@ -13,13 +13,15 @@
 //! | `heard` | what workers tell of sessions |
 //! | `calls` | asking peers for sessions |
 //! | `inside` | what is said inside of sessions |
-//! | `changes` | peers that come, change and go |
+//! | `changes` | peers that come, change and go, and what changes of ourselves |
+//! | `terms` | what a handshake is made with |
 
 mod calls;
 mod changes;
 mod heard;
 mod inside;
 mod messages;
+mod terms;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -30,6 +32,7 @@ use wire::message::{Control, Mode, Protocol, Suite};
 use zeroize::Zeroizing;
 
 use crate::handshake::Identity;
+use crate::network::Membership;
 use crate::peer::{Peer, PeerSettings, Problem, Standing};
 use crate::remote::Remote;
 use crate::snapshot::PeerId;
@@ -63,6 +66,8 @@ pub struct Settings {
     pub aes: bool,
     /// The mark that an earlier run left: no timestamp at or below it is used. See [`Stamps`].
     pub mark: Duration,
+    /// The network that all sealed peers are of, if they are of one.
+    pub network: Option<Membership>,
 }
 
 /// A moment: the time that timers go by, and the time since 1970 that initiations are stamped with.
@@ -240,11 +245,11 @@ impl Node {
     }
 
     /// Begins: asks for the mark of its timestamps, and calls the peers whose configuration says where they are, so that a restarted
-    /// node is heard of before its peers notice. WireGuard's peers are called when there is something to say, as its own
-    /// implementations do.
+    /// node is heard of before its peers notice. WireGuard's peers, and those of a network, are called when there is something to say.
     pub fn start(&mut self, now: Now) {
         self.want_mark(now);
-        for peer in self.peers.iter_mut().flatten().filter(|peer| peer.settings.is_eager()) {
+        let in_network = self.settings.network.is_some();
+        for peer in self.peers.iter_mut().flatten().filter(|peer| peer.settings.is_eager(in_network)) {
             peer.wanted = true;
         }
         self.call_wanted(now);

@@ -26,7 +26,8 @@ pub struct PeerSettings {
     pub protocol: Protocol,
     /// Its static public key.
     pub public: [u8; 32],
-    /// The key that only the two of us know; zeros if there is none.
+    /// The key that only the two of us know; zeros if there is none. In a network the key of a sealed peer follows from its secret, and this
+    /// one is not looked at.
     pub preshared: Zeroizing<[u8; 32]>,
     /// How often something is sent, so that a NAT keeps its mapping.
     pub keepalive: Option<Duration>,
@@ -36,15 +37,18 @@ pub struct PeerSettings {
 
 impl PeerSettings {
     /// Whether it is called as soon as we know of it, so that it hears of us before it notices that we were away. WireGuard's peers are
-    /// called when there is something to say, as its own implementations do.
-    pub(crate) fn is_eager(&self) -> bool {
-        self.endpoint.is_some() && (self.protocol == Protocol::Sealed || self.keepalive.is_some())
+    /// called when there is something to say, as its own implementations do; and so are those of a network, which may be thousands.
+    pub(crate) fn is_eager(&self, in_network: bool) -> bool {
+        let named = self.protocol == Protocol::Sealed && !in_network;
+        self.endpoint.is_some() && (named || self.keepalive.is_some())
     }
 }
 
 /// A handshake that we began.
 pub(crate) struct Attempt {
     pub(crate) initiator: Initiator,
+    /// For messages to the peer, in the epoch of this attempt.
+    pub(crate) macs: MacKeys,
     /// The index that the session will have.
     pub(crate) index: u32,
     /// Of the message that was sent; a cookie names it.
@@ -63,6 +67,15 @@ pub(crate) struct Attempt {
     pub(crate) settled: bool,
 }
 
+/// A response of ours.
+pub(crate) struct Responded {
+    /// The index of the session.
+    pub(crate) index: u32,
+    pub(crate) mac1: [u8; 16],
+    /// For messages to the peer, in the epoch of its initiation.
+    pub(crate) macs: MacKeys,
+}
+
 /// Why there is no session with a peer, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Problem {
@@ -72,6 +85,8 @@ pub enum Problem {
     NoEndpoint,
     /// We have no private key for this transport.
     NoIdentity,
+    /// We have no secret of the network.
+    NoSecret,
     /// No agreement is possible with its public key: it is of low order, or our own.
     Key,
     /// The two ends are configured for different layers: one for packets (`tun`), one for frames (`tap`).
@@ -89,6 +104,7 @@ impl Problem {
                 "the peer does not answer: is it up, does it have our public key, and is its UDP port open?"
             }
             Self::NoEndpoint => "nobody knows where the peer is: write `endpoint`, or wait until it calls",
+            Self::NoSecret => "we have no secret of the network yet: the registry has it",
             Self::NoIdentity => "we have no private key for this transport: write one",
             Self::Key => "no session is possible with the peer's public key: was it copied whole?",
             Self::Mode => {
@@ -116,8 +132,6 @@ pub(crate) struct Peer {
     pub(crate) id: PeerId,
     pub(crate) settings: PeerSettings,
     pub(crate) remote: Arc<Remote>,
-    /// For messages to it.
-    pub(crate) macs: MacKeys,
     pub(crate) cookie: Option<([u8; 16], Time)>,
     /// The latest timestamp of an initiation from it, and when that came.
     pub(crate) greatest: Tai64n,
@@ -126,8 +140,8 @@ pub(crate) struct Peer {
     pub(crate) current: Option<Arc<Session>>,
     pub(crate) previous: Option<Arc<Session>>,
     pub(crate) next: Option<Arc<Session>>,
-    /// The index and the first MAC of the last response; a cookie may name them.
-    pub(crate) responded: Option<(u32, [u8; 16])>,
+    /// The last response; a cookie may name it.
+    pub(crate) responded: Option<Responded>,
     /// Where the initiation of the next session came from, and our answer went.
     pub(crate) next_from: Option<SocketAddr>,
     /// Addresses where it has proved to be: the last one.
@@ -152,19 +166,19 @@ pub(crate) struct Peer {
     pub(crate) wanted: bool,
     /// It is not asked for before that.
     pub(crate) not_before: Time,
+    /// How often it was called in vain where it is now, if nothing authentic has come from it since it is there.
+    pub(crate) unheard: Option<u32>,
     /// The MTU that was told last.
     pub(crate) reported_mtu: usize,
 }
 
 impl Peer {
     pub(crate) fn new(id: PeerId, settings: PeerSettings) -> Self {
-        let macs = MacKeys::new(settings.protocol, &settings.public);
         let remote = Arc::new(Remote::default());
         remote.path.store(settings.endpoint.map(|endpoint| Arc::new(Path::proven(endpoint))));
         Self {
             id,
             remote,
-            macs,
             cookie: None,
             greatest: Tai64n([0; 12]),
             asked: Time::NEVER,
@@ -187,6 +201,7 @@ impl Peer {
             jitter: Duration::ZERO,
             wanted: false,
             not_before: Time::NEVER,
+            unheard: Some(0),
             reported_mtu: 0,
             settings,
         }

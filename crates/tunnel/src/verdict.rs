@@ -33,7 +33,7 @@ reasons! {
     TooBig = "too_big",
     /// From the wire: no peer has this endpoint.
     UnknownEndpoint = "unknown_endpoint",
-    /// From the wire: a message of a transport that this peer does not use.
+    /// From the wire: a message of a transport that this peer does not use, or an inner source address that belongs to a peer of another one.
     WrongTransport = "wrong_transport",
     /// From the wire: a message of a length, version or reserved bit that does not exist, for nobody here, or that is not authentic.
     Forged = "forged",
@@ -49,7 +49,7 @@ reasons! {
     Unproven = "unproven",
     /// From the wire: the inner source address belongs to another peer, to us or to nobody.
     WrongSource = "wrong_source",
-    /// From the wire: the inner destination would leave through the tunnel again, or can be nobody's.
+    /// From the wire: the inner destination would leave through the tunnel again, is not this node's of a network, or can be nobody's.
     NotForUs = "not_for_us",
     /// From the wire: congestion was marked on the way of a packet that cannot carry the mark (RFC 6040).
     Congestion = "congestion",

@@ -51,7 +51,7 @@ fn peer(protocol: Protocol, number: u8) -> PeerSettings {
 /// A node without peers that has started, with a key for both protocols.
 fn node() -> Node {
     let identities = vec![(Protocol::Sealed, identity(1)), (Protocol::WireGuard, identity(2))];
-    let settings = Settings { identities, mode: Mode::Tun, mtu: 1440, aes: true, mark: Duration::ZERO };
+    let settings = Settings { identities, mode: Mode::Tun, mtu: 1440, aes: true, mark: Duration::ZERO, network: None };
     let mut node = Node::new(settings, Vec::new(), Box::new(Counting(0)));
     node.start(at(0));
     assert_eq!(obey(&mut node, 0), []);

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what a test prepares must succeed")]
 
 use proptest::prelude::*;
-use tunnel::handshake::{Failure, Finished, Identity, Incoming, Initiator, Keys, Suite, initiate, read_initiation};
+use tunnel::handshake::{
+    Failure, Finished, Identity, Incoming, Initiator, Keys, NO_NETWORK, Shared, Suite, initiate, read_initiation,
+};
 use tunnel::mac::MacKeys;
 use wire::message::{Answer, Handshake, Hello, Mode, Outcome, Protocol, Tai64n};
 use zeroize::Zeroizing;
@@ -28,11 +30,11 @@ fn hello() -> Hello {
 
 fn begin(protocol: Protocol, psk: &[u8; 32]) -> (Initiator, Vec<u8>) {
     let them = identity(0x22);
-    initiate(protocol, &identity(0x11), them.public(), psk, INITIATOR, &hello(), key(0x33)).unwrap()
+    initiate(protocol, &identity(0x11), them.public(), Shared::of_file(psk), INITIATOR, &hello(), key(0x33)).unwrap()
 }
 
 fn read(protocol: Protocol, message: &[u8]) -> Result<Incoming, Failure> {
-    read_initiation(protocol, &identity(0x22), &Handshake::parse(message).unwrap())
+    read_initiation(protocol, &identity(0x22), &NO_NETWORK, &Handshake::parse(message).unwrap())
 }
 
 fn answer(protocol: Protocol, message: &[u8], psk: &[u8; 32]) -> (Option<Keys>, Vec<u8>) {
@@ -124,7 +126,7 @@ fn the_suite_is_aes_if_and_only_if_both_have_it() {
         let hello = Hello { aes: initiator, ..hello() };
         let (us, them) = (identity(0x11), identity(0x22));
         let (mut pending, message) =
-            initiate(Protocol::Sealed, &us, them.public(), &NO_PSK, 16, &hello, key(0x33)).unwrap();
+            initiate(Protocol::Sealed, &us, them.public(), Shared::of_file(&NO_PSK), 16, &hello, key(0x33)).unwrap();
         let incoming = read(Protocol::Sealed, &message).unwrap();
         let suite = incoming.suite(responder);
         assert_eq!(suite == Suite::Aes256Gcm, initiator && responder);
@@ -214,7 +216,7 @@ fn every_changed_byte_of_an_initiation_is_noticed() {
 fn an_initiation_opens_for_its_receiver_only() {
     for protocol in BOTH {
         let (_, message) = begin(protocol, &NO_PSK);
-        let stranger = read_initiation(protocol, &identity(0x77), &Handshake::parse(&message).unwrap());
+        let stranger = read_initiation(protocol, &identity(0x77), &NO_NETWORK, &Handshake::parse(&message).unwrap());
         assert_eq!(stranger.err(), Some(Failure::NotAuthentic));
     }
 }
@@ -235,7 +237,7 @@ fn the_two_protocols_do_not_mix() {
 fn nobody_shakes_hands_with_themselves() {
     for protocol in BOTH {
         let us = identity(0x22);
-        let begun = initiate(protocol, &us, us.public(), &NO_PSK, 16, &hello(), key(0x33));
+        let begun = initiate(protocol, &us, us.public(), Shared::of_file(&NO_PSK), 16, &hello(), key(0x33));
         assert_eq!(begun.err(), Some(Failure::OwnKey));
     }
 }
@@ -243,7 +245,7 @@ fn nobody_shakes_hands_with_themselves() {
 #[test]
 fn a_peer_of_low_order_fails_at_once() {
     for protocol in BOTH {
-        let begun = initiate(protocol, &identity(0x11), &[0; 32], &NO_PSK, 16, &hello(), key(0x33));
+        let begun = initiate(protocol, &identity(0x11), &[0; 32], Shared::of_file(&NO_PSK), 16, &hello(), key(0x33));
         assert_eq!(begun.err(), Some(Failure::LowOrder));
     }
 }
@@ -271,8 +273,8 @@ proptest! {
         prop_assume!(us.public() != them.public());
         let [one, other] = ephemerals.map(Zeroizing::new);
         let (mut pending, message) =
-            initiate(protocol, &us, them.public(), &psk, indices[0], &hello(), one).unwrap();
-        let incoming = read_initiation(protocol, &them, &Handshake::parse(&message).unwrap()).unwrap();
+            initiate(protocol, &us, them.public(), Shared::of_file(&psk), indices[0], &hello(), one).unwrap();
+        let incoming = read_initiation(protocol, &them, &NO_NETWORK, &Handshake::parse(&message).unwrap()).unwrap();
         prop_assert_eq!(incoming.remote(), us.public());
         let answer = Answer { outcome: Outcome::Accepted(incoming.suite(aes)), aes, ..ACCEPT };
         let (theirs, response) = incoming.respond(&psk, indices[1], &answer, other).unwrap();

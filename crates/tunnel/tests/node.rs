@@ -43,7 +43,7 @@ fn node(protocol: Protocol, peers: u8) -> Node {
         (PeerId(u32::from(number)), settings)
     };
     let identities = vec![(protocol, identity(1))];
-    let settings = Settings { identities, mode: Mode::Tun, mtu: 1440, aes: true, mark: Duration::ZERO };
+    let settings = Settings { identities, mode: Mode::Tun, mtu: 1440, aes: true, mark: Duration::ZERO, network: None };
     Node::new(settings, (0..peers).map(peer).collect(), Box::new(Counting(0)))
 }
 

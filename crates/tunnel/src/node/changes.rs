@@ -1,7 +1,7 @@
 //! What people change while a node runs: peers come and go, and are configured anew.
 //!
 //! None of it touches any other peer. Each costs as much with ten thousand peers as with one, but for [`Node::set_identity`], which
-//! concerns all peers of its protocol. Outputs follow as after any input, and workers are shown another
+//! concerns all peers of its protocol, and [`Node::set_membership`]. Outputs follow as after any input, and workers are shown another
 //! [`Snapshot`](crate::Snapshot) by the caller, once for as many changes as come together.
 
 use std::net::SocketAddr;
@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::{Node, Now, Output};
 use crate::handshake::Identity;
+use crate::network::Membership;
 use crate::peer::{Peer, PeerSettings, Problem};
 use crate::snapshot::PeerId;
 use crate::time::Time;
@@ -26,7 +27,7 @@ impl Node {
         if let Some(twin) = self.by_public.get(&(settings.protocol, settings.public)).copied() {
             self.remove_peer(twin);
         }
-        let eager = settings.is_eager();
+        let eager = settings.is_eager(self.settings.network.is_some());
         self.place(id, settings);
         self.want_mark(now);
         if eager {
@@ -52,6 +53,7 @@ impl Node {
     /// Says where a peer is by its configuration, which is where it is from now on, until it is heard from elsewhere. Without an address
     /// it stays where it is.
     pub fn set_endpoint(&mut self, id: PeerId, endpoint: Option<SocketAddr>, now: Now) {
+        let in_network = self.settings.network.is_some();
         let Some(peer) = self.peer(id) else { return };
         peer.settings.endpoint = endpoint;
         let Some(endpoint) = endpoint else { return };
@@ -59,12 +61,15 @@ impl Node {
             return;
         }
         peer.not_before = Time::NEVER;
+        if peer.endpoint() != Some(endpoint) {
+            peer.unheard = Some(0);
+        }
         // Whatever was in vain was so elsewhere, or nowhere.
         peer.problem = peer.problem.filter(|problem| !matches!(problem, Problem::NoEndpoint | Problem::NoAnswer));
         let asking = peer.attempt.as_mut().filter(|attempt| !attempt.settled && attempt.to != endpoint);
         // Whom we are asking may be nobody.
         let again = asking.map(|attempt| attempt.due = attempt.due.min(now.time)).is_some();
-        let eager = peer.settings.is_eager() && !peer.is_up(now.time) && !peer.is_calling();
+        let eager = peer.settings.is_eager(in_network) && !peer.is_up(now.time) && !peer.is_calling();
         self.settle_at(id, endpoint);
         if again || eager {
             self.call_in_turn(id, now);
@@ -74,10 +79,12 @@ impl Node {
     }
 
     /// Changes the key that only we and a peer know; zeros for none. Sessions that there are go on; the next handshake has the new key,
-    /// and so has one that is under way.
+    /// and so has one that is under way. With a sealed peer of a network it counts for nothing.
     pub fn set_preshared(&mut self, id: PeerId, preshared: Zeroizing<[u8; 32]>) {
+        let in_network = self.settings.network.is_some();
         let Some(peer) = self.peer(id) else { return };
-        if let Some(attempt) = &mut peer.attempt {
+        let in_network = in_network && peer.settings.protocol == Protocol::Sealed;
+        if let Some(attempt) = peer.attempt.as_mut().filter(|_| !in_network) {
             attempt.initiator.set_preshared(&preshared);
         }
         peer.settings.preshared = preshared;
@@ -100,20 +107,42 @@ impl Node {
         }
         self.settings.identities.retain(|(other, _)| *other != protocol);
         self.settings.identities.extend(identity.map(|identity| (protocol, identity)));
-        let ids = self.peers.iter().flatten().filter(|peer| peer.settings.protocol == protocol).map(|peer| peer.id);
-        for id in ids.collect::<Vec<_>>() {
+        self.begin_anew(protocol, now);
+    }
+
+    /// Sealed peers are those of this network from now on, in its epochs, or of no network. Say so to
+    /// [`Admission`](crate::admission::Admission::set_membership) too.
+    ///
+    /// Another network ends all sealed sessions, as another key of ours does. Another secret ends none: they go on, and the next handshake is made
+    /// in the newest epoch. So when an epoch is accepted no more, the last session that was agreed on in it ends within
+    /// [`REJECT_AFTER_TIME`](crate::session::REJECT_AFTER_TIME), as every session does. Whom we were asking is asked anew, in the newest epoch.
+    pub fn set_membership(&mut self, network: Option<Membership>, now: Now) {
+        let id = |network: &Option<Membership>| network.as_ref().map(|network| network.id);
+        let newest = |network: &Option<Membership>| Some(network.as_ref()?.epochs.first()?.clone());
+        let former = std::mem::replace(&mut self.settings.network, network);
+        if id(&former) != id(&self.settings.network) {
+            return self.begin_anew(Protocol::Sealed, now);
+        }
+        if newest(&former) == newest(&self.settings.network) {
+            return;
+        }
+        for id in self.ids(Protocol::Sealed) {
             let Some(peer) = self.peer(id) else { continue };
-            peer.wanted |= peer.is_calling();
-            // What was in vain with the former key need not be with this one.
-            (peer.problem, peer.not_before) = (None, Time::NEVER);
-            peer.remote.activity.forgive();
-            let calls = peer.wanted || peer.settings.keepalive.is_some();
-            self.end_sessions(id, now.time);
-            if calls {
+            peer.problem = peer.problem.filter(|problem| !matches!(problem, Problem::NoSecret | Problem::Epoch));
+            if peer.is_calling() || peer.wanted {
+                peer.unheard = peer.unheard.map(|_| 0);
+                (peer.wanted, peer.not_before) = (true, Time::NEVER);
+                self.abandon(id, false);
                 self.call_in_turn(id, now);
-            } else {
-                self.review(id, now);
             }
+        }
+    }
+
+    /// Asks a peer for a session if there is none, as if a packet waited for it: whoever was spoken with before a restart is to hear of
+    /// us before it notices. Of many each has its turn.
+    pub fn call_soon(&mut self, id: PeerId, now: Now) {
+        if self.peer_ref(id).is_some_and(|peer| !peer.is_up(now.time) && !peer.is_calling()) {
+            self.call_in_turn(id, now);
         }
     }
 
@@ -130,6 +159,31 @@ impl Node {
         if let Some(place) = self.peers.get_mut(number) {
             *place = Some(Peer::new(id, settings));
         }
+    }
+
+    /// Whatever was agreed on or asked for in a protocol counts no more.
+    fn begin_anew(&mut self, protocol: Protocol, now: Now) {
+        for id in self.ids(protocol) {
+            let Some(peer) = self.peer(id) else { continue };
+            peer.wanted |= peer.is_calling();
+            // What was in vain so far need not be from now on.
+            (peer.problem, peer.not_before) = (None, Time::NEVER);
+            peer.unheard = peer.unheard.map(|_| 0);
+            peer.remote.activity.forgive();
+            let calls = peer.wanted || peer.settings.keepalive.is_some();
+            self.end_sessions(id, now.time);
+            if calls {
+                self.call_in_turn(id, now);
+            } else {
+                self.review(id, now);
+            }
+        }
+    }
+
+    /// The peers of a protocol.
+    fn ids(&self, protocol: Protocol) -> Vec<PeerId> {
+        let peers = self.peers.iter().flatten().filter(|peer| peer.settings.protocol == protocol);
+        peers.map(|peer| peer.id).collect()
     }
 
     /// Ends all sessions of a peer, and the handshake that we began.
@@ -236,8 +290,14 @@ mod tests {
 
     impl Trial {
         fn new() -> Self {
-            let settings =
-                Settings { identities: Vec::new(), mode: Mode::Tun, mtu: 1440, aes: true, mark: Duration::ZERO };
+            let settings = Settings {
+                identities: Vec::new(),
+                mode: Mode::Tun,
+                mtu: 1440,
+                aes: true,
+                mark: Duration::ZERO,
+                network: None,
+            };
             let mut node = Node::new(settings, Vec::new(), Box::new(Rng::new(1)));
             node.start(at(0));
             Self { node, millis: 0, peers: BTreeMap::new(), ours: HashMap::new() }

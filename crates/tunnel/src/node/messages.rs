@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wire::message::{Answer, CookieReply, Handshake, Outcome, Protocol, Step, Suite};
-use zeroize::Zeroizing;
 
+use super::terms::{Terms, epoch_of, network};
 use super::{Node, Now, Output, fresh_cookie, identity};
-use crate::handshake::{self, Finished, Keys};
-use crate::peer::{Peer, Problem};
+use crate::handshake::{self, Finished, Keys, NO_NETWORK};
+use crate::peer::{Peer, Problem, Responded};
 use crate::session::{Parts, Session};
 use crate::snapshot::PeerId;
 use crate::time::Time;
@@ -49,11 +49,20 @@ impl Node {
         now: Now,
     ) -> Result<PeerId, Reason> {
         let protocol = message.protocol();
-        if !self.work_for(protocol).take(now.time, known) {
+        let identity = identity(&self.settings, protocol).ok_or(Reason::Forged)?;
+        let network = network(&self.settings, protocol);
+        // Once more: it may have been let in before a secret, or the network, became another one.
+        let epoch = match network {
+            Some(network) => Some(epoch_of(network, identity, message).ok_or(Reason::Forged)?),
+            None => None,
+        };
+        let [sealed, wireguard] = &mut self.work;
+        let work = if protocol == Protocol::Sealed { sealed } else { wireguard };
+        if !work.take(now.time, known) {
             return Err(Reason::RateLimited);
         }
-        let identity = identity(&self.settings, protocol).ok_or(Reason::Forged)?;
-        let incoming = handshake::read_initiation(protocol, identity, message).map_err(|_| Reason::Forged)?;
+        let bound = network.map_or(&NO_NETWORK, |network| &network.id);
+        let incoming = handshake::read_initiation(protocol, identity, bound, message).map_err(|_| Reason::Forged)?;
         let id = self.speaker(protocol, incoming.remote())?;
         let hello = *incoming.hello();
         let (mode, mtu, aes) = (self.settings.mode, self.settings.mtu, self.settings.aes);
@@ -66,24 +75,26 @@ impl Node {
         }
         peer.greatest = hello.timestamp;
         peer.asked = now.time;
+        peer.unheard = None;
+        let terms = Terms::new(&self.settings, &peer.settings, |network| network.epochs.get(epoch?));
+        let terms = terms.map_err(|_| Reason::Forged)?;
         let outcome = match protocol {
             Protocol::Sealed if hello.mode != mode => Outcome::RefusedMode,
-            // There are no epochs without a network.
-            Protocol::Sealed if hello.epoch != 0 => Outcome::RefusedEpoch,
+            // Whose MAC is of one epoch and whose hello of another contradicts itself; without a network there are none.
+            Protocol::Sealed if hello.epoch != terms.epoch => Outcome::RefusedEpoch,
             Protocol::Sealed | Protocol::WireGuard => Outcome::Accepted(Suite::of(hello.aes, aes)),
         };
         let answer = Answer { outcome, mode, aes, mtu };
-        let preshared = Zeroizing::new(*peer.settings.preshared);
         let index = self.claim(protocol).ok_or(Reason::RateLimited)?;
-        let done = self.ephemeral().and_then(|ephemeral| incoming.respond(&preshared, index, &answer, ephemeral).ok());
+        let done = self.ephemeral().and_then(|ephemeral| incoming.respond(&terms.psk, index, &answer, ephemeral).ok());
         let Some((keys, mut datagram)) = done else {
             self.table.release(index);
             return Err(Reason::Forged);
         };
         let Some(peer) = self.peers.get_mut(id.0 as usize).and_then(Option::as_mut) else { return Err(Reason::Forged) };
         let cookie = fresh_cookie(peer, now.time);
-        let mac1 = peer.macs.sign(&mut datagram, cookie.as_ref());
-        peer.responded = Some((index, mac1));
+        let mac1 = terms.macs.sign(&mut datagram, cookie.as_ref());
+        peer.responded = Some(Responded { index, mac1, macs: terms.macs });
         match keys {
             Some(keys) => {
                 peer.next_mtu = (protocol == Protocol::Sealed).then(|| usize::from(hello.mtu));
@@ -126,7 +137,7 @@ impl Node {
         let finished = attempt.initiator.finish(message).map_err(|_| Reason::Forged)?;
         let (index, asked_at, again) = (attempt.index, attempt.to, attempt.tries > 1);
         self.attempts.remove(&index);
-        peer.attempt = None;
+        (peer.attempt, peer.unheard) = (None, None);
         let (keys, peer_index, answer) = match finished {
             Finished::Established { keys, receiver_index, answer } => (keys, receiver_index, answer),
             Finished::Refused(answer) => {
@@ -163,17 +174,18 @@ impl Node {
             return Err(Reason::WrongTransport);
         }
         // WireGuard under load wants a cookie in responses too. The next one will have it.
-        if let Some((_, mac1)) = peer.responded.filter(|(index, _)| *index == reply.receiver) {
-            let cookie = peer.macs.open_cookie(reply.nonce, &mac1, reply.sealed).ok_or(Reason::Forged)?;
+        if let Some(responded) = peer.responded.as_ref().filter(|responded| responded.index == reply.receiver) {
+            let Responded { macs, mac1, .. } = responded;
+            let cookie = macs.open_cookie(reply.nonce, mac1, reply.sealed).ok_or(Reason::Forged)?;
             peer.cookie = Some((cookie, now.time));
             return Ok(id);
         }
         let attempt = peer.attempt.as_mut().filter(|a| a.index == reply.receiver).ok_or(Reason::UnknownSession)?;
-        let cookie = peer.macs.open_cookie(reply.nonce, &attempt.mac1, reply.sealed).ok_or(Reason::Forged)?;
+        let cookie = attempt.macs.open_cookie(reply.nonce, &attempt.mac1, reply.sealed).ok_or(Reason::Forged)?;
         peer.cookie = Some((cookie, now.time));
         // The message was not looked at, so that it may be said once more, now with the cookie. WireGuard waits for its timer.
         if peer.settings.protocol == Protocol::Sealed && !std::mem::replace(&mut attempt.again, true) {
-            peer.macs.sign(&mut attempt.datagram, Some(&cookie));
+            attempt.macs.sign(&mut attempt.datagram, Some(&cookie));
             let (to, datagram) = (attempt.to, attempt.datagram.clone());
             if peer.may_get(to, datagram.len()) {
                 self.outputs.push_back(Output::Transmit { peer: Some(id), to, reply: false, datagram });

@@ -13,7 +13,7 @@ use wire::message::{DataHeader, Handshake, Message, Protocol, Step, classify};
 use super::host::{Effect, Host};
 use super::people::Change;
 use super::plan::{self, Plan};
-use crate::handshake::{Identity, read_initiation};
+use crate::handshake::{Identity, NO_NETWORK, read_initiation};
 use crate::mac::MacKeys;
 use crate::session::{REJECT_AFTER_TIME, Session};
 use crate::snapshot::PeerId;
@@ -311,7 +311,7 @@ impl Check {
             // Said again, with a cookie.
             return;
         }
-        let incoming = read_initiation(protocol, &self.identities[whose], message).expect("it opens");
+        let incoming = read_initiation(protocol, &self.identities[whose], &NO_NETWORK, message).expect("it opens");
         let stamp = incoming.hello().timestamp.0;
         let (seconds, nanos) = stamp.split_at(8);
         let seconds = u64::from_be_bytes(seconds.try_into().unwrap()) - ((1 << 62) + 10);

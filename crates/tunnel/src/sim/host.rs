@@ -97,6 +97,7 @@ impl Host {
             mtu: MTU,
             aes: host.aes,
             mark: disk,
+            network: None,
         };
         let others = (0..plan.hosts.len()).filter_map(|other| Some((other, plan.settings(number, other)?)));
         let peers: Vec<_> = others.map(|(other, settings)| (PeerId(other as u32), settings)).collect();
