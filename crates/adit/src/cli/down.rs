@@ -1,6 +1,7 @@
 //! `adit down`
 
 use std::{
+    fs, io,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -13,6 +14,7 @@ use crate::{
     Directories, Failure, Result,
     api::{self, CallError, Claim, Request, Response},
     apply, config, dns,
+    subnet_env::SubnetFiles,
 };
 
 /// How long a daemon may take to remove everything.
@@ -26,8 +28,10 @@ Examples:
   adit down                        the only daemon there is
   adit down --device adit0         one of several
   adit down --config tunnel.toml   the one that was started with this file
+  adit down --purge                a node leaves its network for good
 
-A daemon that was killed cannot clean up; then this removes what it left behind.";
+A daemon that was killed cannot clean up, and that of a node of a network leaves all in place when it is stopped by a signal, so that
+nothing leaves in the clear; then this removes what is left. A node keeps its keys and may come back with `adit up`, until --purge.";
 
 /// Stop a daemon and wait until everything it set up is removed
 #[derive(Debug, clap::Args)]
@@ -41,6 +45,10 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
+    /// Also remove keys and all that is known of the network. Configuration files stay
+    #[arg(long)]
+    purge: bool,
+
     #[command(flatten)]
     places: Places,
 }
@@ -48,11 +56,29 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) fn run(self) -> Result<()> {
         let directories = self.places.directories();
-        let device = device(self.device, self.config, &directories)?;
+        let device = match (self.device, self.config) {
+            (None, None) => only_device(&directories, self.purge)?,
+            (name, file) => device(name, file, &directories)?,
+        };
         let said = stop(&device, &directories)?;
+        let forgotten = self.purge && forget_network(&directories, &device)?;
+        let said = match (said, forgotten) {
+            (Some(said), false) => said,
+            (Some(said), true) => format!("{said}; {FORGOTTEN}"),
+            (None, true) => format!("{device} was down; {FORGOTTEN}"),
+            (None, false) => {
+                return Err(Failure::failed(format!(
+                    "no adit daemon is running for device {device} in {}, and nothing of one is left",
+                    directories.runtime.display()
+                )));
+            }
+        };
         output::print(&format!("{said}\n")).map(drop)
     }
 }
+
+const FORGOTTEN: &str =
+    "its keys and what it knew of its network are removed. Configuration files stay, such as /etc/adit/adit.toml";
 
 /// The device of the daemon that is meant: by name, by the file it was started with, or as the only one there is.
 pub(super) fn device(name: Option<String>, file: Option<PathBuf>, directories: &Directories) -> Result<String> {
@@ -81,8 +107,68 @@ fn only_daemon(runtime_dir: &Path) -> Result<String> {
     }
 }
 
-/// Stops the daemon of `device`, or cleans up after it. What was done, in a sentence.
-fn stop(device: &str, directories: &Directories) -> Result<String> {
+/// The only device there is: with a daemon, or else with what a daemon left on the host, or for `purge` with keys.
+fn only_device(directories: &Directories, purge: bool) -> Result<String> {
+    if !api::daemons(&directories.runtime)?.is_empty() {
+        return only_daemon(&directories.runtime);
+    }
+    let endings: &[&str] = if purge { &[".json", NETWORK] } else { &[".json"] };
+    let names = fs::read_dir(&directories.state).into_iter().flatten().flatten();
+    let mut left: Vec<String> = names
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let device = endings.iter().find_map(|ending| name.strip_suffix(ending))?;
+            config::check_device(device).ok().map(|()| device.to_owned())
+        })
+        .collect();
+    left.sort_unstable();
+    left.dedup();
+    match (left.pop(), left.is_empty()) {
+        (None, _) => only_daemon(&directories.runtime),
+        (Some(device), true) => Ok(device),
+        (Some(last), false) => Err(Failure::usage(format!(
+            "no daemon is running, and several have left something: name one with --device ({}, {last})",
+            left.join(", ")
+        ))),
+    }
+}
+
+/// What the directory is called, after the name of the device, in which a node keeps its keys.
+const NETWORK: &str = ".network";
+
+/// Removes what a node of a network keeps while it is down, so that it could not come back as who it was: keys, credentials, what it knew of
+/// other nodes, the mark of its handshakes; and the subnet files that it wrote. On the authority's host the authority and the registry go
+/// with it. Answers whether there was any of it. No daemon of the device may be running.
+///
+/// # Errors
+/// A daemon that is running; what could not be removed.
+pub(crate) fn forget_network(directories: &Directories, device: &str) -> Result<bool> {
+    let claim = Claim::take(&directories.runtime, device)?;
+    SubnetFiles::of(device, &directories.state).remove()?;
+    let at = |ending: &str| directories.state.join(format!("{device}{ending}"));
+    let mut forgotten = false;
+    let network = at(NETWORK);
+    let failed = |path: &Path, e: &io::Error| Failure::failed(format!("cannot remove {}: {e}", path.display()));
+    match fs::remove_dir_all(&network) {
+        Ok(()) => forgotten = true,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(failed(&network, &e)),
+    }
+    for ending in [".mark", ".mark.damaged", ".json.damaged", ".dns.damaged"] {
+        match fs::remove_file(at(ending)) {
+            Ok(()) => forgotten = true,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(failed(&at(ending), &e)),
+        }
+    }
+    drop(claim);
+    // It fails for a directory that others use as well.
+    let _ = fs::remove_dir(&directories.state);
+    Ok(forgotten)
+}
+
+/// Stops the daemon of `device`, or cleans up after it. What was done, in a sentence; `None` if there was nothing to do.
+fn stop(device: &str, directories: &Directories) -> Result<Option<String>> {
     let path = api::control_socket(&directories.runtime, device);
     match api::call(&path, Request::Stop) {
         Ok(Response::Done) => wait(device, directories),
@@ -98,7 +184,7 @@ fn stop(device: &str, directories: &Directories) -> Result<String> {
 }
 
 /// Waits until the daemon has removed everything, its sockets and its lock last.
-fn wait(device: &str, directories: &Directories) -> Result<String> {
+fn wait(device: &str, directories: &Directories) -> Result<Option<String>> {
     let path = api::control_socket(&directories.runtime, device);
     let deadline = Instant::now() + DEADLINE;
     while path.exists() || api::is_claimed(&directories.runtime, device) {
@@ -113,11 +199,11 @@ fn wait(device: &str, directories: &Directories) -> Result<String> {
             return clean_up(device, directories);
         }
     }
-    Ok(format!("{device} is down"))
+    Ok(Some(format!("{device} is down")))
 }
 
 /// Removes what a killed daemon left: on the host, and in the runtime directory.
-fn clean_up(device: &str, directories: &Directories) -> Result<String> {
+fn clean_up(device: &str, directories: &Directories) -> Result<Option<String>> {
     // Nobody else may be the daemon of this device while its remains are removed.
     let had_sockets = api::daemons(&directories.runtime)?.iter().any(|name| name == device);
     let claim = Claim::take(&directories.runtime, device)?;
@@ -130,12 +216,10 @@ fn clean_up(device: &str, directories: &Directories) -> Result<String> {
         removed.0.push("DNS servers".into());
     }
     drop(claim);
-    match (removed.is_empty(), had_sockets) {
-        (false, _) => Ok(format!("{device} was down; removed what its daemon had left: {removed}")),
-        (true, true) => Ok(format!("{device} was down; removed the sockets that its daemon had left")),
-        (true, false) => Err(Failure::failed(format!(
-            "no adit daemon is running for device {device} in {}, and nothing of one is left",
-            directories.runtime.display()
-        ))),
-    }
+    SubnetFiles::of(device, &directories.state).remove()?;
+    Ok(match (removed.is_empty(), had_sockets) {
+        (false, _) => Some(format!("{device} was down; removed what its daemon had left: {removed}")),
+        (true, true) => Some(format!("{device} was down; removed the sockets that its daemon had left")),
+        (true, false) => None,
+    })
 }

@@ -273,3 +273,110 @@ fn a_full_tunnel_can_be_taken_back_step_by_step() {
     let back = after(after(fresh, &steps), &undo);
     assert_eq!((back.routes, back.rules, back.filters, back.valid_mark), (vec![], vec![], vec![], false));
 }
+
+fn nets(texts: &[&str]) -> Vec<IpNet> {
+    texts.iter().map(|text| net(text)).collect()
+}
+
+fn territory() -> Territory {
+    Territory {
+        networks: nets(&["10.42.0.0/16", "fd42::/48"]),
+        subnets: nets(&["10.42.7.0/24", "fd42:0:0:7::/64"]),
+        masquerade: true,
+        forward: true,
+    }
+}
+
+/// A node with a route per network, and none per peer.
+fn node() -> Desired {
+    let territory = territory();
+    // Another node, a phone in our own subnet, one of another node's, and a site beyond.
+    let peers = nets(&["10.42.8.0/24", "fd42:0:0:8::/64", "10.42.7.200/32", "10.42.8.200/32", "192.168.9.0/24"]);
+    Desired {
+        mtu: 1420,
+        addresses: territory.addresses().collect(),
+        prefixes: prefixes(Some(&territory), peers.into_iter(), |_| Some(MAIN)),
+        full: None,
+        device: "adit0".into(),
+        territory: Some(territory),
+    }
+}
+
+#[test]
+fn a_network_has_one_route_however_many_nodes_it_has() {
+    let desired = node();
+    assert_eq!(desired.addresses, nets(&["10.42.7.0/32", "fd42:0:0:7::/128"]));
+    let routes: Vec<_> = desired.prefixes.iter().map(|prefix| prefix.net).collect();
+    assert_eq!(routes, nets(&["10.42.0.0/16", "fd42::/48", "10.42.7.200/32", "192.168.9.0/24"]));
+    let fresh = Actual { device: Some(device()), ..Actual::default() };
+    let actual = after(fresh.clone(), &plan(&desired, &fresh, &owned(&desired)));
+    assert_eq!(plan(&desired, &actual, &owned(&desired)), []);
+    for kind in [RouteKind::Unicast, RouteKind::Blackhole] {
+        assert_eq!(actual.routes.iter().filter(|route| route.kind == kind).count(), 4);
+    }
+    // A table of its own, or no routes at all, as the configuration says.
+    let other = prefixes(Some(&territory()), std::iter::empty(), |_| Some(7));
+    assert!(other.len() == 2 && other.iter().all(|prefix| prefix.table == 7));
+    assert_eq!(prefixes(Some(&territory()), std::iter::empty(), |_| None), []);
+}
+
+#[test]
+fn what_a_network_filters_is_one_whole_with_what_a_full_tunnel_does() {
+    let mut desired = everything();
+    let alone = filters(
+        &desired,
+        Some(&desired.full.as_ref().unwrap().layout(&desired, &surrounded(), &Owned::default()).filters),
+    );
+    desired.territory = Some(territory());
+    let (fresh, owned) = (surrounded(), owned(&desired));
+    let actual = after(fresh.clone(), &plan(&desired, &fresh, &owned));
+    assert_eq!(plan(&desired, &actual, &owned), []);
+    let chains: HashSet<_> = actual.filters.iter().map(|(chain, _)| chain.as_str()).collect();
+    assert_eq!(chains, ["arrive", "mark", "leave", "guard", "forward", "masquerade"].into());
+    assert!(actual.filters.len() > what_is_told_of(&alone).len());
+    // Each of them goes for itself; what is left is told apart from what was.
+    for (full, territory) in [(None, desired.territory.clone()), (desired.full.clone(), None), (None, None)] {
+        let other = Desired { full, territory, ..desired.clone() };
+        let moved = after(actual.clone(), &plan(&other, &actual, &owned));
+        assert_eq!(moved.filters.is_empty(), other.full.is_none() && other.territory.is_none());
+        assert!(!moved.filters.iter().any(|rule| actual.filters.contains(rule)));
+        let rest: Vec<_> = plan(&other, &moved, &owned).into_iter().collect();
+        assert_eq!(rest, []);
+    }
+    let left = after(actual.clone(), &removal(&actual, &owned));
+    assert!(left.filters.is_empty());
+}
+
+#[test]
+fn a_network_without_either_wish_has_no_filters() {
+    let without = Territory { masquerade: false, forward: false, ..territory() };
+    assert_eq!(without.filters("adit0"), None);
+    let chains = |territory: Territory| {
+        territory.filters("adit0").unwrap().chains.into_iter().map(|chain| chain.name).collect::<Vec<_>>()
+    };
+    assert_eq!(chains(Territory { masquerade: false, ..territory() }), ["guard", "forward"]);
+    assert_eq!(chains(Territory { forward: false, ..territory() }), ["guard", "masquerade"]);
+    // Another subnet is another whole, though no rule names it.
+    let other = Territory { subnets: nets(&["10.42.9.0/24"]), ..territory() };
+    let told = |territory| what_is_told_of(&filters(&Desired { territory: Some(territory), ..desired() }, None));
+    assert_ne!(told(other), told(territory()));
+}
+
+#[test]
+fn nothing_is_forwarded_before_it_is_guarded() {
+    let desired = node();
+    let values = [(Setting::Forward4("adit0".into()), 0)].into();
+    let switches = Switches { values, ways: [vec!["adit0".into()], vec![]], ..Switches::default() };
+    let fresh = Actual { device: Some(device()), switches: Some(switches), ..Actual::default() };
+    let mut owned = Owned::default();
+    owned.claim(&desired, &fresh);
+    let steps = plan(&desired, &fresh, &owned);
+    let at = |is: fn(&Operation) -> bool| steps.iter().position(is).unwrap();
+    assert!(at(|s| matches!(s, Operation::ReplaceFilters(..))) < at(|s| matches!(s, Operation::Set(..))));
+    let actual = after(fresh.clone(), &steps);
+    let removed = after(actual.clone(), &removal(&actual, &owned));
+    assert_eq!(removed.switches, fresh.switches);
+    // Whoever did not look says nothing of it.
+    let unseen = Actual { switches: None, ..actual };
+    assert!(!plan(&desired, &unseen, &owned).iter().any(|step| matches!(step, Operation::Set(..))));
+}
