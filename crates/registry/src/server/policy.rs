@@ -1,0 +1,145 @@
+//! Who may do what: the question is asked here, and answered by whoever runs the registry.
+
+use std::sync::Arc;
+
+use super::refusal::Refusal;
+use crate::api::mvccpb::KeyValue;
+
+/// What `root` may put as a value, in bytes.
+const ROOT_VALUE: usize = 1024 * 1024;
+
+/// What everybody else may put as a value, in bytes: a record of a node has under 1 KiB.
+const VALUE: usize = 16 * 1024;
+
+/// Who asks. `root` may everything, and no policy is asked about it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Principal(pub String);
+
+impl Principal {
+    /// The one who may everything.
+    #[must_use]
+    pub fn root() -> Self {
+        Self("root".into())
+    }
+
+    /// Whether this is the one who may everything.
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        self.0 == "root"
+    }
+}
+
+/// One change that somebody wants made.
+#[derive(Clone, Copy, Debug)]
+pub enum Write<'a> {
+    /// A value for a key, bound to a lease (0: to none).
+    Put {
+        /// The key.
+        key: &'a str,
+        /// Its value; with `ignore_value` the one that is there.
+        value: &'a [u8],
+        /// The lease, 0 for none; with `ignore_lease` the one that is there.
+        lease: i64,
+    },
+    /// A key that exists is to go.
+    Delete {
+        /// The key.
+        key: &'a str,
+    },
+}
+
+/// What the registry's owner says of who may come and what they may do. Called from several threads, also while a write waits: answers
+/// must come fast.
+pub trait Policy: Send + Sync + 'static {
+    /// Whose name and password these are.
+    fn authenticate(&self, user: &str, password: &str) -> Option<Principal>;
+
+    /// Whether this change is theirs to make; `present` is what the key holds at that moment. The reason of a refusal goes to whoever asked.
+    ///
+    /// # Errors
+    /// The reason, in a few words.
+    fn permit(&self, who: &Principal, write: &Write<'_>, present: Option<&KeyValue>) -> Result<(), String>;
+
+    /// Whether they may read and watch this range, whose ends are as in etcd's requests.
+    fn may_read(&self, who: &Principal, key: &[u8], range_end: &[u8]) -> bool;
+
+    /// Whether they are still welcome. Once this is no, their tokens are void, and their watches end within a second.
+    fn still_valid(&self, who: &Principal) -> bool;
+
+    /// Who it is that comes without a token. None: nobody may.
+    fn anonymous(&self) -> Option<Principal> {
+        None
+    }
+}
+
+/// Somebody, and the policy that knows what they may.
+#[derive(Clone)]
+pub(super) struct Mandate {
+    pub(super) who: Principal,
+    pub(super) policy: Arc<dyn Policy>,
+}
+
+impl Mandate {
+    /// The registry's own: for what it does by itself.
+    #[cfg(test)]
+    pub(super) fn of_root() -> Self {
+        Self { who: Principal::root(), policy: Arc::new(Closed) }
+    }
+
+    pub(super) fn may_put(&self, new: &KeyValue, present: Option<&KeyValue>) -> Result<(), Refusal> {
+        if new.value.len() > if self.who.is_root() { ROOT_VALUE } else { VALUE } {
+            return Err(Refusal::TooLarge);
+        }
+        if self.who.is_root() {
+            return Ok(());
+        }
+        let write = Write::Put { key: text(&new.key)?, value: &new.value, lease: new.lease };
+        self.policy.permit(&self.who, &write, present).map_err(Refusal::Denied)
+    }
+
+    pub(super) fn may_delete(&self, present: &KeyValue) -> Result<(), Refusal> {
+        if self.who.is_root() {
+            return Ok(());
+        }
+        let write = Write::Delete { key: text(&present.key)? };
+        self.policy.permit(&self.who, &write, Some(present)).map_err(Refusal::Denied)
+    }
+
+    pub(super) fn may_read(&self, key: &[u8], range_end: &[u8]) -> Result<(), Refusal> {
+        if self.who.is_root() || self.policy.may_read(&self.who, key, range_end) {
+            return Ok(());
+        }
+        Err(Refusal::Denied(String::new()))
+    }
+
+    pub(super) fn is_root(&self) -> Result<(), Refusal> {
+        if self.who.is_root() { Ok(()) } else { Err(Refusal::Denied(String::new())) }
+    }
+}
+
+/// Keys of a network are text; others are `root`'s alone.
+fn text(key: &[u8]) -> Result<&str, Refusal> {
+    str::from_utf8(key).map_err(|_| Refusal::Denied("the key is no text".into()))
+}
+
+#[cfg(test)]
+struct Closed;
+
+#[cfg(test)]
+impl Policy for Closed {
+    fn authenticate(&self, _: &str, _: &str) -> Option<Principal> {
+        None
+    }
+
+    fn permit(&self, _: &Principal, _: &Write<'_>, _: Option<&KeyValue>) -> Result<(), String> {
+        Err("closed".into())
+    }
+
+    fn may_read(&self, _: &Principal, _: &[u8], _: &[u8]) -> bool {
+        false
+    }
+
+    fn still_valid(&self, _: &Principal) -> bool {
+        true
+    }
+}
