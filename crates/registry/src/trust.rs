@@ -18,7 +18,7 @@
 //! A network without an authority ([`Anchor::Shared`]) has a secret that all members know. There a node certifies itself, its serial follows from its
 //! record key, and its words carry a MAC under the secret. That proves that a member speaks, and not which: members can impersonate each other until one of them was seen first.
 //!
-//! Files: [`NodeStore`] is what a node keeps, [`Ledger`] what the authority does. [`permit`] is what a node may write to a registry that asks.
+//! Files: [`NodeStore`] is what a node keeps, [`Ledger`] what the authority does. [`LedgerPolicy`] is what a node may write to a registry that asks.
 
 mod anchor;
 mod bytes;
@@ -26,10 +26,11 @@ mod certificate;
 mod epoch;
 mod files;
 mod keys;
-//X mod ledger;
-//X mod permit;
+mod ledger;
+mod permit;
 mod record;
 mod release;
+mod signed;
 mod store;
 mod token;
 mod tombstone;
@@ -41,10 +42,11 @@ pub use certificate::{Authority, Certificate, ROLE_REGISTRY, Subject, is_name};
 pub use epoch::{Bundle, Epoch, MAX_BUNDLE_NODES};
 pub use files::FileError;
 pub use keys::{NetworkId, NodeKeys, random};
-//X pub use ledger::{Admitted, Credential, Ledger, LedgerError, Member, Removal, TokenState};
-//X pub use permit::LedgerPolicy;
+pub use ledger::{Admitted, Ask, Credential, KEPT_BUNDLES, Ledger, LedgerError, Member, Removal, TokenState};
+pub use permit::{LedgerPolicy, Present, Wanted};
 pub use record::{MAX_ENDPOINTS, Record, is_endpoint};
 pub use release::Release;
+pub use signed::{BACKEND_TYPE, SignedError, open_value};
 pub use store::NodeStore;
 pub use token::{Token, TokenError};
 pub use tombstone::Tombstone;
