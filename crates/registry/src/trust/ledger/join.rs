@@ -142,6 +142,18 @@ impl Ledger {
         })
     }
 
+    /// Whether a token is good, without using it up.
+    ///
+    /// # Errors
+    /// It is not, or the books cannot be read.
+    pub fn look(&self, token_id: &[u8; 8], token_secret: &[u8; 32], now: SystemTime) -> Result<(), LedgerError> {
+        let nobody = [0; 32];
+        let ask = Ask { token_id, token_secret, name: "", record_key: &nobody, sealed_key: &nobody };
+        let books = self.books()?;
+        let at = books.token(&ask)?;
+        books.check_token(at, false, seconds(now))
+    }
+
     /// Writes a new node into the books.
     fn enter(
         &self,
