@@ -68,10 +68,10 @@ impl Node {
         peer.problem = peer.problem.filter(|problem| !matches!(problem, Problem::NoEndpoint | Problem::NoAnswer));
         let asking = peer.attempt.as_mut().filter(|attempt| !attempt.settled && attempt.to != endpoint);
         // Whom we are asking may be nobody.
-        let again = asking.map(|attempt| attempt.due = attempt.due.min(now.time)).is_some();
+        let again = asking.map(|attempt| (attempt.began, attempt.due) = (now.time, attempt.due.min(now.time)));
         let eager = peer.settings.is_eager(in_network) && !peer.is_up(now.time) && !peer.is_calling();
         self.settle_at(id, endpoint);
-        if again || eager {
+        if again.is_some() || eager {
             self.call_in_turn(id, now);
         } else {
             self.review(id, now);
@@ -152,7 +152,7 @@ impl Node {
     /// Asks a peer for a session if there is none, as if a packet waited for it: whoever was spoken with before a restart is to hear of
     /// us before it notices. Of many each has its turn.
     pub fn call_soon(&mut self, id: PeerId, now: Now) {
-        if self.peer_ref(id).is_some_and(|peer| !peer.is_up(now.time) && !peer.is_calling()) {
+        if self.peer_ref(id).is_some_and(|peer| !peer.is_up(now.time) && !peer.is_calling() && !peer.wanted) {
             self.call_in_turn(id, now);
         }
     }
