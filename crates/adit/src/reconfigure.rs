@@ -5,10 +5,11 @@ use std::collections::{HashMap, HashSet};
 
 use ipnet::IpNet;
 
-use crate::config::{Peer, Tunnel};
+use crate::config::{Overlay, Peer, Tunnel};
 use crate::key::PrivateKey;
 use crate::request::Summary;
 use crate::roster::Identity;
+use crate::switchboard::membership;
 use crate::{Failure, Result};
 
 /// One difference.
@@ -41,7 +42,10 @@ pub enum Aspect {
 
 /// What may change beside the peers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "each is the field of `config::Device` or `config::Transport` that has its name")]
+#[allow(
+    missing_docs,
+    reason = "each is the field of `config::Device`, `config::Transport` or `config::Tunnel` that has its name, but for the last"
+)]
 pub enum Setting {
     Name,
     Addresses,
@@ -55,6 +59,10 @@ pub enum Setting {
     Offload,
     BusyPoll,
     Fwmark,
+    Network,
+    Overlay,
+    /// What sealed handshakes of the overlay are bound to.
+    Membership,
 }
 
 impl Setting {
@@ -73,16 +81,19 @@ impl Setting {
             Self::Offload => "offload",
             Self::BusyPoll => "busy-poll",
             Self::Fwmark => "fwmark",
+            Self::Network => "network",
+            Self::Overlay => "overlay",
+            Self::Membership => "membership",
         }
     }
 
-    /// Whether it is a property of the device or of the threads, both of which last as long as the daemon.
+    /// Whether it is a property of the device or of the threads, all of which last as long as the daemon.
     fn needs_restart(self) -> bool {
-        matches!(self, Self::Name | Self::Workers | Self::Offload | Self::BusyPoll)
+        matches!(self, Self::Name | Self::Workers | Self::Offload | Self::BusyPoll | Self::Network)
     }
 }
 
-/// What is to change from `old` to `new`. The order of peers, and of a peer's prefixes, is no difference.
+/// What is to change from `old` to `new`. The order of peers, and of a peer's prefixes, is no difference, nor is who says that somebody is one.
 pub fn difference(old: &Tunnel, new: &Tunnel) -> Vec<Change> {
     let mut changes: Vec<Change> = settings(old, new).into_iter().map(Change::Setting).collect();
     let wanted: HashSet<Identity> = new.peers.iter().map(Identity::of).collect();
@@ -120,6 +131,9 @@ fn settings(old: &Tunnel, new: &Tunnel) -> Vec<Setting> {
         (Setting::Offload, way.offload != other.offload),
         (Setting::BusyPoll, way.busy_poll != other.busy_poll),
         (Setting::Fwmark, way.fwmark != other.fwmark),
+        (Setting::Network, old.network != new.network),
+        (Setting::Overlay, !same_overlay(old.overlay.as_ref(), new.overlay.as_ref())),
+        (Setting::Membership, membership(old) != membership(new)),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(setting, _)| setting).collect()
 }
@@ -133,6 +147,15 @@ fn aspects(old: &Peer, new: &Peer) -> impl Iterator<Item = Aspect> {
         (Aspect::Keepalive, old.keepalive != new.keepalive),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(aspect, _)| aspect)
+}
+
+/// Whether addresses and rules of an overlay are the same, whatever handshakes are bound to.
+fn same_overlay(a: Option<&Overlay>, b: Option<&Overlay>) -> bool {
+    let parts = |overlay: &Overlay| {
+        let Overlay { networks, subnets, masquerade, forward, membership: _ } = overlay.clone();
+        (networks, subnets, masquerade, forward)
+    };
+    a.map(parts) == b.map(parts)
 }
 
 /// Private keys are told apart by the public ones that they make.
@@ -292,11 +315,74 @@ mod tests {
         assert_eq!(difference(&locked, &locked.clone()), []);
     }
 
+    fn overlay() -> Overlay {
+        let (networks, subnets) = (vec!["10.42.0.0/16".parse().unwrap()], vec!["10.42.7.0/24".parse().unwrap()]);
+        Overlay { networks, subnets, masquerade: true, forward: true, membership: None }
+    }
+
+    fn membership(number: u32) -> tunnel::network::Membership {
+        let epoch = tunnel::network::Epoch { number, secret: zeroize::Zeroizing::new([number as u8; 32]) };
+        tunnel::network::Membership { id: [1; 16], epochs: vec![epoch] }
+    }
+
+    fn network() -> config::Network {
+        config::Network {
+            registry: config::RegistryAt::Embedded,
+            node_name: "one".into(),
+            prefix: "/coreos.com/network".into(),
+            public_ip: config::PublicIp::Auto,
+            lease_ttl: Duration::from_secs(60),
+            bridge: "adit-br0".into(),
+            tls_ca: None,
+            tls_cert: None,
+            tls_key: None,
+            user: None,
+            password_file: None,
+            secret_file: None,
+            plain: false,
+            plain_from: Vec::new(),
+            ip_masq: true,
+            forward_rules: true,
+            subnet_files: Vec::new(),
+            registry_listen: "[::]:7778".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn who_says_that_somebody_is_a_peer_is_no_difference() {
+        let old = tunnel("", &[new_b()]);
+        for origin in [config::Origin::Network, config::Origin::Client] {
+            let mut new = old.clone();
+            new.peers[0].origin = origin;
+            assert_eq!(difference(&old, &new), []);
+        }
+    }
+
+    #[test]
+    fn every_part_of_an_overlay_is_seen_once() {
+        let mut old = tunnel("", &[new_b()]);
+        old.overlay = Some(overlay());
+        let edits: [fn(&mut Overlay); 4] = [
+            |o| o.networks.clear(),
+            |o| o.subnets.push("10.42.8.0/24".parse().unwrap()),
+            |o| o.masquerade = false,
+            |o| o.forward = false,
+        ];
+        for edit in edits {
+            let mut new = old.clone();
+            edit(new.overlay.as_mut().unwrap());
+            assert_eq!(difference(&old, &new), [Change::Setting(Setting::Overlay)]);
+        }
+        let mut new = old.clone();
+        new.overlay = None;
+        assert_eq!(difference(&old, &new), [Change::Setting(Setting::Overlay)]);
+    }
+
     #[test]
     fn every_setting_is_seen_and_some_need_a_restart() {
         let old = tunnel("", &[new_b()]);
         type Edit = fn(&mut Tunnel);
-        let cases: [(Edit, &str, bool); 11] = [
+        let cases: [(Edit, &str, bool); 14] = [
             (|t| t.device.name = "other".into(), "name", true),
             (|t| t.device.addresses.push("10.9.0.1/24".parse().unwrap()), "addresses", false),
             (|t| t.device.mtu = config::Mtu::Fixed(1300), "mtu", false),
@@ -308,9 +394,15 @@ mod tests {
             (|t| t.transport.offload = false, "offload", true),
             (|t| t.transport.busy_poll = Duration::from_micros(1), "busy-poll", true),
             (|t| t.transport.fwmark = std::num::NonZero::new(1), "fwmark", false),
+            (|t| t.network = Some(network()), "network", true),
+            (|t| t.overlay = Some(overlay()), "overlay", false),
+            (|t| t.overlay.as_mut().unwrap().membership = Some(membership(2)), "membership", false),
         ];
         for (edit, word, restart) in cases {
+            let mut old = old.clone();
+            old.overlay = (word == "membership").then(|| Overlay { membership: Some(membership(1)), ..overlay() });
             let mut new = old.clone();
+            assert_eq!(difference(&old, &new), []);
             edit(&mut new);
             let changes = difference(&old, &new);
             assert_eq!(summary(&changes).settings, [word]);

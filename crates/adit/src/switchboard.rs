@@ -81,11 +81,18 @@ pub fn protocol(kind: TransportKind) -> Option<Protocol> {
 pub fn keys(tunnel: &Tunnel) -> [(Protocol, Option<&PrivateKey>); 2] {
     let used = |kind| tunnel.peers.iter().any(|peer| peer.transport == kind);
     let device = &tunnel.device;
-    let special = device.wireguard_private_key.as_ref().or(device.private_key.as_ref());
+    // The key of a node of a network serves sealed peers alone, before there are any too.
+    let shared = device.private_key.as_ref().filter(|_| !is_node(tunnel));
+    let special = device.wireguard_private_key.as_ref().or(shared);
     [
         (Protocol::Sealed, device.private_key.as_ref().filter(|_| used(TransportKind::Sealed))),
         (Protocol::WireGuard, special.filter(|_| used(TransportKind::WireGuard))),
     ]
+}
+
+/// Whether this host is a node of a network, or about to be one.
+pub fn is_node(tunnel: &Tunnel) -> bool {
+    tunnel.network.is_some() || tunnel.overlay.is_some()
 }
 
 /// What sealed handshakes are bound to.

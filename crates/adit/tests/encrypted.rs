@@ -147,7 +147,7 @@ fn a_plain_peer_shares_the_port_and_nothing_else(transport: &'static str) {
     let inside = inside.watch(|_, bytes| contains(bytes, b"adit-must-refuse").then(|| bytes.to_vec()));
     let drops = |reason: &str| one.drops(reason);
     let to = at(bed.host(1).underlay(Family::V4), PORT);
-    for (sender, speaks_for, reason) in [(2, 2, "unknown_endpoint"), (3, 2, "wrong_source")] {
+    for (sender, speaks_for, reason) in [(2, 2, "unknown_endpoint"), (3, 2, "wrong_transport")] {
         let (source, destination) = ((bed.host(speaks_for).inner(Family::V4), 9), (bed.host(1).inner(Family::V4), 9));
         let packet = UdpPacket::new(source, destination, b"adit-must-refuse").bytes();
         let before = drops(reason);

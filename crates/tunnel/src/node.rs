@@ -283,6 +283,12 @@ impl Node {
         peer.flat_map(|peer| [&peer.current, &peer.previous, &peer.next]).flatten().cloned().collect()
     }
 
+    /// Whether a handshake with a peer is under way, or is to be begun.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn is_asking(&self, id: PeerId) -> bool {
+        self.peer_ref(id).is_some_and(|peer| peer.attempt.is_some() || peer.wanted)
+    }
+
     /// How packets travel to a peer.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn protocol(&self, id: PeerId) -> Option<Protocol> {

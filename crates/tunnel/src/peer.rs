@@ -47,7 +47,9 @@ impl PeerSettings {
 /// A handshake that we began.
 pub(crate) struct Attempt {
     pub(crate) initiator: Initiator,
-    /// For messages to the peer, in the epoch of this attempt.
+    /// The epoch that it is made in; 0 without a network.
+    pub(crate) epoch: u32,
+    /// For messages to the peer, in that epoch.
     pub(crate) macs: MacKeys,
     /// The index that the session will have.
     pub(crate) index: u32,

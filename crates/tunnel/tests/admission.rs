@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use tunnel::admission::{Admission, Verdict};
 use tunnel::limiter::MAX_SOURCES;
 use tunnel::mac::MacKeys;
+use tunnel::network::{Epoch, Membership};
 use tunnel::{Reason, Time};
 use wire::message::{CookieReply, DataHeader, Flags, Handshake, HandshakeHeader, Protocol, Step};
 use zeroize::Zeroizing;
@@ -315,5 +316,81 @@ fn our_key_can_change_while_it_judges() {
         assert_eq!((judge(protocol, &PUBLIC), judge(protocol, &[77; 32])), (forged, forged));
         admission.set_identity(protocol, Some(&PUBLIC));
         assert_eq!(judge(protocol, &PUBLIC), Verdict::Pass);
+    }
+}
+
+fn epoch(number: u32) -> Epoch {
+    Epoch { number, secret: Zeroizing::new([number as u8; 32]) }
+}
+
+fn network(id: u8, epochs: &[u32]) -> Membership {
+    Membership { id: [id; 16], epochs: epochs.iter().map(|number| epoch(*number)).collect() }
+}
+
+#[test]
+fn in_a_network_only_who_has_an_accepted_secret_is_let_in() {
+    let admission = admission();
+    let judge = |network: &Membership, number: u32, step| {
+        let mut message = message(Protocol::Sealed, step, None);
+        MacKeys::of_network(network, &epoch(number), &PUBLIC).unwrap().sign(&mut message, None);
+        admission.admit(&message, spoofed(1), true, at(0), || panic!("answered"))
+    };
+    let accepted = |network: &Membership| -> Vec<u32> {
+        let both = [Step::Initiation, Step::Response];
+        let verdicts = (0..6).map(|number| (number, both.map(|step| judge(network, number, step))));
+        verdicts
+            .filter(|(_, verdicts)| *verdicts != [FORGED; 2])
+            .map(|(number, verdicts)| {
+                assert_eq!(verdicts, [Verdict::Pass; 2]);
+                number
+            })
+            .collect()
+    };
+    let stranger = || {
+        [Step::Initiation, Step::Response].map(|step| {
+            admission.admit(&message(Protocol::Sealed, step, None), spoofed(1), true, at(0), || panic!("answered"))
+        })
+    };
+    for (epochs, expected) in
+        [(&[1][..], &[1][..]), (&[2, 1], &[1, 2]), (&[2], &[2]), (&[5, 4, 3], &[4, 5]), (&[], &[])]
+    {
+        admission.set_membership(Some(&network(1, epochs)));
+        assert_eq!(accepted(&network(1, &[])), expected);
+        assert_eq!(accepted(&network(2, &[])), [], "of another network");
+        assert_eq!(stranger(), [FORGED; 2], "who knows our public key alone");
+        let wireguard = admission.admit(&initiation(Protocol::WireGuard), spoofed(1), true, at(0), || [0; 24]);
+        assert_eq!(wireguard, Verdict::Pass, "which knows of no networks");
+    }
+    // Another key of ours is in the network too.
+    admission.set_membership(Some(&network(1, &[2, 1])));
+    admission.set_identity(Protocol::Sealed, Some(&[77; 32]));
+    assert_eq!(accepted(&network(1, &[])), []);
+    admission.set_identity(Protocol::Sealed, Some(&PUBLIC));
+    assert_eq!(accepted(&network(1, &[])), [1, 2]);
+    admission.set_membership(None);
+    assert_eq!((accepted(&network(1, &[])), stranger()), (Vec::new(), [Verdict::Pass; 2]));
+}
+
+#[test]
+fn in_a_network_a_cookie_is_for_who_has_the_secret() {
+    let (admission, network) = (admission(), network(1, &[2, 1]));
+    admission.set_membership(Some(&network));
+    for number in [1, 2] {
+        let own = MacKeys::of_network(&network, &epoch(number), &PUBLIC).unwrap();
+        let mut sent = initiation(Protocol::Sealed);
+        let mac1 = own.sign(&mut sent, None);
+        let reply = (0..200).find_map(|_| match admit(&admission, &sent, spoofed(1), at(0)) {
+            Verdict::Cookie(reply) => Some(reply),
+            _ => None,
+        });
+        let reply = reply.unwrap();
+        let reply = CookieReply::parse(&reply).unwrap();
+        let cookie = own.open_cookie(reply.nonce, &mac1, reply.sealed).unwrap();
+        let other = MacKeys::of_network(&network, &epoch(3 - number), &PUBLIC).unwrap();
+        for stranger in [keys(Protocol::Sealed), other] {
+            assert_eq!(stranger.open_cookie(reply.nonce, &mac1, reply.sealed), None);
+        }
+        own.sign(&mut sent, Some(&cookie));
+        assert_eq!(admit(&admission, &sent, spoofed(1), at(0)), Verdict::Pass);
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tunnel::handshake::Identity;
+use tunnel::network::{Epoch, Membership};
 use tunnel::node::{Random, Settings};
 use tunnel::peer::PeerSettings;
 use tunnel::{Node, Now, Output, PeerId, Time};
@@ -90,6 +91,28 @@ fn nobody_is_called_before_the_mark_is_on_disk() {
 #[test]
 fn a_node_calls_its_peers_once_when_it_starts() {
     assert_eq!(calls(&mut node(Protocol::Sealed, 3), 1000), [0, 1, 2].map(endpoint));
+}
+
+#[test]
+fn a_node_of_a_network_calls_those_that_it_is_told_to_one_after_the_other() {
+    let mut node = node(Protocol::Sealed, 100);
+    let epoch = Epoch { number: 1, secret: Zeroizing::new([7; 32]) };
+    node.set_membership(Some(Membership { id: [1; 16], epochs: vec![epoch] }), at(0));
+    assert_eq!(calls(&mut node, 1000), []);
+    for number in [3, 1, 4] {
+        node.call_soon(PeerId(number), at(1000));
+        node.call_soon(PeerId(number), at(1000));
+    }
+    let called = |output| match output {
+        Output::Transmit { to, .. } => to,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(outputs(&mut node).into_iter().map(called).collect::<Vec<_>>(), [endpoint(3)]);
+    for (millis, number) in [(1005, 1), (1010, 4)] {
+        assert_eq!(node.deadline(), Some(at(millis).time));
+        node.handle_timeout(at(millis));
+        assert_eq!(outputs(&mut node).into_iter().map(called).collect::<Vec<_>>(), [endpoint(number)]);
+    }
 }
 
 #[test]

@@ -414,6 +414,11 @@ impl Control {
         for (protocol, identity) in new.identities {
             self.switchboard.set_identity(protocol, identity);
         }
+        // Before peers come: those of a network are not called until there is something to say.
+        let network = switchboard::membership(&new.tunnel);
+        if network != switchboard::membership(&self.tunnel) {
+            self.switchboard.set_membership(network.cloned());
+        }
         for member in new.add {
             let width = member.width.learned.min(self.device.load().mtu as usize);
             let id = self.roster.add(member, now);
@@ -446,6 +451,8 @@ fn touches_host(change: &Change) -> bool {
     match change {
         Change::Add(_) | Change::Remove(_) => true,
         Change::Peer(_, aspect) => matches!(aspect, Aspect::Endpoint | Aspect::AllowedIps),
-        Change::Setting(setting) => !matches!(setting, Setting::PrivateKey | Setting::WireguardPrivateKey),
+        Change::Setting(setting) => {
+            !matches!(setting, Setting::PrivateKey | Setting::WireguardPrivateKey | Setting::Membership)
+        }
     }
 }

@@ -1,17 +1,20 @@
 //! The configuration that a `set` makes of the present one.
 //!
 //! As WireGuard does it: the lines of a request take effect one after the other, a peer comes into being by being named, a prefix
-//! belongs to the peer that got it last, and whoever has our own key is no peer. Peers of other transports are out of reach: what would
-//! change them, or make one key serve two transports, is refused.
+//! belongs to the peer that got it last, and whoever has our own key is no peer. Peers of other transports, and those that a network's records
+//! name, are out of reach: what would change them, take addresses from them, or make one key serve two transports, is refused. Of a
+//! network's addresses a peer gets single ones of this node's own subnets and no others.
 
 use std::collections::{HashMap, HashSet};
 
 use ipnet::IpNet;
+use tunnel::RouteTable;
 
 use super::{Errno, PeerSet, PrefixChange, Set};
 use crate::{
-    config::{Peer, TransportKind, Tunnel},
+    config::{Origin, Overlay, Peer, TransportKind, Tunnel},
     key::{PrivateKey, PublicKey},
+    switchboard::is_node,
 };
 
 /// Letters of a public key by which people tell peers apart, as `wg` users know them.
@@ -23,14 +26,15 @@ pub(super) fn private_key(tunnel: &Tunnel) -> Option<&PrivateKey> {
     tunnel.device.wireguard_private_key.as_ref().or(main)
 }
 
+/// Whether there are sealed peers, or may be at any time.
 fn has_sealed(tunnel: &Tunnel) -> bool {
-    tunnel.peers.iter().any(|peer| peer.transport == TransportKind::Sealed)
+    is_node(tunnel) || tunnel.peers.iter().any(|peer| peer.transport == TransportKind::Sealed)
 }
 
 /// What `set` makes of `present`.
 ///
 /// # Errors
-/// EPERM: it would concern peers of other transports.
+/// EPERM: it would concern peers of other transports, or peers or addresses of a network.
 pub fn edit(present: &Tunnel, set: Set) -> Result<Tunnel, Errno> {
     let Set { private_key: key, listen_port, fwmark, replace_peers, peers } = set;
     let mut tunnel = present.clone();
@@ -45,10 +49,8 @@ pub fn edit(present: &Tunnel, set: Set) -> Result<Tunnel, Errno> {
     }
     let own = private_key(&tunnel).map(PrivateKey::public_key);
     // A key that has become ours is no peer's any more.
-    tunnel.peers.retain(|peer| {
-        peer.transport != TransportKind::WireGuard || (!replace_peers && (own.is_none() || peer.public_key != own))
-    });
-    let mut table = Table::new(std::mem::take(&mut tunnel.peers));
+    tunnel.peers.retain(|peer| !is_theirs(peer) || (!replace_peers && (own.is_none() || peer.public_key != own)));
+    let mut table = Table::new(std::mem::take(&mut tunnel.peers), present.overlay.as_ref());
     for change in peers {
         if Some(change.public_key) != own {
             table.apply(change)?;
@@ -58,9 +60,15 @@ pub fn edit(present: &Tunnel, set: Set) -> Result<Tunnel, Errno> {
     Ok(tunnel)
 }
 
+/// Whether a peer is one that WireGuard's tools may change.
+fn is_theirs(peer: &Peer) -> bool {
+    peer.transport == TransportKind::WireGuard && peer.origin != Origin::Network
+}
+
 fn set_private_key(tunnel: &mut Tunnel, key: Option<PrivateKey>) -> Result<(), Errno> {
+    let is_shared = !has_sealed(tunnel);
     let device = &mut tunnel.device;
-    if tunnel.peers.iter().any(|peer| peer.transport == TransportKind::Sealed) {
+    if !is_shared {
         let is_theirs = |key: &PrivateKey| {
             device.private_key.as_ref().is_some_and(|sealed| sealed.public_key() == key.public_key())
         };
@@ -78,7 +86,10 @@ fn set_private_key(tunnel: &mut Tunnel, key: Option<PrivateKey>) -> Result<(), E
 }
 
 /// Peers while they change: by number, with holes.
-struct Table {
+struct Table<'a> {
+    overlay: Option<&'a Overlay>,
+    /// What the network's records give to nodes.
+    nodes: RouteTable<()>,
     peers: Vec<Option<Peer>>,
     by_key: HashMap<PublicKey, usize>,
     names: HashSet<String>,
@@ -86,20 +97,28 @@ struct Table {
     owners: Option<HashMap<IpNet, usize>>,
 }
 
-impl Table {
-    fn new(peers: Vec<Peer>) -> Self {
+impl<'a> Table<'a> {
+    fn new(peers: Vec<Peer>, overlay: Option<&'a Overlay>) -> Self {
+        let mut nodes = RouteTable::default();
+        for prefix in peers.iter().filter(|peer| peer.origin == Origin::Network).flat_map(|peer| &peer.allowed_ips) {
+            nodes.insert(*prefix, ());
+        }
         let ours = |(number, peer): (usize, &Peer)| {
             let key = peer.public_key.filter(|_| peer.transport == TransportKind::WireGuard)?;
             Some((key, number))
         };
         let by_key = peers.iter().enumerate().filter_map(ours).collect();
         let names = peers.iter().map(|peer| peer.name.to_ascii_lowercase()).collect();
-        Self { peers: peers.into_iter().map(Some).collect(), by_key, names, owners: None }
+        Self { overlay, nodes, peers: peers.into_iter().map(Some).collect(), by_key, names, owners: None }
     }
 
     fn apply(&mut self, change: PeerSet) -> Result<(), Errno> {
         let PeerSet { public_key, remove, update_only, preshared_key, endpoint, keepalive, prefixes } = change;
         let known = self.by_key.get(&public_key).copied();
+        let before = known.and_then(|number| self.peers.get(number)).and_then(Option::as_ref);
+        if before.is_some_and(|peer| !is_theirs(peer)) {
+            return Err(Errno::EPERM);
+        }
         if remove {
             if let Some(number) = known {
                 self.remove(public_key, number);
@@ -133,7 +152,7 @@ impl Table {
             name,
             public_key: Some(key),
             endpoint: None,
-            origin: crate::config::Origin::File,
+            origin: Origin::File,
             allowed_ips: Vec::new(),
             transport: TransportKind::WireGuard,
             preshared_key: None,
@@ -183,15 +202,17 @@ impl Table {
             }
             PrefixChange::Add(net) => {
                 let before = owners.get(&net).copied();
+                if before == Some(number) {
+                    return Ok(());
+                }
                 let other = before.and_then(|number| self.peers.get(number)).and_then(Option::as_ref);
-                if other.is_some_and(|peer| peer.transport != TransportKind::WireGuard) {
+                let is_nodes = self.nodes.covering(net).is_some();
+                if is_nodes || other.is_some_and(|peer| !is_theirs(peer)) || !is_free(self.overlay, net) {
                     return Err(Errno::EPERM);
                 }
-                if before != Some(number) {
-                    owners.insert(net, number);
-                    if let Some(peer) = self.peers.get_mut(number).and_then(Option::as_mut) {
-                        peer.allowed_ips.push(net);
-                    }
+                owners.insert(net, number);
+                if let Some(peer) = self.peers.get_mut(number).and_then(Option::as_mut) {
+                    peer.allowed_ips.push(net);
                 }
             }
         }
@@ -208,6 +229,13 @@ impl Table {
         }
         self.peers.into_iter().flatten().collect()
     }
+}
+
+/// Whether a peer of WireGuard's tools may have a prefix beside a network: outside of it, or one address of this node's.
+fn is_free(overlay: Option<&Overlay>, net: IpNet) -> bool {
+    let inside = |nets: &[IpNet]| nets.iter().any(|other| other.contains(&net));
+    let is_host = net.prefix_len() == net.max_prefix_len();
+    overlay.is_none_or(|overlay| !inside(&overlay.networks) || (is_host && inside(&overlay.subnets)))
 }
 
 fn release(owners: &mut HashMap<IpNet, usize>, prefixes: &[IpNet], number: usize) {
@@ -281,6 +309,95 @@ pub(super) mod tests {
             preshared_key: None,
             keepalive: None,
         }
+    }
+
+    fn overlay(networks: &[&str], subnets: &[&str]) -> Overlay {
+        let nets = |texts: &[&str]| texts.iter().map(|text| net(text)).collect();
+        let (networks, subnets) = (nets(networks), nets(subnets));
+        Overlay { networks, subnets, masquerade: false, forward: false, membership: None }
+    }
+
+    /// A node with a sealed node, a client, and a node's record that is, against all rules, of a `wireguard` peer.
+    fn node() -> Tunnel {
+        let sealed = Peer {
+            transport: TransportKind::Sealed,
+            origin: Origin::Network,
+            ..peer(1, &["10.42.1.0/24", "fd42:0:0:1::/64"])
+        };
+        let client = Peer { origin: Origin::Client, ..peer(2, &["10.42.7.200/32"]) };
+        let strange = Peer { origin: Origin::Network, ..peer(3, &["172.20.0.0/16"]) };
+        let mut node = with(vec![sealed, client, strange]);
+        node.overlay = Some(overlay(&["10.42.0.0/16", "fd42::/48"], &["10.42.7.0/24", "fd42:0:0:7::/64"]));
+        (node.device.private_key, node.device.wireguard_private_key) = (Some(key(0x40)), Some(key(0x48)));
+        node
+    }
+
+    fn refused(present: &Tunnel, peers: Vec<PeerSet>) {
+        assert_eq!(edit(present, Set { peers, ..Set::default() }).err(), Some(Errno::EPERM));
+    }
+
+    #[test]
+    fn what_a_networks_records_name_is_out_of_reach() {
+        let node = node();
+        // What a node has, a part of it, and a part that something else is nearer to.
+        for taken in
+            ["10.42.1.0/24", "10.42.1.128/25", "10.42.1.7/32", "fd42:0:0:1::/64", "172.20.0.0/16", "172.20.3.0/24"]
+        {
+            refused(&node, vec![change(9, &[add(taken)])]);
+            refused(&node, vec![change(2, &[add(taken)])]);
+        }
+        // What is around it leaves it what it has.
+        let wide = edited(&node, vec![change(9, &[add("0.0.0.0/0"), add("10.0.0.0/8"), add("172.16.0.0/12")])]);
+        assert_eq!(wide.peers[..3], node.peers[..]);
+        let gone = PeerSet { remove: true, ..change(3, &[]) };
+        refused(&node, vec![gone]);
+        refused(&node, vec![change(3, &[PrefixChange::Clear])]);
+        refused(&node, vec![change(3, &[PrefixChange::Remove(net("172.20.0.0/16"))])]);
+        refused(&node, vec![PeerSet { keepalive: Some(None), ..change(3, &[]) }]);
+        let set = Set { replace_peers: true, ..Set::default() };
+        let left = edit(&node, set).unwrap().peers;
+        assert_eq!(left, [node.peers[0].clone(), node.peers[2].clone()]);
+    }
+
+    #[test]
+    fn of_a_networks_addresses_a_peer_gets_single_ones_of_ours() {
+        let node = node();
+        for prefix in
+            ["10.42.7.9/32", "10.42.7.200/32", "fd42:0:0:7::9/128", "192.168.0.0/16", "0.0.0.0/0", "10.42.0.0/15"]
+        {
+            let new = edited(&node, vec![change(9, &[add(prefix)])]);
+            assert_eq!(new.peers[3].allowed_ips, [net(prefix)], "{prefix}");
+        }
+        for prefix in [
+            "10.42.7.0/24",
+            "10.42.7.8/31",
+            "10.42.9.9/32",
+            "10.42.0.0/16",
+            "fd42:0:0:7::/64",
+            "fd42::/48",
+            "fd42:0:0:9::1/128",
+        ] {
+            refused(&node, vec![change(9, &[add(prefix)])]);
+        }
+        // Without a lease, none.
+        let early = Tunnel { overlay: Some(overlay(&["10.42.0.0/16"], &[])), ..node };
+        refused(&early, vec![change(9, &[add("10.42.7.9/32")])]);
+    }
+
+    #[test]
+    fn the_key_of_a_node_is_neither_shown_nor_replaced_even_while_it_is_alone() {
+        let mut node = Tunnel { peers: Vec::new(), ..node() };
+        let shown = |node: &Tunnel| private_key(node).map(PrivateKey::public_key);
+        assert_eq!(shown(&node), Some(key(0x48).public_key()));
+        let set = Set { private_key: Some(Some(key(0x50))), ..Set::default() };
+        let new = edit(&node, set).unwrap();
+        assert_eq!(new.device.private_key.unwrap().public_key(), key(0x40).public_key());
+        for same in [None, Some(key(0x40))] {
+            let set = Set { private_key: Some(same), ..Set::default() };
+            assert_eq!(edit(&node, set).err(), Some(Errno::EPERM));
+        }
+        node.device.wireguard_private_key = None;
+        assert_eq!(shown(&node), None);
     }
 
     fn with(peers: Vec<Peer>) -> Tunnel {

@@ -77,7 +77,10 @@ impl Device for Daemon {
     fn set(&self, set: Set) -> std::result::Result<(), Errno> {
         let change = move |present: &_| {
             edit(present, set).map_err(|errno| {
-                Refusal::new(errno.number(), Failure::failed("it concerns peers that are not WireGuard's"))
+                Refusal::new(
+                    errno.number(),
+                    Failure::failed("it concerns peers that are not WireGuard's, or a network's"),
+                )
             })
         };
         match self.handle.edit(Box::new(change)) {

@@ -141,9 +141,9 @@ impl Node {
             let identity = identity(&self.settings, protocol).ok_or(Problem::NoIdentity)?;
             let public = &peer.settings.public;
             let begun = handshake::initiate(protocol, identity, public, terms.shared(), index, &hello, ephemeral);
-            begun.map(|(initiator, datagram)| (initiator, datagram, terms.macs)).map_err(|_| Problem::Key)
+            begun.map(|(initiator, datagram)| (initiator, datagram, terms)).map_err(|_| Problem::Key)
         });
-        let (initiator, mut datagram, macs) = match begun {
+        let (initiator, mut datagram, Terms { epoch, macs, .. }) = match begun {
             Ok(begun) => begun,
             Err(problem) => {
                 self.table.release(index);
@@ -159,7 +159,8 @@ impl Node {
         self.attempts.insert(index, id);
         peer.unheard = peer.unheard.map(|calls| calls.saturating_add(1));
         let (again, settled, tries) = (false, false, tries + 1);
-        peer.attempt = Some(Attempt { initiator, macs, index, mac1, datagram, to, began, due, tries, again, settled });
+        peer.attempt =
+            Some(Attempt { initiator, epoch, macs, index, mac1, datagram, to, began, due, tries, again, settled });
     }
 }
 

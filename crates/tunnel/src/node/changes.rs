@@ -68,10 +68,10 @@ impl Node {
         peer.problem = peer.problem.filter(|problem| !matches!(problem, Problem::NoEndpoint | Problem::NoAnswer));
         let asking = peer.attempt.as_mut().filter(|attempt| !attempt.settled && attempt.to != endpoint);
         // Whom we are asking may be nobody.
-        let again = asking.map(|attempt| attempt.due = attempt.due.min(now.time)).is_some();
+        let again = asking.map(|attempt| (attempt.began, attempt.due) = (now.time, attempt.due.min(now.time)));
         let eager = peer.settings.is_eager(in_network) && !peer.is_up(now.time) && !peer.is_calling();
         self.settle_at(id, endpoint);
-        if again || eager {
+        if again.is_some() || eager {
             self.call_in_turn(id, now);
         } else {
             self.review(id, now);
@@ -117,23 +117,34 @@ impl Node {
     /// in the newest epoch. So when an epoch is accepted no more, the last session that was agreed on in it ends within
     /// [`REJECT_AFTER_TIME`](crate::session::REJECT_AFTER_TIME), as every session does. Whom we were asking is asked anew, in the newest epoch.
     pub fn set_membership(&mut self, network: Option<Membership>, now: Now) {
-        let id = |network: &Option<Membership>| network.as_ref().map(|network| network.id);
-        let newest = |network: &Option<Membership>| Some(network.as_ref()?.epochs.first()?.clone());
         let former = std::mem::replace(&mut self.settings.network, network);
-        if id(&former) != id(&self.settings.network) {
+        let (Some(former), Some(network)) = (&former, &self.settings.network) else {
+            if former.is_some() || self.settings.network.is_some() {
+                self.begin_anew(Protocol::Sealed, now);
+            }
+            return;
+        };
+        if former.id != network.id {
             return self.begin_anew(Protocol::Sealed, now);
         }
-        if newest(&former) == newest(&self.settings.network) {
-            return;
-        }
+        let newer = former.accepted().next() != network.accepted().next();
+        let gone = former.accepted().filter(|epoch| !network.accepted().any(|other| other == *epoch));
+        let gone: Vec<_> = gone.map(|epoch| epoch.number).collect();
         for id in self.ids(Protocol::Sealed) {
             let Some(peer) = self.peer(id) else { continue };
-            peer.problem = peer.problem.filter(|problem| !matches!(problem, Problem::NoSecret | Problem::Epoch));
-            if peer.is_calling() || peer.wanted {
-                peer.unheard = peer.unheard.map(|_| 0);
-                (peer.wanted, peer.not_before) = (true, Time::NEVER);
-                self.abandon(id, false);
+            if matches!(peer.problem, Some(Problem::NoSecret | Problem::Epoch)) {
+                (peer.problem, peer.not_before) = (None, Time::NEVER);
+            }
+            let Some(attempt) = peer.attempt.as_ref().filter(|attempt| newer || gone.contains(&attempt.epoch)) else {
+                continue;
+            };
+            let asking = !attempt.settled;
+            peer.unheard = peer.unheard.map(|_| 0);
+            self.abandon(id, false);
+            if asking {
                 self.call_in_turn(id, now);
+            } else {
+                self.review(id, now);
             }
         }
     }
@@ -141,7 +152,7 @@ impl Node {
     /// Asks a peer for a session if there is none, as if a packet waited for it: whoever was spoken with before a restart is to hear of
     /// us before it notices. Of many each has its turn.
     pub fn call_soon(&mut self, id: PeerId, now: Now) {
-        if self.peer_ref(id).is_some_and(|peer| !peer.is_up(now.time) && !peer.is_calling()) {
+        if self.peer_ref(id).is_some_and(|peer| !peer.is_up(now.time) && !peer.is_calling() && !peer.wanted) {
             self.call_in_turn(id, now);
         }
     }
@@ -229,7 +240,7 @@ mod tests {
     use super::*;
     use crate::mac::MacKeys;
     use crate::node::{Notice, Settings};
-    use crate::sim::plan;
+    use crate::sim::plan::{self, NetworkPlan};
     use crate::sim::random::Rng;
 
     #[derive(Clone, Debug)]
@@ -240,6 +251,7 @@ mod tests {
         Preshared(PeerId, u8),
         Keepalive(PeerId, Option<u64>),
         Identity(Protocol, Option<usize>),
+        Membership(Option<NetworkPlan>),
         Notice(Notice),
         Pass(u64),
     }
@@ -271,6 +283,9 @@ mod tests {
             1 => (id(), any::<u8>()).prop_map(|(id, key)| Step::Preshared(id, key)),
             1 => (id(), every()).prop_map(|(id, every)| Step::Keepalive(id, every)),
             1 => (protocol(), prop::option::of(0usize..8)).prop_map(|(p, key)| Step::Identity(p, key)),
+            1 => prop::option::of((0u8..2, 1u32..4, prop::option::of(1u32..4))).prop_map(|network| {
+                Step::Membership(network.map(|(id, newest, previous)| NetworkPlan { id, newest, previous }))
+            }),
             3 => id().prop_map(|id| Step::Notice(Notice::Wanted(id))),
             1 => id().prop_map(|id| Step::Notice(Notice::Watch(id))),
             3 => (0u64..30_000).prop_map(Step::Pass),
@@ -286,6 +301,7 @@ mod tests {
         millis: u64,
         peers: BTreeMap<PeerId, Expected>,
         ours: HashMap<Protocol, usize>,
+        network: Option<NetworkPlan>,
     }
 
     impl Trial {
@@ -300,7 +316,7 @@ mod tests {
             };
             let mut node = Node::new(settings, Vec::new(), Box::new(Rng::new(1)));
             node.start(at(0));
-            Self { node, millis: 0, peers: BTreeMap::new(), ours: HashMap::new() }
+            Self { node, millis: 0, peers: BTreeMap::new(), ours: HashMap::new(), network: None }
         }
 
         fn take(&mut self, step: Step) {
@@ -338,6 +354,10 @@ mod tests {
                     self.ours.remove(&protocol);
                     self.ours.extend(key.map(|key| (protocol, key)));
                 }
+                Step::Membership(network) => {
+                    self.node.set_membership(network.map(NetworkPlan::membership), now);
+                    self.network = network;
+                }
                 Step::Notice(notice) => self.node.handle_notice(notice, now),
                 Step::Pass(span) => {
                     let until = self.millis + span;
@@ -369,7 +389,15 @@ mod tests {
                     );
                     let message = Handshake::parse(&datagram).unwrap();
                     let public = *plan::identity(peer.key, peer.protocol).public();
-                    assert!(MacKeys::new(peer.protocol, &public).verify_mac1(&message));
+                    let network =
+                        self.network.filter(|_| peer.protocol == Protocol::Sealed).map(NetworkPlan::membership);
+                    let verifies = match &network {
+                        None => MacKeys::new(peer.protocol, &public).verify_mac1(&message),
+                        Some(network) => network
+                            .accepted()
+                            .any(|epoch| MacKeys::of_network(network, epoch, &public).unwrap().verify_mac1(&message)),
+                    };
+                    assert!(verifies, "{peer:?} is asked in an epoch that is over");
                 }
             }
         }

@@ -8,7 +8,7 @@ use wire::message::{HandshakeHeader, Mode, Protocol, Step};
 
 use super::network::{Sent, Weather};
 use super::people::Change;
-use super::plan::{self, HostPlan, LinkPlan, Plan};
+use super::plan::{self, HostPlan, LinkPlan, NetworkPlan, Plan};
 use super::random::Rng;
 use super::world::{Event, World};
 use crate::mac::MacKeys;
@@ -16,6 +16,10 @@ use crate::mac::MacKeys;
 /// How long recovery may take: an attempt may be in its pause when the faults end, a dead path takes 15 s to be noticed, and who
 /// answers to a dead address is given up after 90 s.
 pub const RECOVERY: Duration = Duration::from_secs(100);
+
+/// The same in a network: where nobody has ever answered, pauses grow to a minute, and of four attempts one may be with the right endpoint in the
+/// right epoch.
+const RECOVERY_OF_A_NETWORK: Duration = Duration::from_secs(100 + 4 * 60);
 
 const TEN_YEARS: i64 = 10 * 365 * 86_400 * 1_000_000_000;
 
@@ -39,9 +43,14 @@ pub struct Report {
 #[must_use]
 pub fn run(seed: u64, diary: bool) -> Report {
     let mut rng = Rng::new(seed);
-    let (plan, mobile) = plan(&mut rng);
+    let (mut plan, mobile) = plan(&mut rng);
+    // Every third life is that of a network, with chances of its own, so that the others are what they were.
+    let secrets = (seed % 3 == 1).then(|| (Rng::new(!seed), 1));
+    if secrets.is_some() {
+        plan.hosts.iter_mut().for_each(|host| host.network = Some(NetworkPlan::first(1)));
+    }
     let first = plan.clone();
-    let mut life = Life { world: World::new(plan, rng.number()), first, mobile, rng };
+    let mut life = Life { world: World::new(plan, rng.number()), first, mobile, rng, secrets };
     life.world.diary = diary.then(String::new);
     // The last words are worth the most.
     let life_and_death = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -104,6 +113,8 @@ struct Life {
     first: Plan,
     mobile: Option<usize>,
     rng: Rng,
+    /// What becomes of the network's secret, and its newest epoch.
+    secrets: Option<(Rng, u32)>,
 }
 
 impl Life {
@@ -114,6 +125,28 @@ impl Life {
             self.traffic(span);
             self.world.run(span);
             self.fault();
+            self.rotate();
+        }
+    }
+
+    /// Another secret for the network, which some hear of sooner than others; and who is in none, or in another one.
+    fn rotate(&mut self) {
+        let Some((rng, newest)) = &mut self.secrets else { return };
+        if rng.happens(150) {
+            *newest += 1;
+        }
+        for number in 0..self.world.hosts.len() {
+            let now = self.world.plan.hosts[number].network;
+            let told = NetworkPlan { id: 1, newest: *newest, previous: Some(newest.saturating_sub(1)) };
+            let next = match (now, rng.below(100)) {
+                (_, 0) => None,
+                (_, 1) => Some(NetworkPlan::first(2)),
+                (_, 2..40) => Some(told),
+                // The grace is over.
+                (Some(now), 40..50) => Some(NetworkPlan { previous: None, ..now }),
+                (now, _) => now,
+            };
+            self.world.change(number, Change::Membership(next));
         }
     }
 
@@ -264,6 +297,16 @@ impl Life {
 
     /// Most of what was changed is put right: who finds whom where, who has whom as a peer, and with which keys.
     fn put_right(&mut self) {
+        if let Some((rng, newest)) = &mut self.secrets {
+            for number in 0..self.world.hosts.len() {
+                // Some are late, and some have no grace for them.
+                let late = u32::from(rng.happens(200));
+                let newest = newest.saturating_sub(late).max(1);
+                let previous = rng.happens(700).then(|| newest.saturating_sub(1));
+                let network = NetworkPlan { id: 1, newest, previous };
+                self.world.change(number, Change::Membership(Some(network)));
+            }
+        }
         self.learn(1000);
         for [one, other] in self.directions() {
             let mut first = self.first.clone();
@@ -370,7 +413,12 @@ impl Life {
         let (host, count) = (self.some_host(), self.rng.below(60));
         let protocol = if self.rng.happens(500) { Protocol::Sealed } else { Protocol::WireGuard };
         let generation = self.world.plan.hosts[host].key(protocol);
-        let keys = MacKeys::new(protocol, plan::key(host, protocol, generation).public());
+        let public = *plan::key(host, protocol, generation).public();
+        let network = self.world.plan.hosts[host].network.filter(|_| protocol == Protocol::Sealed);
+        let keys = match network.map(NetworkPlan::membership) {
+            Some(network) => MacKeys::of_network(&network, &network.epochs[0], &public).expect("keys"),
+            None => MacKeys::new(protocol, &public),
+        };
         for _ in 0..count {
             let mut noise = vec![0; protocol.noise_len(Step::Initiation)];
             self.rng.fill_bytes(&mut noise);
@@ -431,7 +479,8 @@ impl Life {
             self.world.run(Duration::from_secs(1));
             waiting.retain(|[one, other]| !self.world.check.passed(*one, *other, since));
             let spent = self.world.now.since(since);
-            assert!(spent <= RECOVERY, "after {spent:?} without faults, nothing passes in {waiting:?}");
+            let most = if self.secrets.is_some() { RECOVERY_OF_A_NETWORK } else { RECOVERY };
+            assert!(spent <= most, "after {spent:?} without faults, nothing passes in {waiting:?}");
         }
         self.world.now.since(since)
     }

@@ -12,7 +12,7 @@ use wire::message::{DataHeader, Handshake, Message, Protocol, Step, classify};
 
 use super::host::{Effect, Host};
 use super::people::Change;
-use super::plan::{self, Plan};
+use super::plan::{self, NetworkPlan, Plan};
 use crate::handshake::{Identity, NO_NETWORK, read_initiation};
 use crate::mac::MacKeys;
 use crate::session::{REJECT_AFTER_TIME, Session};
@@ -62,6 +62,8 @@ pub struct Check {
     /// The keys that each node has had.
     identities: HashMap<KeyOf, Identity>,
     macs: HashMap<KeyOf, MacKeys>,
+    /// The same in each epoch that was needed of each network.
+    network_macs: HashMap<(KeyOf, u8, u32), MacKeys>,
     /// By which number each node has another as its peer.
     present: HashMap<(usize, usize), PeerId>,
     /// When one node ended all that it had with another, and how often.
@@ -94,6 +96,7 @@ impl Check {
         let mut check = Self {
             identities: HashMap::new(),
             macs: HashMap::new(),
+            network_macs: HashMap::new(),
             present: HashMap::new(),
             ended: HashMap::new(),
             parted: HashMap::new(),
@@ -150,7 +153,7 @@ impl Check {
         self.present.extend(host.peers.iter().map(|(other, id)| ((number, *other), *id)));
         for other in 0..plan.hosts.len() {
             self.proven.extend(plan.endpoint(number, other).map(|address| (number, address)));
-            if change.parts(plan, number, other) {
+            if change.parts(&before, number, other) {
                 let (at, times) = self.ended.entry((number, other)).or_default();
                 (*at, *times) = (now, *times + 1);
             }
@@ -256,10 +259,24 @@ impl Check {
         assert!(may_act || effects.is_empty(), "node {host} answers somebody who does not know it: {effects:?}");
     }
 
-    /// Whether a message is for this node, by the key that it has now.
-    fn is_for(&self, host: usize, message: &Handshake<'_>) -> bool {
+    /// Whether a message is for this node, by the key that it has now, and in an epoch that it accepts.
+    fn is_for(&mut self, host: usize, message: &Handshake<'_>) -> bool {
         let generation = self.plan.hosts[host].key(message.protocol());
-        self.macs[&(host, message.protocol(), generation)].verify_mac1(message)
+        let network = self.plan.hosts[host].network;
+        self.epoch_of((host, message.protocol(), generation), network, message).is_some()
+    }
+
+    /// In which of the epochs of a network a message is for the owner of a key: 0 without a network.
+    fn epoch_of(&mut self, whose: KeyOf, network: Option<NetworkPlan>, message: &Handshake<'_>) -> Option<u32> {
+        let Some(plan) = network.filter(|_| message.protocol() == Protocol::Sealed) else {
+            return self.macs[&whose].verify_mac1(message).then_some(0);
+        };
+        let (network, public) = (plan.membership(), *self.identities[&whose].public());
+        network.epochs.iter().map(|epoch| epoch.number).zip(&network.epochs).find_map(|(number, epoch)| {
+            let keys = self.network_macs.entry((whose, plan.id, number));
+            let keys = keys.or_insert_with(|| MacKeys::of_network(&network, epoch, &public).expect("keys"));
+            keys.verify_mac1(message).then_some(number)
+        })
     }
 
     /// What a node does.
@@ -304,14 +321,18 @@ impl Check {
 
     fn stamp(&mut self, host: &Host, message: &Handshake<'_>) {
         let protocol = message.protocol();
-        let whose = self.macs.iter().find(|((_, p, _), macs)| *p == protocol && macs.verify_mac1(message));
-        let (whose, _) = whose.expect("an initiation is for somebody");
-        let last = self.calls.insert((host.number, *whose), message.noise().to_vec());
+        let network = self.plan.hosts[host.number].network;
+        let all: Vec<_> = self.macs.keys().filter(|(_, p, _)| *p == protocol).copied().collect();
+        let whose = all.into_iter().find_map(|whose| Some((whose, self.epoch_of(whose, network, message)?)));
+        let (whose, epoch) = whose.expect("an initiation is for somebody, in an epoch that its sender accepts");
+        let last = self.calls.insert((host.number, whose), message.noise().to_vec());
         if last.is_some_and(|noise| noise == message.noise()) {
             // Said again, with a cookie.
             return;
         }
-        let incoming = read_initiation(protocol, &self.identities[whose], &NO_NETWORK, message).expect("it opens");
+        let network = network.filter(|_| protocol == Protocol::Sealed).map_or(NO_NETWORK, |n| n.membership().id);
+        let incoming = read_initiation(protocol, &self.identities[&whose], &network, message).expect("it opens");
+        assert!(protocol == Protocol::WireGuard || incoming.hello().epoch == epoch, "a hello of another epoch");
         let stamp = incoming.hello().timestamp.0;
         let (seconds, nanos) = stamp.split_at(8);
         let seconds = u64::from_be_bytes(seconds.try_into().unwrap()) - ((1 << 62) + 10);

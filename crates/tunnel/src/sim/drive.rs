@@ -11,7 +11,7 @@ use wire::message::{Control, Mode, Protocol};
 
 use super::network::{Sent, Weather};
 use super::people::Change;
-use super::plan::{HostPlan, LinkPlan, Plan};
+use super::plan::{HostPlan, LinkPlan, NetworkPlan, Plan};
 use super::world::World;
 use crate::node::Notice;
 use crate::snapshot::PeerId;
@@ -35,6 +35,8 @@ pub mod choice {
     pub const KEEPALIVE: u8 = 32;
     /// The second node has no AES.
     pub const NO_AES: u8 = 64;
+    /// All are in a network, whose secret changes instead of pre-shared keys.
+    pub const NETWORK: u8 = 128;
 }
 
 /// Operations: the low four bits of a byte; the others are its first argument.
@@ -105,6 +107,9 @@ fn plan(choices: u8) -> Plan {
     let mut hosts: Vec<_> = (0..if has(choice::THREE) { 3 } else { 2 }).map(HostPlan::new).collect();
     hosts[1].mode = if has(choice::TAP) { Mode::Tap } else { Mode::Tun };
     hosts[1].aes = !has(choice::NO_AES);
+    for host in &mut hosts {
+        host.network = has(choice::NETWORK).then(|| NetworkPlan::first(1));
+    }
     let mut link = LinkPlan::new(one, [0, 1]);
     link.knows[1] = !has(choice::BLIND);
     link.keepalive[0] = has(choice::KEEPALIVE).then(|| Duration::from_secs(3));
@@ -253,7 +258,16 @@ impl Driver<'_> {
             0 => Change::Remove(other),
             1 => Change::Add(other),
             2 => Change::Learn(other),
-            3 => Change::Preshared(other, [which % 3; 32]),
+            3 => match self.world.plan.hosts[host].network {
+                None => Change::Preshared(other, [which % 3; 32]),
+                // Epochs 1 to 4, each with or without one before; now and then another network.
+                Some(_) => {
+                    let newest = 1 + u32::from(which) % 4;
+                    let previous = Some(newest - 1).filter(|_| which & 4 != 0);
+                    let id = if which < 240 { 1 } else { 2 };
+                    Change::Membership(Some(NetworkPlan { id, newest, previous }))
+                }
+            },
             4 => Change::Endpoint(other, Some(self.world.hosts[other].address)),
             5 => Change::Endpoint(other, (which % 2 != 1).then(|| (Ipv4Addr::new(198, 51, 100, 250), 9).into())),
             6 => Change::Keepalive(other, Some(Duration::from_secs(u64::from(which % 16))).filter(|s| !s.is_zero())),

@@ -10,7 +10,7 @@ use wire::message::{Control, DataHeader, Flags, Message, Protocol, Step, classif
 use zeroize::Zeroizing;
 
 use super::check::Check;
-use super::plan::{self, MTU, Plan};
+use super::plan::{self, MTU, NetworkPlan, Plan};
 use super::random::Rng;
 use crate::admission::{Admission, Verdict};
 use crate::node::{Node, Notice, Now, Output, Settings};
@@ -77,6 +77,7 @@ pub struct Host {
     /// Why packets and datagrams were dropped.
     pub drops: BTreeMap<Reason, u32>,
     pub(super) admission: Admission,
+    pub(super) network: Option<NetworkPlan>,
     table: Arc<SessionTable>,
     pub(super) owners: RouteTable<PeerId>,
     notices: VecDeque<Notice>,
@@ -97,7 +98,7 @@ impl Host {
             mtu: MTU,
             aes: host.aes,
             mark: disk,
-            network: None,
+            network: host.network.map(NetworkPlan::membership),
         };
         let others = (0..plan.hosts.len()).filter_map(|other| Some((other, plan.settings(number, other)?)));
         let peers: Vec<_> = others.map(|(other, settings)| (PeerId(other as u32), settings)).collect();
@@ -109,6 +110,8 @@ impl Host {
         for id in &ids {
             node.set_path(*id, usize::from(MTU));
         }
+        let admission = Admission::new(&publics, Zeroizing::new(secret));
+        admission.set_membership(host.network.map(NetworkPlan::membership).as_ref());
         let mut host = Self {
             number,
             address: host.address,
@@ -126,7 +129,8 @@ impl Host {
             incarnation: 0,
             said: Vec::new(),
             drops: BTreeMap::new(),
-            admission: Admission::new(&publics, Zeroizing::new(secret)),
+            admission,
+            network: plan.hosts[number].network,
             owners: RouteTable::default(),
             notices: VecDeque::new(),
             effects: Vec::new(),

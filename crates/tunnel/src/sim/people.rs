@@ -10,7 +10,7 @@ use std::time::Duration;
 use wire::message::Protocol;
 
 use super::host::{Effect, Host};
-use super::plan::{self, MOST, MTU, Plan};
+use super::plan::{self, MOST, MTU, NetworkPlan, Plan};
 use super::world::{Event, World};
 use crate::RouteTable;
 use crate::node::Now;
@@ -38,6 +38,8 @@ pub enum Change {
     Identity(Protocol, u32),
     /// It learns which key a peer has by now, and so has another peer in its place.
     Learn(usize),
+    /// It is told another secret of its network, or is in another network, or in none.
+    Membership(Option<NetworkPlan>),
 }
 
 impl Change {
@@ -49,15 +51,20 @@ impl Change {
                 Some(other)
             }
             Self::Keepalive(other, _) | Self::Learn(other) => Some(other),
-            Self::Identity(..) => None,
+            Self::Identity(..) | Self::Membership(_) => None,
         }
     }
 
-    /// Whether no session of before may be used after it with this node.
+    /// Whether no session of before may be used after it with this node; `plan` is that of before.
     #[must_use]
     pub fn parts(self, plan: &Plan, one: usize, other: usize) -> bool {
         match self {
             Self::Identity(protocol, _) => plan.link(one, other).is_some_and(|link| link.protocol == protocol),
+            Self::Membership(network) => {
+                let id = |network: Option<NetworkPlan>| network.map(|network| network.id);
+                let sealed = plan.link(one, other).is_some_and(|link| link.protocol == Protocol::Sealed);
+                sealed && id(network) != id(plan.hosts[one].network)
+            }
             Self::Remove(_) | Self::Add(_) | Self::Learn(_) => self.other() == Some(other),
             Self::Preshared(..) | Self::Endpoint(..) | Self::Keepalive(..) => false,
         }
@@ -68,6 +75,9 @@ impl Change {
         if let Self::Identity(protocol, generation) = self {
             let key = &mut plan.hosts[number].keys[plan::index(protocol)];
             return std::mem::replace(key, generation) != generation;
+        }
+        if let Self::Membership(network) = self {
+            return std::mem::replace(&mut plan.hosts[number].network, network) != network;
         }
         let Some(other) = self.other() else { return false };
         let hosts: Vec<_> = plan.hosts.iter().map(|host| host.keys).collect();
@@ -84,7 +94,7 @@ impl Change {
             }
             Self::Keepalive(_, keepalive) => link.keepalive[end] = keepalive,
             Self::Learn(_) => link.believes[end] = hosts[other][plan::index(link.protocol)],
-            Self::Identity(..) => {}
+            Self::Identity(..) | Self::Membership(_) => {}
         }
         *link != before
     }
@@ -100,10 +110,18 @@ impl World {
         self.note(|| format!("node {number} is changed: {change:?}"));
         let now = self.moment(number);
         let host = &self.hosts[number];
+        // Whom it was asking it asks anew.
+        let asking: Vec<_> = host.peers.iter().filter(|(_, id)| host.node.is_asking(**id)).map(|(n, _)| *n).collect();
         let concerned = |other: usize| match change {
             Change::Identity(..) => change.parts(&before, number, other),
+            Change::Membership(_) => change.parts(&before, number, other) || asking.contains(&other),
             _ => change.other() == Some(other),
         };
+        let kept = host
+            .peers
+            .iter()
+            .filter(|(other, _)| matches!(change, Change::Membership(_)) && !change.parts(&before, number, **other));
+        let kept: Vec<_> = kept.flat_map(|(_, id)| host.node.sessions(*id)).filter(|s| s.is_alive(now.time)).collect();
         let others = |host: &Host| -> BTreeMap<usize, String> {
             let others = host.peers.iter().filter(|(other, _)| !concerned(**other));
             others.map(|(other, id)| (*other, host.node.fingerprint(*id).expect("a peer"))).collect()
@@ -111,6 +129,10 @@ impl World {
         let undisturbed = others(host);
         self.hosts[number].change(&self.plan, change, now);
         assert_eq!(others(&self.hosts[number]), undisturbed, "node {number}: {change:?} is no matter of theirs");
+        let lives = |session: &std::sync::Arc<crate::session::Session>| {
+            session.is_alive(now.time) && self.hosts[number].table().find(session.index()).session().is_some()
+        };
+        assert!(kept.iter().all(lives), "node {number}: {change:?} ends a session");
         self.check.changed(&self.plan, &self.hosts[number], change, self.now);
         let effects = self.hosts[number].settle(now);
         self.perform(number, effects);
@@ -147,6 +169,7 @@ impl Host {
             (Change::Endpoint(_, endpoint), Some(id)) => self.node.set_endpoint(id, endpoint, now),
             (Change::Keepalive(_, keepalive), Some(id)) => self.node.set_keepalive(id, keepalive, now),
             (Change::Identity(protocol, generation), _) => self.become_another(protocol, generation, now),
+            (Change::Membership(network), _) => self.join(network, now),
             // Who is not a peer is one with that configuration when it is added.
             _ => {}
         }
@@ -178,6 +201,18 @@ impl Host {
         self.node.set_identity(protocol, Some(identity), now);
         self.admission.set_identity(protocol, Some(&public));
         self.over(&held, now);
+    }
+
+    fn join(&mut self, network: Option<NetworkPlan>, now: Now) {
+        let before = self.network.map(|network| network.id);
+        let sealed = self.peers.values().filter(|id| self.node.protocol(**id) == Some(Protocol::Sealed));
+        let held: Vec<_> = sealed.flat_map(|id| self.node.sessions(*id)).collect();
+        self.admission.set_membership(network.map(NetworkPlan::membership).as_ref());
+        self.node.set_membership(network.map(NetworkPlan::membership), now);
+        if before != network.map(|network| network.id) {
+            self.over(&held, now);
+        }
+        self.network = network;
     }
 
     /// A worker may hold these until its turn ends.

@@ -7,6 +7,7 @@ use wire::message::{Mode, Protocol};
 use zeroize::Zeroizing;
 
 use crate::handshake::Identity;
+use crate::network::{Epoch, Membership};
 use crate::peer::PeerSettings;
 use crate::snapshot::PeerId;
 
@@ -30,6 +31,49 @@ pub struct HostPlan {
     pub disk: Duration,
     /// Which of its keys it has: for `sealed`, and for WireGuard.
     pub keys: [u32; 2],
+    /// The network that it is in, as far as it knows.
+    pub network: Option<NetworkPlan>,
+}
+
+/// What a node knows of its network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetworkPlan {
+    /// Which network.
+    pub id: u8,
+    /// The epoch that it begins handshakes in.
+    pub newest: u32,
+    /// The one that it accepts too.
+    pub previous: Option<u32>,
+}
+
+impl NetworkPlan {
+    /// A network whose secret is the first.
+    #[must_use]
+    pub fn first(id: u8) -> Self {
+        Self { id, newest: 1, previous: None }
+    }
+
+    /// As the node is told. Two networks have different secrets.
+    #[must_use]
+    pub fn membership(self) -> Membership {
+        let epoch = |number: u32| {
+            let mut secret = [self.id; 32];
+            secret[..4].copy_from_slice(&number.to_le_bytes());
+            Epoch { number, secret: Zeroizing::new(secret) }
+        };
+        Membership { id: [self.id; 16], epochs: self.epochs().map(epoch).collect() }
+    }
+
+    /// The epochs that it accepts.
+    pub fn epochs(self) -> impl Iterator<Item = u32> {
+        [Some(self.newest), self.previous].into_iter().flatten()
+    }
+
+    /// Whether two that know this have an epoch in common.
+    #[must_use]
+    pub fn agrees_with(self, other: Self) -> bool {
+        self.id == other.id && self.epochs().any(|epoch| other.epochs().any(|theirs| epoch == theirs))
+    }
 }
 
 /// Two nodes that are peers of each other.
@@ -69,7 +113,7 @@ impl HostPlan {
     #[must_use]
     pub fn new(number: usize) -> Self {
         let address = (Ipv4Addr::new(192, 0, 2, number as u8 + 1), 7777).into();
-        Self { address, aes: true, mode: Mode::Tun, disk: Duration::from_millis(1), keys: [0; 2] }
+        Self { address, aes: true, mode: Mode::Tun, disk: Duration::from_millis(1), keys: [0; 2], network: None }
     }
 
     /// Which of its keys it has.
@@ -169,7 +213,13 @@ impl Plan {
             let same_mode = self.hosts[one].mode == self.hosts[other].mode || link.protocol == Protocol::WireGuard;
             let known = [0, 1].map(|end| link.believes[end] == self.hosts[link.ends[1 - end]].key(link.protocol));
             let both = link.present == [true; 2] && known == [true; 2];
-            both && link.preshared[0] == link.preshared[1] && link.key.is_none() && same_mode
+            let networks = [one, other].map(|number| self.hosts[number].network);
+            let same_secret = match networks {
+                [Some(one), Some(other)] if link.protocol == Protocol::Sealed => one.agrees_with(other),
+                [None, None] => link.preshared[0] == link.preshared[1],
+                _ => link.protocol == Protocol::WireGuard && link.preshared[0] == link.preshared[1],
+            };
+            both && same_secret && link.key.is_none() && same_mode
         })
     }
 }

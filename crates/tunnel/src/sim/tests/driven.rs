@@ -40,7 +40,7 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
     // The nodes have started: their disks are done.
     let begin = [op::MILLIS, 1, op::FLUSH, op::MILLIS, 2, op::FLUSH];
     let both = [op::OFFER, op::OFFER | 0x10, op::FLUSH];
-    for (name, bits) in [("sealed", 0), ("wireguard", choice::WIREGUARD)] {
+    for (name, bits) in [("sealed", 0), ("network", choice::NETWORK), ("wireguard", choice::WIREGUARD)] {
         for (kind, more) in [
             ("", 0),
             ("-three", choice::THREE),

@@ -5,6 +5,7 @@ mod changes;
 mod driven;
 mod handshakes;
 mod lives;
+mod networks;
 mod paths;
 mod timers;
 
