@@ -7,7 +7,7 @@ use std::num::NonZero;
 use linux::netlink::{Netlink, RouteKind, RouteLookup};
 use linux::udp::{LocalAddress, SendQueue};
 
-use crate::config::{Endpoint, Mtu, Peer, Transport, TransportKind, Tunnel};
+use crate::config::{Endpoint, Mtu, Origin, Peer, Transport, TransportKind, Tunnel};
 use crate::roster::{Member, Width};
 use crate::{Failure, Result};
 
@@ -111,6 +111,8 @@ pub fn check_distinct<'p>(peers: impl Iterator<Item = (&'p Peer, Option<SocketAd
 
 /// Checks, once our routes stand, that the datagrams to none of these peers would go into the tunnel instead of out.
 ///
+/// A node of the network chose its endpoint itself, and keeps no other peer from us by a bad one: of such it is only noted.
+///
 /// # Errors
 /// The first endpoint that lies behind the device.
 pub fn check_no_loop<'p>(
@@ -122,6 +124,13 @@ pub fn check_no_loop<'p>(
     for (peer, endpoint) in peers {
         let Some(endpoint) = endpoint else { continue };
         if netlink.route_with_mark(endpoint.ip(), tunnel.transport.fwmark).is_ok_and(|route| route.device == device) {
+            if peer.origin == Origin::Network {
+                tracing::debug!(
+                    "the way to the endpoint {endpoint} of node {} leads into the tunnel itself",
+                    peer.name
+                );
+                continue;
+            }
             return Err(Failure::failed(format!(
                 "the way to the endpoint {endpoint} of peer {} leads into the tunnel itself",
                 peer.name
@@ -269,7 +278,8 @@ fn least_mtu(tunnel: &Tunnel) -> usize {
 
 fn carries_ipv6(tunnel: &Tunnel) -> bool {
     let prefixes = tunnel.peers.iter().flat_map(|p| &p.allowed_ips);
-    tunnel.device.addresses.iter().chain(prefixes).any(|net| net.addr().is_ipv6())
+    let networks = tunnel.overlay.iter().flat_map(|overlay| &overlay.networks);
+    tunnel.device.addresses.iter().chain(prefixes).chain(networks).any(|net| net.addr().is_ipv6())
 }
 
 /// Checks, before anything is set up, that the underlay leaves enough for a packet.

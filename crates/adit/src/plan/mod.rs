@@ -16,6 +16,7 @@ pub use owned::Owned;
 pub use territory::{Territory, prefixes};
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use linux::netlink::{Link, PROTOCOL, Route, RouteKind, Rule};
@@ -44,10 +45,10 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    fn through(&self, device: u32) -> Route {
+    fn through(&self, device: u32, source: Option<IpAddr>) -> Route {
         // In a table of its own, not a route to find gateways by.
         let scope = (self.table != MAIN).then_some(WORLD);
-        Route { device: Some(device), table: self.table, scope, ..Route::new(self.net) }
+        Route { device: Some(device), table: self.table, scope, source, ..Route::new(self.net) }
     }
 
     fn blackhole(&self) -> Route {
@@ -229,8 +230,13 @@ fn device_steps(desired: &Desired, actual: &Actual, device: &Link, standing: &Kn
         steps.push(Operation::SetMtu(desired.mtu, device.mtu));
     }
     // Obsolete routes go before the addresses that they may hang on.
-    let routes: Vec<Route> =
-        desired.prefixes.iter().filter(|p| !is_connected(desired, p)).map(|p| p.through(device.index)).collect();
+    let source = |prefix: &Prefix| desired.territory.as_ref().and_then(|territory| territory.source(&prefix.net));
+    let routes: Vec<Route> = desired
+        .prefixes
+        .iter()
+        .filter(|p| !is_connected(desired, p))
+        .map(|p| p.through(device.index, source(p)))
+        .collect();
     let wanted = Known::new(&routes);
     let obsolete = actual.routes.iter().filter(|r| r.kind == RouteKind::Unicast && !wanted.has(r));
     steps.extend(obsolete.cloned().map(Operation::DeleteRoute));
@@ -276,12 +282,13 @@ fn what_is_told_of(filters: &[Ruleset]) -> Vec<(String, String)> {
     chains.flat_map(|chain| chain.rules.iter().map(|rule| (chain.name.clone(), rule.comment.clone()))).collect()
 }
 
-/// What tells our routes apart: destination, kind, table, and the device of unicast ones. The kernel fills in the rest.
-type Key = (IpNet, RouteKind, u32, Option<u32>);
+/// What tells our routes apart: destination, kind, table, and the device and source of unicast ones. The kernel fills in the rest.
+type Key = (IpNet, RouteKind, u32, Option<u32>, Option<IpAddr>);
 
 fn key(route: &Route) -> Key {
-    let device = route.device.filter(|_| route.kind == RouteKind::Unicast);
-    (route.destination.trunc(), route.kind, route.table, device)
+    let is_unicast = route.kind == RouteKind::Unicast;
+    let (device, source) = (route.device.filter(|_| is_unicast), route.source.filter(|_| is_unicast));
+    (route.destination.trunc(), route.kind, route.table, device, source)
 }
 
 /// Routes that are looked for by what tells them apart: there may be tens of thousands.

@@ -4,9 +4,11 @@
 //! |---|---|---|
 //! | `guard` | prerouting, before connection tracking | drops what claims to come from the network but came by a way that leads elsewhere: a neighbour on a card is no member |
 //! | `forward` | forward | accepts from and to the network, as flannel's `--iptables-forward-rules` |
-//! | `masquerade` | postrouting | flannel's `--ip-masq`, with the rules of its iptables mode in their order |
+//! | `postrouting` | postrouting | flannel's `--ip-masq`, with the rules of its iptables mode in their order |
 //!
 //! An accept of ours ends our chain only: another table that drops goes on dropping.
+
+use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use linux::nft::{Action, Base, Chain, ChainKind, Hook, Match, Policy, Rule, Ruleset, Set};
@@ -35,6 +37,14 @@ impl Territory {
     /// whatever containers hang on.
     pub fn addresses(&self) -> impl Iterator<Item = IpNet> {
         self.subnets.iter().map(|subnet| IpNet::from(subnet.network()))
+    }
+
+    /// As whom the host itself speaks to the network: as the first address of its subnet, in whatever order the device got its addresses. Of
+    /// IPv6 the kernel chooses so by itself (RFC 6724, section 5, rule 8), and would not take one that is not in use yet.
+    pub(super) fn source(&self, prefix: &IpNet) -> Option<IpAddr> {
+        let is_network = prefix.addr().is_ipv4() && self.networks.iter().any(|network| network.contains(prefix));
+        let subnet = self.subnets.iter().find(|subnet| subnet.addr().is_ipv4()).filter(|_| is_network)?;
+        Some(subnet.network())
     }
 
     /// Whether a peer's prefix has the network's route already. One within our own subnet has not: there the route to the containers would
@@ -73,7 +83,7 @@ impl Territory {
             chains.push(chain("forward", ChainKind::Filter, Hook::Forward, 0, each(&forward)));
         }
         if self.masquerade {
-            chains.push(chain("masquerade", ChainKind::Nat, Hook::Postrouting, 100, each(&masquerade)));
+            chains.push(chain("postrouting", ChainKind::Nat, Hook::Postrouting, 100, each(&masquerade)));
         }
         Some(Ruleset { family: linux::nft::Family::Inet, table: table_name(device), sets: sets.collect(), chains })
     }

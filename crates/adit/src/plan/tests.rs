@@ -332,7 +332,7 @@ fn what_a_network_filters_is_one_whole_with_what_a_full_tunnel_does() {
     let actual = after(fresh.clone(), &plan(&desired, &fresh, &owned));
     assert_eq!(plan(&desired, &actual, &owned), []);
     let chains: HashSet<_> = actual.filters.iter().map(|(chain, _)| chain.as_str()).collect();
-    assert_eq!(chains, ["arrive", "mark", "leave", "guard", "forward", "masquerade"].into());
+    assert_eq!(chains, ["arrive", "mark", "leave", "guard", "forward", "postrouting"].into());
     assert!(actual.filters.len() > what_is_told_of(&alone).len());
     // Each of them goes for itself; what is left is told apart from what was.
     for (full, territory) in [(None, desired.territory.clone()), (desired.full.clone(), None), (None, None)] {
@@ -355,7 +355,7 @@ fn a_network_without_either_wish_has_no_filters() {
         territory.filters("adit0").unwrap().chains.into_iter().map(|chain| chain.name).collect::<Vec<_>>()
     };
     assert_eq!(chains(Territory { masquerade: false, ..territory() }), ["guard", "forward"]);
-    assert_eq!(chains(Territory { forward: false, ..territory() }), ["guard", "masquerade"]);
+    assert_eq!(chains(Territory { forward: false, ..territory() }), ["guard", "postrouting"]);
     // Another subnet is another whole, though no rule names it.
     let other = Territory { subnets: nets(&["10.42.9.0/24"]), ..territory() };
     let told = |territory| what_is_told_of(&filters(&Desired { territory: Some(territory), ..desired() }, None));

@@ -301,8 +301,8 @@ pub enum Match {
     Connection(ConnectionState),
     /// Its destination, by the routing tables of this host, is of this sort.
     DestinationType(AddressType),
-    /// The way back to its source, by the routing tables of this host, leads out by the device that it came in by. Of IPv6 a route of any
-    /// length by that device will do, also if there is a longer one by another.
+    /// The way back to its source, by the routing tables of this host, leads out by the device that it came in by. Of IPv6 a
+    /// shorter route by that device may do, if the longest leads out by another and no blackhole is in between.
     WayBack,
     /// The way back to its source, by the routing tables of this host, leads out by this device.
     WayBackBy(String),
