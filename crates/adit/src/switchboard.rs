@@ -378,3 +378,100 @@ impl Switchboard {
 pub fn lock(node: &SharedNode) -> MutexGuard<'_, Node> {
     node.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tunnel::Reason;
+    use tunnel::admission::Verdict;
+    use tunnel::mac::MacKeys;
+    use tunnel::network::Epoch;
+    use wire::message::{HandshakeHeader, Step};
+
+    use super::*;
+    use crate::config::Overlay;
+    use crate::roster::Member;
+
+    fn key(byte: u8) -> PrivateKey {
+        PrivateKey::from_bytes(Zeroizing::new([byte & 0xf8; 32])).unwrap()
+    }
+
+    /// A node that has heard of one other and serves one client.
+    fn tunnel() -> Tunnel {
+        let text = "[device]\naddresses = ['10.42.7.0/32']\n[[peer]]\nname = 'other'\nallowed-ips = ['10.42.1.0/24']\n\
+            transport = 'plain'\nendpoint = '192.0.2.1:1'\n";
+        let mut tunnel = config::parse(Path::new("t.toml"), text.into()).unwrap();
+        let epoch = Epoch { number: 3, secret: Zeroizing::new([7; 32]) };
+        tunnel.overlay = Some(Overlay {
+            networks: vec!["10.42.0.0/16".parse().unwrap()],
+            subnets: vec!["10.42.7.0/24".parse().unwrap()],
+            masquerade: false,
+            forward: false,
+            membership: Some(Membership { id: [1; 16], epochs: vec![epoch] }),
+        });
+        (tunnel.device.private_key, tunnel.device.wireguard_private_key) = (Some(key(0x40)), Some(key(0x48)));
+        let mut peer = |transport, byte| {
+            let client = tunnel.peers[0].clone();
+            let public_key = Some(key(byte).public_key());
+            tunnel.peers.push(config::Peer {
+                name: format!("p{byte}"),
+                public_key,
+                transport,
+                allowed_ips: vec![],
+                ..client
+            });
+        };
+        peer(TransportKind::Sealed, 0x50);
+        peer(TransportKind::WireGuard, 0x58);
+        tunnel
+    }
+
+    #[test]
+    fn the_key_of_a_node_serves_sealed_peers_alone() {
+        let publics = |tunnel: &Tunnel| keys(tunnel).map(|(_, key)| key.map(PrivateKey::public_key));
+        let [sealed, wireguard] = [0x40, 0x48].map(|byte| Some(key(byte).public_key()));
+        let mut node = tunnel();
+        assert_eq!(publics(&node), [sealed, wireguard]);
+        node.device.wireguard_private_key = None;
+        assert_eq!(publics(&node), [sealed, None]);
+        node.peers.retain(|peer| peer.transport == TransportKind::WireGuard);
+        assert_eq!(publics(&node), [None, None]);
+        // Without a network, one key may serve either transport.
+        node.overlay = None;
+        assert_eq!(publics(&node), [None, sealed]);
+    }
+
+    #[test]
+    fn a_node_and_its_workers_begin_in_the_network() {
+        let directory = tempfile::tempdir().unwrap();
+        let (tunnel, mark) = (tunnel(), MarkFile::of("t", directory.path()));
+        let mut roster = Roster::default();
+        for peer in &tunnel.peers {
+            roster.add(Member::new(peer.clone(), Some("192.0.2.1:1".parse().unwrap()), 1), now().time);
+        }
+        let (node, secrets) = node(&tunnel, &roster, &mark).unwrap();
+        let network = membership(&tunnel).unwrap();
+        let own = key(0x40).public_key();
+        let judge = |keys: &MacKeys| {
+            let header =
+                HandshakeHeader { protocol: Protocol::Sealed, step: Step::Initiation, sender: 16, receiver: 0 };
+            let mut message = header.emit(&vec![7; Protocol::Sealed.noise_len(Step::Initiation)]).unwrap();
+            keys.sign(&mut message, None);
+            secrets.admission.admit(&message, "192.0.2.9:9".parse().unwrap(), true, now().time, || [0; 24])
+        };
+        let member = MacKeys::of_network(network, &network.epochs[0], own.as_bytes()).unwrap();
+        assert_eq!(judge(&member), Verdict::Pass);
+        let stranger = MacKeys::new(Protocol::Sealed, own.as_bytes());
+        assert_eq!(judge(&stranger), Verdict::Drop(Reason::Forged));
+        // Nobody is called who has no packet.
+        lock(&node).start(now());
+        let mut marked = None;
+        while let Some(output) = lock(&node).next_output() {
+            let Output::Mark(mark) = output else { panic!("{output:?}") };
+            marked = Some(mark);
+        }
+        lock(&node).marked(marked.unwrap(), now());
+        assert!(lock(&node).next_output().is_none());
+    }
+}
