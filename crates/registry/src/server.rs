@@ -52,7 +52,7 @@ use self::{
     watch::Watches,
 };
 pub use self::{
-    policy::{Policy, Principal, Write},
+    policy::{Policy, Principal, Write, lies_under},
     store::{Store, StoreError},
 };
 use crate::api::etcdserverpb::{

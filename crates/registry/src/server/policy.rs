@@ -54,13 +54,14 @@ pub trait Policy: Send + Sync + 'static {
     /// Whose name and password these are.
     fn authenticate(&self, user: &str, password: &str) -> Option<Principal>;
 
-    /// Whether this change is theirs to make; `present` is what the key holds at that moment. The reason of a refusal goes to whoever asked.
+    /// Whether this change is theirs to make; `present` is what the key holds at that moment. Deletions are asked about for every key that is there,
+    /// and for one alone that is not. The reason of a refusal goes to whoever asked.
     ///
     /// # Errors
     /// The reason, in a few words.
     fn permit(&self, who: &Principal, write: &Write<'_>, present: Option<&KeyValue>) -> Result<(), String>;
 
-    /// Whether they may read and watch this range, whose ends are as in etcd's requests.
+    /// Whether they may read and watch this range, whose ends are as in etcd's requests: ask [`lies_under`] about a prefix.
     fn may_read(&self, who: &Principal, key: &[u8], range_end: &[u8]) -> bool;
 
     /// Whether they are still welcome. Once this is no, their tokens are void, and their watches end within a second.
@@ -70,6 +71,34 @@ pub trait Policy: Send + Sync + 'static {
     fn anonymous(&self) -> Option<Principal> {
         None
     }
+}
+
+/// Whether a range, whose ends are as in etcd's requests, has no keys but those with this prefix. An empty end means one key, and an end of one zero
+/// byte all keys there are from the first.
+#[must_use]
+pub fn lies_under(prefix: &[u8], key: &[u8], range_end: &[u8]) -> bool {
+    key.starts_with(prefix)
+        && match range_end {
+            [] => true,
+            [0] => false,
+            _ => {
+                range_end.starts_with(prefix)
+                    || range_end <= key
+                    || after(prefix).is_some_and(|after| range_end <= after.as_slice())
+            }
+        }
+}
+
+/// The first key after all that have this prefix, if there is one.
+fn after(prefix: &[u8]) -> Option<Vec<u8>> {
+    let mut after = prefix.to_vec();
+    while let Some(last) = after.pop() {
+        if let Some(next) = last.checked_add(1) {
+            after.push(next);
+            return Some(after);
+        }
+    }
+    None
 }
 
 /// Somebody, and the policy that knows what they may.
@@ -97,12 +126,11 @@ impl Mandate {
         self.policy.permit(&self.who, &write, present).map_err(Refusal::Denied)
     }
 
-    pub(super) fn may_delete(&self, present: &KeyValue) -> Result<(), Refusal> {
+    pub(super) fn may_delete(&self, key: &[u8], present: Option<&KeyValue>) -> Result<(), Refusal> {
         if self.who.is_root() {
             return Ok(());
         }
-        let write = Write::Delete { key: text(&present.key)? };
-        self.policy.permit(&self.who, &write, Some(present)).map_err(Refusal::Denied)
+        self.policy.permit(&self.who, &Write::Delete { key: text(key)? }, present).map_err(Refusal::Denied)
     }
 
     pub(super) fn may_read(&self, key: &[u8], range_end: &[u8]) -> Result<(), Refusal> {
@@ -120,6 +148,38 @@ impl Mandate {
 /// Keys of a network are text; others are `root`'s alone.
 fn text(key: &[u8]) -> Result<&str, Refusal> {
     str::from_utf8(key).map_err(|_| Refusal::Denied("the key is no text".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::server::txn::within;
+
+    proptest! {
+        #[test]
+        fn a_range_that_lies_under_a_prefix_has_no_key_without_it(
+            prefix in "[a-b]{0,2}",
+            key in proptest::collection::vec(prop_oneof![Just(b'a'), Just(b'b'), Just(b'c'), Just(0), Just(255)], 0..4),
+            end in proptest::collection::vec(prop_oneof![Just(b'a'), Just(b'b'), Just(b'c'), Just(0), Just(255)], 0..4),
+            other in proptest::collection::vec(prop_oneof![Just(b'a'), Just(b'b'), Just(b'c'), Just(0), Just(255)], 0..4),
+        ) {
+            if lies_under(prefix.as_bytes(), &key, &end) && within(&other, &key, &end) {
+                prop_assert!(other.starts_with(prefix.as_bytes()), "{other:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_prefix_and_what_is_in_it_lie_under_it() {
+        for (key, end) in [("/a/", ""), ("/a/", "/a0"), ("/a/x", "/a/y"), ("/a/x", ""), ("/a/y", "/a/x")] {
+            assert!(lies_under(b"/a/", key.as_bytes(), end.as_bytes()), "{key} {end}");
+        }
+        for (key, end) in [("/a", ""), ("/a", "/a0"), ("/a/", "/a1"), ("/a/", "\0"), ("/", "0"), ("", "\0")] {
+            assert!(!lies_under(b"/a/", key.as_bytes(), end.as_bytes()), "{key} {end}");
+        }
+    }
 }
 
 #[cfg(test)]

@@ -164,7 +164,8 @@ impl Session {
         let now = self.service.store.revision();
         let (key, end) = normal(&create);
         let refusal = if self.member.mandate.may_read(&key, &end).is_err() {
-            Some(Refusal::Denied(String::new()).to_string())
+            // etcd 3.4's words, which its clients know an error by.
+            Some(format!("rpc error: code = PermissionDenied desc = {}", Refusal::Denied(String::new())))
         } else if end != [0] && !end.is_empty() && end <= key {
             Some("mvcc: watcher range is empty".into())
         } else if create.watch_id != 0 && self.watches.contains_key(&create.watch_id) {

@@ -139,7 +139,7 @@ impl<'txn> Pen<'txn> {
             }
             for key in &keys {
                 if let Some(present) = self.picture().get(key)? {
-                    by.may_delete(&present)?;
+                    by.may_delete(key, Some(&present))?;
                 }
             }
         }
@@ -207,7 +207,11 @@ impl<'txn> Pen<'txn> {
     }
 
     fn check_delete(&self, delete: &DeleteRangeRequest, by: &Mandate) -> Result<(), Refusal> {
-        self.picture().now(&delete.key, &delete.range_end)?.iter().try_for_each(|present| by.may_delete(present))
+        let present = self.picture().now(&delete.key, &delete.range_end)?;
+        if present.is_empty() && delete.range_end.is_empty() {
+            return by.may_delete(&delete.key, None);
+        }
+        present.iter().try_for_each(|present| by.may_delete(&present.key, Some(present)))
     }
 
     fn check_plan(&self, plan: &Plan, by: &Mandate) -> Result<(), Refusal> {
