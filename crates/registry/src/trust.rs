@@ -47,6 +47,7 @@ pub use permit::{LedgerPolicy, Present, Wanted};
 pub use record::{MAX_ENDPOINTS, Record, is_endpoint};
 pub use release::Release;
 pub use signed::{BACKEND_TYPE, SignedError, open_value};
+pub(crate) use signed::{decode_value, open_signed};
 pub use store::NodeStore;
 pub use token::{Token, TokenError};
 pub use tombstone::Tombstone;
@@ -115,6 +116,22 @@ pub enum TrustError {
     Crypto,
 }
 
+/// What a node signs that is none of the values here: label and bytes.
+pub(crate) struct SignatureOver {
+    pub(crate) label: &'static [u8],
+    pub(crate) body: zeroize::Zeroizing<Vec<u8>>,
+}
+
+impl SignatureOver {
+    pub(crate) fn sign(&self, keys: &NodeKeys) -> [u8; 64] {
+        keys.sign(self.label, &self.body)
+    }
+
+    pub(crate) fn is_by(&self, record_key: &[u8; 32], signature: &[u8]) -> bool {
+        keys::is_record_key(record_key) && keys::verify(record_key, self.label, &self.body, signature).is_ok()
+    }
+}
+
 /// SHA-256 over parts in order.
 pub(crate) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
@@ -129,8 +146,8 @@ mod tests {
     /// The same signature with S + L in place of S, where that fits into 32 bytes: another encoding that a careless verifier accepts.
     pub(super) fn with_another_s(signature: &[u8; 64]) -> [u8; 64] {
         const L: [u8; 32] = [
-            0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0, 0,
-            0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+            0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0,
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
         ];
         let mut other = *signature;
         let mut carry = 0;

@@ -145,8 +145,10 @@ fn records_are_neither_signed_nor_read_with_what_cannot_be_in_them() {
         assert_eq!(with(good), None, "{good}");
     }
     assert!(sign(&|record| record.endpoints = vec!["192.0.2.1:1".parse().unwrap(); 2]).is_some());
-    let many = |count: usize| move |record: &mut Record| {
-        record.endpoints = (1..=count).map(|at| SocketAddr::new([192, 0, 2, at as u8].into(), 1)).collect();
+    let many = |count: usize| {
+        move |record: &mut Record| {
+            record.endpoints = (1..=count).map(|at| SocketAddr::new([192, 0, 2, at as u8].into(), 1)).collect();
+        }
     };
     assert_eq!(sign(&many(MAX_ENDPOINTS)), None);
     assert_eq!(sign(&many(MAX_ENDPOINTS + 1)), Some(TrustError::Field("endpoints")));
@@ -163,7 +165,10 @@ fn a_secret_network_believes_only_who_has_its_secret() {
     let other = Anchor::Shared(Zeroizing::new([0x5f; 32]));
     assert!(matches!(Record::open(&bytes, &other), Err(TrustError::Network | TrustError::Secret)));
     assert_eq!(Record::open(&bytes, &authority().anchor()), Err(TrustError::Network));
-    assert_eq!(Tombstone::open(&authority().bury(&Tombstone { number: 1, serial: 3 }), &shared()), Err(TrustError::NoAuthority));
+    assert_eq!(
+        Tombstone::open(&authority().bury(&Tombstone { number: 1, serial: 3 }), &shared()),
+        Err(TrustError::NoAuthority)
+    );
     assert!(node.serial() >> 63 == 1);
     assert_eq!(shared().shared_epoch(), shared().shared_epoch());
     assert_ne!(shared().shared_epoch(), other.shared_epoch());

@@ -210,7 +210,9 @@ async fn once<T>(
             Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => {
                 Failed::Lost(status.message().to_owned())
             }
-            Code::Unimplemented => Failed::Refused("nobody is let in there: it is not the host where `adit init` ran".into()),
+            Code::Unimplemented => {
+                Failed::Refused("nobody is let in there: it is not the host where `adit init` ran".into())
+            }
             _ => Failed::Refused(status.message().to_owned()),
         }),
     }

@@ -69,7 +69,9 @@ impl Enroller {
         if let Some(source) = source
             && !self.guesses(|guesses| guesses.may_try(source, Instant::now()))
         {
-            return Err(Status::resource_exhausted("too many wrong tokens came from this address: try again in a minute"));
+            return Err(Status::resource_exhausted(
+                "too many wrong tokens came from this address: try again in a minute",
+            ));
         }
         let ledger = Arc::clone(&self.0.ledger);
         let outcome = tokio::task::spawn_blocking(move || work(&ledger)).await;

@@ -63,10 +63,14 @@ pub enum LedgerError {
     #[error("the token was already used by {0}: ask for another with `adit token create`")]
     UsedToken(String),
     /// Another node has the name.
-    #[error("there is already a node called {0}: join with another --name, or remove that one with `adit node remove {0}`")]
+    #[error(
+        "there is already a node called {0}: join with another --name, or remove that one with `adit node remove {0}`"
+    )]
     NameTaken(String),
     /// Another node has one of the keys: which.
-    #[error("these keys are those of {0}: each node needs keys of its own, which `adit join` makes where there are none")]
+    #[error(
+        "these keys are those of {0}: each node needs keys of its own, which `adit join` makes where there are none"
+    )]
     KeyTaken(String),
     /// The same node, under another name.
     #[error("this node has already joined as {0}")]
@@ -118,8 +122,12 @@ impl Ledger {
     /// There are books already, or they cannot be written.
     pub fn create(path: &Path, authority: Authority) -> Result<Self, LedgerError> {
         let directory = PrivateDirectory::create(path)?;
+        if directory.has(KEY_FILE) {
+            return Err(FileError::Exists(directory.at(KEY_FILE)).into());
+        }
+        // The key comes last: without it the rest was never used.
+        directory.replace(BOOKS_FILE, &Books::new(&Epoch::first()?).to_bytes())?;
         directory.create_key(KEY_FILE, authority.seed())?;
-        directory.create_new(BOOKS_FILE, &Books::new(&Epoch::first()?).to_bytes())?;
         Ok(Self { directory, authority, cache: Mutex::default() })
     }
 

@@ -56,8 +56,7 @@ impl LedgerPolicy {
 
     /// Whether a user still counts.
     pub fn is_valid(&self, user: &str) -> bool {
-        user == "root"
-            || node_of(user).is_some_and(|serial| self.ledger.is_in(serial).unwrap_or_else(unreadable))
+        user == "root" || node_of(user).is_some_and(|serial| self.ledger.is_in(serial).unwrap_or_else(unreadable))
     }
 
     /// Whether a user may read a range, whose ends are as in etcd's requests.
@@ -71,7 +70,8 @@ impl LedgerPolicy {
         if let Some(last) = end.last_mut() {
             *last += 1;
         }
-        let inside = key.starts_with(&all) && (range_end.is_empty() || (range_end > key && range_end <= end.as_slice()));
+        let inside =
+            key.starts_with(&all) && (range_end.is_empty() || (range_end > key && range_end <= end.as_slice()));
         inside && self.is_valid(user)
     }
 
@@ -79,7 +79,13 @@ impl LedgerPolicy {
     ///
     /// # Errors
     /// Why not, in a few words.
-    pub fn may_write(&self, user: &str, key: &str, wanted: Wanted<'_>, present: Option<Present<'_>>) -> Result<(), String> {
+    pub fn may_write(
+        &self,
+        user: &str,
+        key: &str,
+        wanted: Wanted<'_>,
+        present: Option<Present<'_>>,
+    ) -> Result<(), String> {
         if user == "root" {
             return Ok(());
         }
@@ -101,7 +107,8 @@ impl LedgerPolicy {
             },
             (Some(Key::Release(of)), Wanted::Put { value, .. }) if of == serial => {
                 let signed = STANDARD.decode(value).map_err(|_| "the release is not base64")?;
-                let release = Release::open(&signed, &self.anchor).map_err(|e| format!("the release is not believed: {e}"))?;
+                let release =
+                    Release::open(&signed, &self.anchor).map_err(|e| format!("the release is not believed: {e}"))?;
                 if release.serial() == serial { Ok(()) } else { Err("the release is another node's".to_owned()) }
             }
             (Some(Key::Release(of)), Wanted::Delete) if of == serial => Ok(()),
@@ -121,11 +128,13 @@ impl LedgerPolicy {
         let was_ours = before.as_ref().is_some_and(|before| before.certificate.serial == serial);
         if value.backend_data.is_none() && value.backend_v6_data.is_none() && value.backend_type.is_none() {
             // A reservation that its node leaves says again for whom it is.
-            let same = present.filter(|p| p.lease == 0 && wanted.lease == 0).and_then(|p| LeaseValue::parse(p.value).ok());
+            let same =
+                present.filter(|p| p.lease == 0 && wanted.lease == 0).and_then(|p| LeaseValue::parse(p.value).ok());
             let same = same.is_some_and(|old| (old.public_ip, old.public_ipv6) == (value.public_ip, value.public_ipv6));
             return if was_ours && same { Ok(()) } else { Err("the value has no signature".to_owned()) };
         }
-        let record = open_value(&value, subnets, &self.anchor).map_err(|e| format!("the value is not believed: {e}"))?;
+        let record =
+            open_value(&value, subnets, &self.anchor).map_err(|e| format!("the value is not believed: {e}"))?;
         if record.certificate.serial != serial {
             return Err(format!("the record is that of node {}", record.certificate.serial));
         }

@@ -141,12 +141,7 @@ pub(super) fn plain_flags(anchor: &Anchor) -> u8 {
 }
 
 /// Appends the MAC of a network without authority, and the node's signature.
-pub(super) fn seal(
-    mut bytes: Vec<u8>,
-    label: &[u8],
-    keys: &NodeKeys,
-    anchor: &Anchor,
-) -> Result<Vec<u8>, TrustError> {
+pub(super) fn seal(mut bytes: Vec<u8>, label: &[u8], keys: &NodeKeys, anchor: &Anchor) -> Result<Vec<u8>, TrustError> {
     if let Some(tag) = anchor.tag(label, &bytes) {
         bytes.extend(tag.as_ref());
     }

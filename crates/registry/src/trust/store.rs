@@ -98,8 +98,7 @@ impl NodeStore {
     /// There are none, or others could read them.
     pub fn keys(&self) -> Result<NodeKeys, FileError> {
         let key = self.0.read_key(NODE_KEY, "a private key")?;
-        NodeKeys::from_private(key)
-            .map_err(|_| FileError::Content { path: self.0.at(NODE_KEY), what: "a private key" })
+        NodeKeys::from_private(key).map_err(|_| FileError::Content { path: self.0.at(NODE_KEY), what: "a private key" })
     }
 
     /// Writes the node's keys, for the first and last time.
@@ -175,8 +174,11 @@ impl NodeStore {
             .map(|epoch| WrittenEpoch { number: epoch.number, secret: secret_text(&epoch.secret) })
             .collect();
         let mut text = Zeroizing::new(Vec::with_capacity(256 * MAX_EPOCHS));
-        serde_json::to_writer(&mut *text, &written)
-            .map_err(|e| FileError::Io { verb: "write", path: self.0.at(SECRETS), error: e.into() })?;
+        serde_json::to_writer(&mut *text, &written).map_err(|e| FileError::Io {
+            verb: "write",
+            path: self.0.at(SECRETS),
+            error: e.into(),
+        })?;
         self.0.replace(SECRETS, &text)
     }
 

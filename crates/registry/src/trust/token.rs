@@ -167,7 +167,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn token() -> Token {
-        Token::generate(vec!["192.0.2.1:7780".into(), "[2001:db8::1]:7780".into(), "a.example:1".into()], [7; KEY]).unwrap()
+        Token::generate(vec!["192.0.2.1:7780".into(), "[2001:db8::1]:7780".into(), "a.example:1".into()], [7; KEY])
+            .unwrap()
     }
 
     #[test]
@@ -196,7 +197,9 @@ mod tests {
         for good in ["a:1", "192.0.2.1:65535", "[::1]:7780", "a-b.example:80"] {
             assert!(is_place(good), "{good}");
         }
-        for bad in ["", "a", "a:", ":1", "a:0", "a:01", "a:65536", "::1:80", "[::1]", "a b:1", "[x]:1", "http://a:1", "a\n:1"] {
+        for bad in
+            ["", "a", "a:", ":1", "a:0", "a:01", "a:65536", "::1:80", "[::1]", "a b:1", "[x]:1", "http://a:1", "a\n:1"]
+        {
             assert!(!is_place(bad), "{bad}");
         }
         assert!(Token::generate(Vec::new(), [0; KEY]).is_err());

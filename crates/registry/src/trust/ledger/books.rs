@@ -114,9 +114,11 @@ impl Books {
         let books: Self = serde_json::from_slice(bytes).ok()?;
         let in_order = books.members.is_sorted_by(|a, b| a.serial < b.serial);
         let counted = books.members.iter().all(|m| m.serial != 0 && m.serial < books.next_serial && is_name(&m.name));
-        let removed = books.removals.iter().enumerate().all(|(at, serial)| {
-            books.member(*serial).is_some_and(|member| member.removed == Some(at as u64 + 1))
-        });
+        let removed = books
+            .removals
+            .iter()
+            .enumerate()
+            .all(|(at, serial)| books.member(*serial).is_some_and(|member| member.removed == Some(at as u64 + 1)));
         let epoch = decode_key(books.epoch.secret.as_bytes()).is_some() && books.epoch.number != 0;
         let known = books.version == VERSION && books.next_serial < SELF_CERTIFIED;
         (known && in_order && counted && removed && epoch).then_some(books)

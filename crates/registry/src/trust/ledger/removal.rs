@@ -56,7 +56,9 @@ impl Ledger {
     pub fn tombstones(&self) -> Result<Vec<(u64, Vec<u8>)>, LedgerError> {
         let books = self.books()?;
         let numbered = books.removals.iter().zip(1..);
-        Ok(numbered.map(|(serial, number)| (number, self.authority.bury(&Tombstone { number, serial: *serial }))).collect())
+        Ok(numbered
+            .map(|(serial, number)| (number, self.authority.bury(&Tombstone { number, serial: *serial })))
+            .collect())
     }
 
     /// The bundles of the last 32 epochs, by ascending number. The first epoch has none: everybody in it got it when he joined.
