@@ -15,6 +15,7 @@
 //! | [`roster`] | what it knows of each peer, by number |
 //! | [`switchboard`] | the encrypted peers, on the same thread |
 //! | [`names`] | host names of peers, resolved in threads of their own |
+//! | [`network`] | this host as a node of a network: its registry watched, its lease kept, its nodes made peers |
 //! | [`notify`] | what the service manager is told |
 //! | [`subnet_env`] | the lease in flannel's format, for CNI plugins and others |
 //! | [`underlay`] | where peers are, and how large a packet the way to each takes |
@@ -41,6 +42,7 @@ mod failure;
 pub mod key;
 pub mod mark;
 pub mod names;
+pub mod network;
 pub mod notify;
 pub mod observe;
 pub mod plan;

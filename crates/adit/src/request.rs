@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use crate::config::{self, Tunnel};
 use crate::control::{Inbox, Order};
+use crate::key::PublicKey;
 use crate::observe::facts::Facts;
 use crate::underlay::Resolved;
-use crate::{Failure, notify, underlay};
+use crate::{Failure, network, notify, underlay};
 
 /// Requests that wait; each waits for the ones before it, and its asker with it.
 const QUEUE: usize = 16;
@@ -114,6 +115,8 @@ pub enum Wanted {
     Whole(Box<Tunnel>, Resolved),
     /// What this makes of the present one.
     Edited(Edit),
+    /// As it is; sealed peers with these keys are called, though no packet waits for them.
+    Called(Vec<PublicKey>),
 }
 
 /// One request, and where its answer goes.
@@ -186,6 +189,14 @@ impl Handle {
         self.ask(Wanted::Edited(edit))
     }
 
+    /// Calls sealed peers, so that they find us at once after a restart: their former sessions with us are gone.
+    ///
+    /// # Errors
+    /// The daemon is about to end.
+    pub fn call(&self, keys: Vec<PublicKey>) -> Result<(), Refusal> {
+        self.ask(Wanted::Called(keys)).map(drop)
+    }
+
     /// Reads the file that the daemon was started with once more, puts it into force, and waits until that is done. The names of plain peers are
     /// resolved here, in the asker's thread.
     ///
@@ -197,6 +208,14 @@ impl Handle {
             return Err(Failure::failed("this daemon was started without a file: change it with `wg set`").into());
         }
         let new = config::load(&tunnel.source).map_err(Failure::from)?;
+        if new.network != tunnel.network {
+            return Err(Failure::usage("[network] has changed, which needs another start")
+                .with_remedy("stop adit and start it again; traffic goes on in between")
+                .into());
+        }
+        if new.network.is_some() {
+            return self.edit(Box::new(move |present| Ok(network::with_file(present, new))));
+        }
         let resolved = underlay::resolve_plain(&new.peers, listen)?;
         self.ask(Wanted::Whole(Box::new(new), resolved))
     }

@@ -12,8 +12,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::config::Overlay;
 use crate::{Failure, Result};
 
 /// The largest file that is read back, in bytes; one of ours has less than 300.
@@ -30,6 +31,20 @@ pub struct SubnetEnv {
     pub mtu: u32,
     /// Whether what leaves the network is masqueraded; who reads it then does not do so once more.
     pub masquerade: bool,
+}
+
+impl SubnetEnv {
+    /// What a node holds by its lease.
+    pub fn new(overlay: &Overlay, mtu: u32) -> Self {
+        let v4 = |nets: &[IpNet]| nets.iter().find_map(|net| if let IpNet::V4(net) = net { Some(*net) } else { None });
+        let v6 = |nets: &[IpNet]| nets.iter().find_map(|net| if let IpNet::V6(net) = net { Some(*net) } else { None });
+        Self {
+            v4: v4(&overlay.networks).zip(v4(&overlay.subnets)),
+            v6: v6(&overlay.networks).zip(v6(&overlay.subnets)),
+            mtu,
+            masquerade: overlay.masquerade,
+        }
+    }
 }
 
 impl fmt::Display for SubnetEnv {

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,6 +28,7 @@ use crate::control::{Control, Inbox, Opened, Order, Parts, Scope};
 use crate::counters::per_worker;
 use crate::data_path::{self, Running, Surroundings};
 use crate::dns::Resolvers;
+use crate::key::PrivateKey;
 use crate::mark::MarkFile;
 use crate::names::Names;
 use crate::observe::facts::Facts;
@@ -35,7 +36,7 @@ use crate::request::Handle;
 use crate::roster::{Member, Roster};
 use crate::switchboard::{self, Switchboard};
 use crate::worker::View;
-use crate::{Directories, Failure, Result, api, notify, roads, uapi, underlay};
+use crate::{Directories, Failure, Result, api, network, notify, roads, uapi, underlay};
 
 /// How long an address may take to be in use.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
@@ -116,6 +117,21 @@ fn bare(device: &str) -> Tunnel {
     }
 }
 
+/// The configuration of a node that has no file: what flannel's options say.
+///
+/// # Errors
+/// A key file that cannot be read.
+pub fn node(device: &str, network: config::Network, private_key_file: Option<&Path>) -> Result<Tunnel> {
+    let mut tunnel = bare(device);
+    let key = private_key_file.map(PrivateKey::read_file).transpose();
+    tunnel.device.private_key = key.map_err(|e| Failure::failed(e.to_string()))?;
+    tunnel.device.table = Table::Auto;
+    tunnel.transport.listen = config::LISTEN;
+    tunnel.open = false;
+    tunnel.network = Some(network);
+    Ok(tunnel)
+}
+
 fn run_with<S>(
     mut tunnel: Tunnel,
     scope: Scope,
@@ -127,6 +143,7 @@ fn run_with<S>(
     privilege::check_tun()?;
     directories.check_reachable()?;
     let _claim = api::Claim::take(&directories.runtime, &tunnel.device.name)?;
+    let network = network::begin(&mut tunnel, directories, &mut || signals.take().is_some())?;
     let mut netlink = Netlink::open()?;
     let record = Record::of(&tunnel.device.name, &directories.state);
     // Before there are sockets: it says how their datagrams are marked.
@@ -177,7 +194,8 @@ fn run_with<S>(
 
     // From here on the host changes.
     let mut opened = control.open(&mut netlink)?;
-    let started = start(&control, &mut opened, directories, &inbox, lifetime)
+    let caller = network.as_ref().map(network::Running::caller);
+    let started = start(&control, &mut opened, directories, &inbox, lifetime, caller)
         .and_then(|(running, server)| Ok((running, server, serve(&control.handle())?)))
         .and_then(|started| control.set_resolvers().map(|()| started));
     let (running, server, served) = match started {
@@ -187,10 +205,13 @@ fn run_with<S>(
             return Err(failure);
         }
     };
+    if let Some(network) = &network {
+        network.start(control.handle());
+    }
     await_addresses(&mut netlink, &control.facts());
     announce(&control.facts());
     let outcome = control.run(&mut netlink, running, &signals, &inbox);
-    drop((server, served));
+    drop((server, served, network));
     match outcome {
         Ok(()) => control.remove(&mut netlink),
         Err(failure) if scope == Scope::Device => return Err(failure),
@@ -262,6 +283,7 @@ fn start(
     directories: &Directories,
     inbox: &Arc<Inbox>,
     lifetime: Lifetime,
+    network: Option<network::Caller>,
 ) -> Result<(Running, api::Server)> {
     let facts = control.facts();
     let sockets = api::Sockets::bind(&directories.runtime, facts.device_name())?;
@@ -279,19 +301,37 @@ fn start(
         watch_stdin(Arc::clone(inbox))?;
     }
     let handle = control.handle();
-    let server = sockets.serve(move |request| answer(request, &handle))?;
+    let server = sockets.serve(move |request| answer(request, &handle, network.as_ref()))?;
     Ok((control.start(opened)?, server))
 }
 
-fn answer(request: api::Request, handle: &Handle) -> api::Response {
+fn answer(request: api::Request, handle: &Handle, network: Option<&network::Caller>) -> api::Response {
     match request {
         api::Request::Status => api::Response::Status(Box::new(handle.facts().status())),
         api::Request::Stop => {
             handle.stop();
             api::Response::Done
         }
+        api::Request::Leave => {
+            // Whether or not the registry hears of it: the lease ends by itself.
+            if let Some(Err(failure)) = network.map(network::Caller::leave) {
+                tracing::warn!("the lease was not given back: {failure}");
+            }
+            handle.stop();
+            api::Response::Done
+        }
+        // One that has no file may have clients.
+        api::Request::Reload if handle.picture().tunnel.source.as_os_str().is_empty() && network.is_some() => {
+            network.iter().for_each(|network| network.refresh());
+            api::Response::Changed { sentence: "clients were read again".into() }
+        }
         api::Request::Reload => match handle.reload_and_tell() {
-            Ok(summary) => api::Response::Changed { sentence: summary.to_string() },
+            Ok(summary) => {
+                if let Some(network) = network {
+                    network.refresh();
+                }
+                api::Response::Changed { sentence: summary.to_string() }
+            }
             Err(refusal) => {
                 let sentence = refusal.failure().sentence().to_owned();
                 match refusal.failure().exit_code() {

@@ -76,7 +76,7 @@ impl World {
                 stop.send(()).unwrap();
                 Response::Done
             }
-            Request::Reload => match name.as_str() {
+            Request::Reload | Request::Leave => match name.as_str() {
                 "adit1" => Response::Fault { sentence: "t.toml:3:1: no".into() },
                 _ => Response::Changed { sentence: "1 peer added".into() },
             },
@@ -139,6 +139,7 @@ fn status(device: &str, packets: u64) -> Status {
             tx_packets: 0,
         }],
         workers: vec![WorkerStatus::default()],
+        network: None,
         drops: [("no_route".to_owned(), 3)].into(),
     }
 }

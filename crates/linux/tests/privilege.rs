@@ -116,3 +116,19 @@ fn giving_up_is_refused_once_there_are_threads() {
     let error = privilege::keep_capabilities(&[Capability::NetAdmin]).unwrap_err();
     assert_eq!(error.errno(), Some(libc::EBUSY));
 }
+
+#[test]
+fn a_thread_gives_up_for_itself_and_those_it_starts() {
+    let held = || {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let value = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+        (value("CapEff:"), value("CapPrm:"))
+    };
+    let before = held();
+    let weak = std::thread::spawn(move || {
+        privilege::keep_in_this_thread(&[]).unwrap();
+        std::thread::spawn(held).join().unwrap()
+    });
+    assert_eq!(weak.join().unwrap(), ("0".repeat(16), "0".repeat(16)));
+    assert_eq!(held(), before);
+}

@@ -17,6 +17,8 @@ pub enum Request {
     Stop,
     /// Read the file again that the daemon was started with, and put it into force.
     Reload,
+    /// Give the lease of a node's subnet back, then stop, and remove what was set up.
+    Leave,
 }
 
 impl Request {
@@ -24,7 +26,7 @@ impl Request {
     pub fn changes(self) -> bool {
         match self {
             Self::Status => false,
-            Self::Stop | Self::Reload => true,
+            Self::Stop | Self::Reload | Self::Leave => true,
         }
     }
 }
@@ -65,7 +67,7 @@ pub enum RequestError {
     #[error("the request is not one line of JSON with a \"verb\"")]
     Malformed,
     /// A verb of another version.
-    #[error("this version knows the verbs \"status\", \"stop\" and \"reload\" only")]
+    #[error("this version knows the verbs \"status\", \"stop\", \"reload\" and \"leave\" only")]
     UnknownVerb,
 }
 
@@ -88,6 +90,7 @@ pub fn decode_request(line: &[u8]) -> Result<Request, RequestError> {
         "status" => Ok(Request::Status),
         "stop" => Ok(Request::Stop),
         "reload" => Ok(Request::Reload),
+        "leave" => Ok(Request::Leave),
         _ => Err(RequestError::UnknownVerb),
     }
 }
@@ -99,7 +102,7 @@ mod tests {
 
     #[test]
     fn requests_survive_their_line() {
-        for request in [Request::Status, Request::Stop, Request::Reload] {
+        for request in [Request::Status, Request::Stop, Request::Reload, Request::Leave] {
             let line = serde_json::to_vec(&request).unwrap();
             assert_eq!(decode_request(&line), Ok(request));
         }

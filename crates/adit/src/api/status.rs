@@ -27,6 +27,81 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// Packets dropped, by reason; a reason that never occurred may be absent.
     pub drops: BTreeMap<String, u64>,
+    /// The network that the host is a node of; absent for a tunnel from a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkStatus>,
+}
+
+/// A node's part in its network.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkStatus {
+    /// 32 hexadecimal digits that name the network.
+    pub id: String,
+    /// What this node is called.
+    pub node: String,
+    /// The number of its certificate, if an authority gave it one.
+    pub serial: Option<u64>,
+    /// Why nodes are believed: `authority`, `shared secret` (members can impersonate each other), or `nothing` (plain only).
+    pub trust: String,
+    /// All addresses of the network.
+    pub networks: Vec<IpNet>,
+    /// The subnets that this node holds.
+    pub subnets: Vec<IpNet>,
+    /// `waiting`, `held`, `reserved`, `lost` (being reclaimed) or `taken` (another node has the subnet).
+    pub lease: String,
+    /// Seconds until the lease ends if the registry is not reached again.
+    pub lease_s: Option<u64>,
+    /// URLs of the registry.
+    pub registry: Vec<String>,
+    /// Whether the registry is in this daemon.
+    pub embedded: bool,
+    /// Why the registry cannot be reached, if so.
+    pub registry_problem: Option<String>,
+    /// The epoch of the network's secret.
+    pub epoch: Option<u32>,
+    /// Where others are told to reach us.
+    pub public: Vec<String>,
+    /// Whether others cannot call us.
+    pub behind_nat: bool,
+    /// The other nodes, by name.
+    pub nodes: Vec<NodeStatus>,
+    /// The clients that this node serves, by name.
+    pub clients: Vec<ClientStatus>,
+    /// Records of the registry that are not used.
+    pub skipped: u64,
+    /// What is wrong, each as a sentence without its full stop.
+    pub problems: Vec<String>,
+}
+
+/// Another node of the network.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeStatus {
+    /// Its name in its certificate.
+    pub name: String,
+    /// The number of its certificate.
+    pub serial: Option<u64>,
+    /// The subnets it holds.
+    pub subnets: Vec<IpNet>,
+    /// Where it says that it is reached.
+    pub endpoints: Vec<String>,
+    /// Whether it cannot be called.
+    pub behind_nat: bool,
+    /// `sealed`, or `plain` (not encrypted).
+    pub transport: String,
+}
+
+/// A phone or laptop that reaches the network through this node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClientStatus {
+    /// Its name.
+    pub name: String,
+    /// Its addresses in the network.
+    pub addresses: Vec<IpNet>,
+    /// Its public key in base64.
+    pub public_key: String,
 }
 
 /// The virtual network card.
@@ -188,7 +263,41 @@ pub(crate) mod tests {
             ],
             workers: vec![WorkerStatus { rx_packets: 1, ..WorkerStatus::default() }; 2],
             drops: [("no_route".to_owned(), 17)].into(),
+            network: None,
         }
+    }
+
+    /// A node of a network.
+    pub(crate) fn node() -> Status {
+        let net = |text: &str| vec![text.parse().unwrap()];
+        let network = NetworkStatus {
+            id: "00112233445566778899aabbccddeeff".into(),
+            node: "oslo".into(),
+            serial: Some(1),
+            trust: "authority".into(),
+            networks: net("10.42.0.0/16"),
+            subnets: net("10.42.7.0/24"),
+            lease: "held".into(),
+            lease_s: Some(86_000),
+            registry: vec!["https://192.0.2.1:7780".into()],
+            epoch: Some(2),
+            public: vec!["192.0.2.7:7777".into()],
+            nodes: vec![NodeStatus {
+                name: "berlin".into(),
+                serial: Some(2),
+                subnets: net("10.42.8.0/24"),
+                endpoints: vec!["192.0.2.2:7777".into()],
+                behind_nat: false,
+                transport: "sealed".into(),
+            }],
+            clients: vec![ClientStatus {
+                name: "phone".into(),
+                addresses: net("10.42.7.254/32"),
+                public_key: "x".into(),
+            }],
+            ..NetworkStatus::default()
+        };
+        Status { network: Some(network), ..sample() }
     }
 
     #[test]
@@ -269,7 +378,7 @@ pub(crate) mod tests {
                 _ => {}
             }
         }
-        check(text, &serde_json::to_value(sample()).unwrap());
+        check(text, &serde_json::to_value(node()).unwrap());
         for reason in tunnel::Reason::ALL {
             assert!(text.contains(&format!("`{reason}`")), "{reason} is not documented");
         }

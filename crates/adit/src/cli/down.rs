@@ -60,7 +60,8 @@ impl Arguments {
             (None, None) => only_device(&directories, self.purge)?,
             (name, file) => device(name, file, &directories)?,
         };
-        let said = stop(&device, &directories)?;
+        let request = if self.purge { Request::Leave } else { Request::Stop };
+        let said = stop(&device, request, &directories)?;
         let forgotten = self.purge && forget_network(&directories, &device)?;
         let said = match (said, forgotten) {
             (Some(said), false) => said,
@@ -168,9 +169,9 @@ pub(crate) fn forget_network(directories: &Directories, device: &str) -> Result<
 }
 
 /// Stops the daemon of `device`, or cleans up after it. What was done, in a sentence; `None` if there was nothing to do.
-fn stop(device: &str, directories: &Directories) -> Result<Option<String>> {
+fn stop(device: &str, request: Request, directories: &Directories) -> Result<Option<String>> {
     let path = api::control_socket(&directories.runtime, device);
-    match api::call(&path, Request::Stop) {
+    match api::call_within(&path, request, DEADLINE) {
         Ok(Response::Done) => wait(device, directories),
         Ok(Response::Error { sentence } | Response::Fault { sentence }) => {
             Err(Failure::failed(format!("{device} stays up: {sentence}")))

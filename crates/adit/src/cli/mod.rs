@@ -1,16 +1,23 @@
 //! Verbs: what was typed, turned into a call of the library. One file per verb; the same definitions make the parser, the
 //! help, the man pages and the completions.
 
+mod client;
 mod completions;
 mod demo;
 mod down;
 mod find;
+mod init;
+mod join;
 mod keygen;
 mod man;
+mod node;
 mod output;
 mod pubkey;
 mod reload;
+mod secret;
+mod service;
 mod status;
+mod token;
 mod up;
 mod wireguard;
 
@@ -45,6 +52,12 @@ enum Verb {
     Status(status::Arguments),
     #[command(name = "wireguard")]
     WireGuard(wireguard::Arguments),
+    Init(init::Arguments),
+    Join(join::Arguments),
+    Token(token::Arguments),
+    Node(node::Arguments),
+    Secret(secret::Arguments),
+    Client(client::Arguments),
     Keygen(keygen::Arguments),
     Pubkey(pubkey::Arguments),
     Demo(demo::Arguments),
@@ -66,6 +79,17 @@ struct Places {
     /// Directory of the sockets for WireGuard's tools, which look for them nowhere else
     #[arg(long, env = "ADIT_WIREGUARD_DIR", default_value = Directories::WIREGUARD, value_name = "DIR", hide = true)]
     wireguard_dir: PathBuf,
+}
+
+/// The network that is meant: a host may be a node of several.
+#[derive(Debug, Args)]
+struct Network {
+    /// The device of the node
+    #[arg(long, value_name = "NAME", default_value = "adit0")]
+    device: String,
+
+    #[command(flatten)]
+    places: Places,
 }
 
 impl Places {
@@ -92,6 +116,12 @@ impl Cli {
             Verb::Reload(arguments) => arguments.run(),
             Verb::Status(arguments) => arguments.run(),
             Verb::WireGuard(arguments) => arguments.run(log_wanted),
+            Verb::Init(arguments) => arguments.run(),
+            Verb::Join(arguments) => arguments.run(),
+            Verb::Token(arguments) => arguments.run(),
+            Verb::Node(arguments) => arguments.run(),
+            Verb::Secret(arguments) => arguments.run(),
+            Verb::Client(arguments) => arguments.run(),
             Verb::Keygen(arguments) => arguments.run(),
             Verb::Pubkey(arguments) => arguments.run(),
             Verb::Demo(arguments) => arguments.run(),

@@ -7,7 +7,7 @@ use super::{
     document::{Document, Located},
     error::Error,
     raw,
-    resolved::{Peer, TransportKind},
+    resolved::{Network, Peer, TransportKind},
 };
 use crate::key::{PresharedKey, PrivateKey};
 
@@ -59,14 +59,28 @@ pub(super) fn private_keys(
     Ok((main, Some(second)))
 }
 
-/// Refuses key files of a node, whose keys `adit init` and `adit join` make and keep.
-pub(super) fn none_in_a_network(document: &Document, device: &raw::Device) -> Result<(), Error> {
+/// Keys of a node: its own in a network that has a secret and no authority, and none in others, where `adit init` and `adit join` make and keep
+/// them.
+pub(super) fn of_a_node(
+    document: &Document,
+    device: &raw::Device,
+    network: &Network,
+    peers: &[Peer],
+) -> Result<(Option<PrivateKey>, Option<PrivateKey>), Error> {
+    if network.secret_file.is_some() {
+        if device.private_key_file.is_none() {
+            let sentence = "a network's secret-file needs a key of this node beside it: run `umask 077 && adit keygen > private.key` here and \
+                            write private-key-file = \"private.key\" under [device]";
+            return Err(document.error(&device.span, sentence));
+        }
+        return private_keys(document, device, peers);
+    }
     let files = [
         ("private-key-file", &device.private_key_file),
         ("wireguard-private-key-file", &device.wireguard_private_key_file),
     ];
     match files.into_iter().find_map(|(key, file)| Some((key, file.as_ref()?))) {
-        None => Ok(()),
+        None => Ok((None, None)),
         Some((key, file)) => {
             let sentence = format!(
                 "{key} has no place beside [network]: the keys of a node are made by `adit init` or `adit join` and are in the state \

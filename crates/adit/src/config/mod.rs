@@ -41,8 +41,9 @@ use std::{
 use document::Document;
 pub use endpoint::{Endpoint, EndpointError, Host};
 pub use error::{Error, Position};
-pub(crate) use names::check_device;
+pub(crate) use names::{check_device, check_peer};
 pub use network::{PrefixError, RegistryError, check_key_prefix, host_name, network_file, registry_url};
+pub(crate) use resolve::LISTEN;
 pub use resolved::{
     Device, Dns, Mtu, Network, Origin, Overlay, Peer, PublicIp, RegistryAt, Table, Transport, TransportKind, Tunnel,
     Workers,

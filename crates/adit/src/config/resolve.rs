@@ -19,7 +19,7 @@ use crate::underlay;
 pub(super) const DEVICE_NAME: &str = "adit0";
 
 /// One UDP port serves every transport and both IP families.
-pub(super) const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), 7777);
+pub(crate) const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED), 7777);
 
 /// The smallest packet that every IPv4 host takes whole (RFC 791, section 3.1): less breaks what relies on it.
 const SMALLEST_MTU_IPV4: u16 = 576;
@@ -62,7 +62,7 @@ pub(super) fn tunnel(document: &Document, raw: raw::Tunnel) -> Result<Tunnel, Er
     let largest = if network.is_some() { largest_sealed_mtu() } else { largest_mtu(&peers) };
     let mtu = mtu(document, device.mtu.as_ref(), carries_ipv6(&addresses, &peers), largest)?;
     let (private_key, wireguard_private_key) = match &network {
-        Some(_) => keys::none_in_a_network(document, &device).map(|()| (None, None))?,
+        Some(network) => keys::of_a_node(document, &device, network, &peers)?,
         None => keys::private_keys(document, &device, &peers)?,
     };
     let own: Vec<_> = private_key.iter().chain(&wireguard_private_key).collect();

@@ -20,7 +20,7 @@ use wire::message::Protocol;
 
 use super::{Control, Scope};
 use crate::apply;
-use crate::config::{self, Endpoint, Host, Tunnel};
+use crate::config::{self, Endpoint, Host, TransportKind, Tunnel};
 use crate::data_path;
 use crate::plan::{self, Operation, Owned, Road};
 use crate::reconfigure::{self, Aspect, Change, Setting};
@@ -81,6 +81,14 @@ impl Control {
 
     fn change(&mut self, netlink: &mut Netlink, wanted: Wanted) -> std::result::Result<Summary, Refusal> {
         let (mut new, resolved) = match wanted {
+            Wanted::Called(keys) => {
+                for key in keys {
+                    if let Some(id) = self.roster.find(&Identity::Key(TransportKind::Sealed, key)) {
+                        self.switchboard.call_soon(id);
+                    }
+                }
+                return Ok(Summary::default());
+            }
             Wanted::Whole(tunnel, resolved) => (*tunnel, resolved),
             Wanted::Edited(edit) => {
                 let shown = self.as_seen();

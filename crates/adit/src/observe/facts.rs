@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
 use linux::clock;
 use linux::tun::{Offload, Offloads};
@@ -16,7 +16,7 @@ use tunnel::peer::Standing;
 use tunnel::{PeerId, Reason, Time};
 use wire::message::Suite;
 
-use crate::api::status::{DeviceStatus, PeerStatus, Status, TransportStatus, WorkerStatus};
+use crate::api::status::{DeviceStatus, NetworkStatus, PeerStatus, Status, TransportStatus, WorkerStatus};
 use crate::config::{Peer, Tunnel};
 use crate::counters::{Counter, Drops, PerWorker, Traffic, Wire, WorkerCounters};
 use crate::data_path::Surroundings;
@@ -49,6 +49,7 @@ pub struct Facts {
     counters: Arc<PerWorker<WorkerCounters>>,
     control_drops: Arc<Drops>,
     node: SharedNode,
+    network: ArcSwapOption<NetworkStatus>,
 }
 
 /// What another configuration changes.
@@ -100,7 +101,13 @@ impl Facts {
             counters: Arc::clone(&surroundings.counters),
             control_drops: Arc::clone(&surroundings.control_drops),
             node,
+            network: ArcSwapOption::empty(),
         }
+    }
+
+    /// What is to be said of the network that this host is a node of.
+    pub fn set_network(&self, status: NetworkStatus) {
+        self.network.store(Some(Arc::new(status)));
     }
 
     /// Another configuration is in force, its peers are in the roster.
@@ -111,6 +118,11 @@ impl Facts {
     /// The name of the device.
     pub fn device_name(&self) -> &str {
         &self.name
+    }
+
+    /// The largest packet of the device, in bytes.
+    pub fn mtu(&self) -> u32 {
+        self.device.load().mtu
     }
 
     /// The addresses of the device, with the prefix length of their network.
@@ -188,6 +200,7 @@ impl Facts {
             peers: peers.map(|((peer, facts), state)| facts.status(peer, state.as_ref(), now)).collect(),
             workers: workers.collect(),
             drops: Reason::ALL.iter().copied().map(drops).filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>(),
+            network: self.network.load_full().map(|status| NetworkStatus::clone(&status)),
         }
     }
 

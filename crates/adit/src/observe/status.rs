@@ -8,7 +8,7 @@ use super::{
 };
 use crate::api::{
     Status,
-    status::{DeviceStatus, PeerStatus, TransportStatus},
+    status::{DeviceStatus, NetworkStatus, PeerStatus, TransportStatus},
 };
 
 /// A daemon's state: what it is, then a table of its peers.
@@ -81,7 +81,57 @@ fn head(status: &Status) -> String {
     let _ = writeln!(text, "  device     {}", clean(&describe_device(device)));
     let _ = writeln!(text, "  offloads   {}", clean(&describe_offloads(device, transport)));
     let _ = writeln!(text, "  transport  {}", clean(&describe_transport(transport)));
+    if let Some(network) = &status.network {
+        let _ = writeln!(text, "  network    {}", clean(&describe_network(network)));
+        let _ = writeln!(text, "  registry   {}", clean(&describe_registry(network)));
+    }
     text
+}
+
+fn describe_network(network: &NetworkStatus) -> String {
+    let NetworkStatus { node, networks, subnets, nodes, clients, .. } = network;
+    let held = if subnets.is_empty() { "no subnet yet".to_owned() } else { list(subnets) };
+    let others = match nodes.len() {
+        1 => "1 other node".to_owned(),
+        n => format!("{n} other nodes"),
+    };
+    let mut text = format!("{node} with {held} of {}, {others}", list(networks));
+    match clients.len() {
+        0 => {}
+        1 => text.push_str(", 1 client"),
+        n => {
+            let _ = write!(text, ", {n} clients");
+        }
+    }
+    if let Some(epoch) = network.epoch {
+        let _ = write!(text, ", secret of epoch {epoch}");
+    }
+    match network.trust.as_str() {
+        "authority" => {}
+        "shared secret" => text.push_str(" (shared secret: members can impersonate each other)"),
+        _ => text.push_str(" (NOT ENCRYPTED: plain only)"),
+    }
+    if network.behind_nat {
+        text.push_str(", behind NAT");
+    }
+    text
+}
+
+fn describe_registry(network: &NetworkStatus) -> String {
+    let place = match (network.embedded, network.registry.as_slice()) {
+        (true, _) => "in this daemon".to_owned(),
+        (false, urls) => urls.join(" "),
+    };
+    let lease = match (network.lease.as_str(), network.lease_s) {
+        ("held", Some(seconds)) => format!("lease for {}", human::duration(seconds)),
+        ("reserved", _) => "subnet reserved for us".to_owned(),
+        ("taken", _) => "ANOTHER NODE HAS OUR SUBNET".to_owned(),
+        (state, _) => format!("lease {state}"),
+    };
+    match &network.registry_problem {
+        Some(problem) => format!("{place}, NOT REACHED: {problem}; {lease}"),
+        None => format!("{place}, {lease}"),
+    }
 }
 
 fn describe_device(device: &DeviceStatus) -> String {
@@ -163,6 +213,17 @@ fn problems(status: &Status) -> String {
             text.push('\n');
         }
         let _ = writeln!(text, "  problem    {}", clean(&format!("{}: {problem}", peer.name)));
+    }
+    let Some(network) = &status.network else { return text };
+    if text.is_empty() && (network.skipped > 0 || !network.problems.is_empty()) {
+        text.push('\n');
+    }
+    for problem in &network.problems {
+        let _ = writeln!(text, "  problem    {}", clean(problem));
+    }
+    if network.skipped > 0 {
+        let records = if network.skipped == 1 { "record" } else { "records" };
+        let _ = writeln!(text, "  skipped    {} {records} of the registry", network.skipped);
     }
     text
 }

@@ -109,15 +109,52 @@ pub fn forbid_dumps() -> Result<()> {
 }
 
 /// Gives up all capabilities but these, for good: also a program that is run later cannot get them back. Of those, it keeps
-/// what it has. To be called before other threads start, because each thread has capabilities of its own.
+/// what it has. Each thread has capabilities of its own: to be called before other threads start, but for those that have
+/// [given up theirs](keep_in_this_thread) already.
 pub fn keep_capabilities(keep: &[Capability]) -> Result<()> {
     let failed = |source| Error::new("give up capabilities", source);
-    let threads = fs::read_dir("/proc/self/task").map_err(failed)?.count();
-    if threads > 1 {
-        let error = Error::from_errno("give up capabilities", libc::EBUSY);
-        return Err(error.with_detail(format!("{threads} threads run already, and each would keep its own")));
+    let kept = bits(keep);
+    let mut stronger = 0;
+    for thread in fs::read_dir("/proc/self/task").map_err(failed)? {
+        let thread = thread.map_err(failed)?;
+        if thread.file_name().to_str().and_then(|id| id.parse().ok()) == Some(thread_id()) {
+            continue;
+        }
+        match fs::read_to_string(thread.path().join("status")) {
+            Ok(status) if !may_more(&status, kept) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Ok(_) | Err(_) => stronger += 1,
+        }
     }
-    let kept = keep.iter().fold(0, |bits, capability| bits | capability.bit());
+    if stronger > 0 {
+        let error = Error::from_errno("give up capabilities", libc::EBUSY);
+        return Err(error.with_detail(format!("{stronger} other threads run already, and each would keep its own")));
+    }
+    keep_in_this_thread(keep)
+}
+
+fn bits(capabilities: &[Capability]) -> u64 {
+    capabilities.iter().fold(0, |bits, capability| bits | capability.bit())
+}
+
+/// The number of the calling thread, as in `/proc/self/task`.
+fn thread_id() -> i32 {
+    // The call has no arguments and cannot fail.
+    syscall!(gettid()).unwrap_or(0)
+}
+
+/// Whether a thread with this status (proc_pid_status(5)) has, or could get, more than `kept`.
+fn may_more(status: &str, kept: u64) -> bool {
+    ["CapPrm:", "CapBnd:"].iter().any(|name| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).is_none_or(|held| held & !kept != 0)
+    })
+}
+
+/// The same for the calling thread and those that it will start, whatever others have.
+pub fn keep_in_this_thread(keep: &[Capability]) -> Result<()> {
+    let failed = |source| Error::new("give up capabilities", source);
+    let kept = bits(keep);
     let sets = Sets::read().map_err(failed)?;
     if sets.effective & Capability::SetPcap.bit() != 0 {
         for number in 0..u64::BITS {

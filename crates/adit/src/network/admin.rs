@@ -1,0 +1,567 @@
+//! What the verbs do: making and joining networks, and the authority's decisions. They work on files, so that they need no daemon; one that runs
+//! is told to look.
+
+use std::fs;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use linux::netlink::{Netlink, PROTOCOL, RouteKind};
+use registry::enrol;
+use registry::schema::{Backend, NetworkConfig, Pool};
+use registry::trust::{Ledger, NodeKeys, NodeStore, ROLE_REGISTRY, Token};
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use super::clients::{self, Introduction};
+use super::member::told;
+use super::notes::{Notes, NotesFile};
+use super::places;
+use crate::api::status::ClientStatus;
+use crate::api::{self, Request};
+use crate::config::{self, Network, PublicIp, RegistryAt};
+use crate::key::PrivateKey;
+use crate::observe::human;
+use crate::{Directories, Failure, Result};
+
+/// In the authority's directory: the network's configuration as it was founded.
+pub(super) const NETWORK_FILE: &str = "network.json";
+
+/// In the authority's directory: where the enroller is called, a line each.
+const ENDPOINTS_FILE: &str = "endpoints";
+
+/// How long and how often a token is good.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenTerms {
+    /// From now on.
+    pub ttl: Duration,
+    /// Nodes that may join with it.
+    pub uses: u32,
+}
+
+impl std::fmt::Display for TokenTerms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "within {}", human::duration(self.ttl.as_secs()))?;
+        if self.uses > 1 { write!(f, " (good for {} hosts)", self.uses) } else { Ok(()) }
+    }
+}
+
+/// What a network is made of.
+#[derive(Debug)]
+pub struct Founding {
+    /// All IPv4 addresses.
+    pub network: Option<Ipv4Net>,
+    /// All IPv6 addresses.
+    pub ipv6_network: Option<Ipv6Net>,
+    /// The prefix length of a node's subnet.
+    pub subnet_len: Option<u8>,
+    /// The same for IPv6.
+    pub ipv6_subnet_len: Option<u8>,
+    /// The node's name; the host's name unless given.
+    pub name: Option<String>,
+    /// Where it is reached.
+    pub public_ip: PublicIp,
+    /// The configuration to write.
+    pub config: PathBuf,
+    /// The device.
+    pub device: String,
+    /// Where datagrams arrive.
+    pub listen: Option<SocketAddr>,
+    /// Where the registry and the enroller listen.
+    pub registry_listen: Option<SocketAddr>,
+    /// The life of a lease.
+    pub lease_ttl: Option<Duration>,
+    /// Where the registry is.
+    pub registry: RegistryAt,
+    /// The prefix of its keys.
+    pub prefix: String,
+    /// Of etcd: who signs its certificate, our certificate, its key.
+    pub tls: (Option<PathBuf>, Option<PathBuf>, Option<PathBuf>),
+    /// Who we are to etcd.
+    pub user: Option<String>,
+    /// Its password.
+    pub password_file: Option<PathBuf>,
+    /// Of the first token.
+    pub token: TokenTerms,
+}
+
+/// A network that was made.
+pub struct Founded {
+    /// Its addresses, as a text.
+    pub networks: String,
+    /// The name of this node.
+    pub name: String,
+    /// Where its files are.
+    pub directory: PathBuf,
+    /// The first token.
+    pub token: Zeroizing<String>,
+    /// How long it is good.
+    pub terms: TokenTerms,
+}
+
+/// What a host joins with.
+pub struct Joining {
+    /// The token's text.
+    pub token: Zeroizing<String>,
+    /// The node's name; the host's name unless given.
+    pub name: Option<String>,
+    /// Where it is reached.
+    pub public_ip: PublicIp,
+    /// The configuration to write.
+    pub config: PathBuf,
+    /// The device.
+    pub device: String,
+    /// Where datagrams arrive.
+    pub listen: Option<SocketAddr>,
+}
+
+/// A network that was joined.
+#[derive(Debug)]
+pub struct Joined {
+    /// Its addresses, as a text.
+    pub networks: String,
+    /// The name of this node.
+    pub name: String,
+    /// Where its files are.
+    pub directory: PathBuf,
+    /// What its reader should know of how it was seen; may be empty.
+    pub remark: String,
+}
+
+/// Makes a network with this host as its first node.
+///
+/// # Errors
+/// The host is a node already, the addresses are in use here, or files cannot be written. Nothing is left of it then.
+pub fn found(founding: Founding, directories: &Directories) -> Result<Founded> {
+    let place = Place::check(&founding.config, &founding.device, directories)?;
+    let name = name(founding.name)?;
+    let network = NetworkConfig {
+        v4: founding.network.map(|net| pool(net.into(), founding.subnet_len)).transpose()?,
+        v6: founding.ipv6_network.map(|net| pool(net.into(), founding.ipv6_subnet_len)).transpose()?,
+        backend: Backend::Adit,
+        backend_is_written: true,
+    };
+    let mut netlink = Netlink::open()?;
+    check_overlap(&mut netlink, &network.networks())?;
+    let reached = places::public_addresses(&mut netlink, &founding.public_ip, &[], &|_| false)?;
+    let mut settings = Network::new(founding.registry, name.clone());
+    (settings.tls_ca, settings.tls_cert, settings.tls_key) = founding.tls;
+    (settings.user, settings.password_file) = (founding.user, founding.password_file);
+    (settings.prefix, settings.public_ip) = (founding.prefix, founding.public_ip);
+    settings.registry_listen = founding.registry_listen.unwrap_or(settings.registry_listen);
+    settings.lease_ttl = founding.lease_ttl.unwrap_or(settings.lease_ttl);
+    let port = settings.registry_listen.port();
+    let endpoints: Vec<String> = reached.iter().map(|ip| SocketAddr::new(*ip, port).to_string()).collect();
+
+    let written = || {
+        let store = new_store(&place.directory)?;
+        let keys = NodeKeys::generate().map_err(crypto)?;
+        store.create_keys(&keys).map_err(told)?;
+        let wireguard = PrivateKey::generate().map_err(|e| Failure::failed(format!("cannot make a key: {e}")))?;
+        store.create_wireguard_key(wireguard.as_bytes()).map_err(told)?;
+        let authority = registry::trust::Authority::generate().map_err(crypto)?;
+        let ledger = Ledger::create(&store.authority(), authority).map_err(ledger_told)?;
+        let now = SystemTime::now();
+        let both = (keys.record_public(), keys.sealed_public());
+        let certificate = ledger.certify(&name, both, ROLE_REGISTRY, now).map_err(ledger_told)?;
+        store.set_certificate(&certificate).map_err(told)?;
+        store.set_epochs(&[ledger.epoch().map_err(ledger_told)?]).map_err(told)?;
+        let tls = enrol::make_tls(&endpoints).map_err(crypto)?;
+        ledger.create_tls(&tls.certificate, &tls.key).map_err(ledger_told)?;
+        write_new(&store.authority().join(NETWORK_FILE), &network.to_json(), 0o600)?;
+        if settings.registry == RegistryAt::Embedded {
+            store.set_registry_ca(&tls.certificate).map_err(told)?;
+        }
+        let places = endpoints.join("\n");
+        write_new(&store.authority().join(ENDPOINTS_FILE), places.as_bytes(), 0o600)?;
+        let TokenTerms { ttl, uses } = founding.token;
+        let token = ledger.create_token(endpoints, tls.pin, ttl, uses, now).map_err(ledger_told)?;
+        let notes =
+            Notes { network: Some(String::from_utf8_lossy(&network.to_json()).into_owned()), ..Notes::default() };
+        NotesFile::within(&place.directory).write(&notes)?;
+        write_configuration(&founding.config, &config::network_file(&founding.device, founding.listen, &settings))?;
+        Ok(token.text())
+    };
+    let token = place.keep_or_remove(written())?;
+    Ok(Founded { networks: text(&network), name, directory: place.directory, token, terms: founding.token })
+}
+
+/// Makes this host a node of a network.
+///
+/// # Errors
+/// As [`found`], and what the enroller refuses.
+pub fn join(joining: Joining, directories: &Directories) -> Result<Joined> {
+    let place = Place::check(&joining.config, &joining.device, directories)?;
+    let name = name(joining.name)?;
+    let token: Token = joining.token.parse().map_err(|e| Failure::usage(format!("{e}")))?;
+    let mut netlink = Netlink::open()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Failure::failed(format!("cannot call the enroller: {e}")))?;
+    let look = runtime.block_on(enrol::look(&token)).map_err(|e| Failure::failed(e.to_string()))?;
+    check_overlap(&mut netlink, &look.network.networks())?;
+    let keys = NodeKeys::generate().map_err(crypto)?;
+    let joined = runtime.block_on(enrol::join(&token, &name, &keys)).map_err(|e| Failure::failed(e.to_string()))?;
+    let registry = match joined.registry.as_slice() {
+        [] => vec![format!("https://{}", joined.enroller)],
+        urls => urls.to_vec(),
+    };
+    let mut settings = Network::new(RegistryAt::Endpoints(registry), name.clone());
+    (settings.prefix, settings.public_ip) = (joined.prefix.clone(), joining.public_ip);
+    let local = places::local_addresses(&mut netlink)?;
+    let remark = match (&settings.public_ip, local.contains(&joined.seen)) {
+        (PublicIp::Auto, false) => format!(
+            "It was seen from {}, which is no address of its own: it takes itself to be behind NAT, and calls the others. With a\n\
+             forwarded port, write public-ip = \"{}\" under [network].\n",
+            joined.seen, joined.seen
+        ),
+        _ => String::new(),
+    };
+    let written = || {
+        let store = new_store(&place.directory)?;
+        store.create_keys(&keys).map_err(told)?;
+        let wireguard = PrivateKey::generate().map_err(|e| Failure::failed(format!("cannot make a key: {e}")))?;
+        store.create_wireguard_key(wireguard.as_bytes()).map_err(told)?;
+        store.set_certificate(&joined.certificate).map_err(told)?;
+        store.set_epochs(std::slice::from_ref(&joined.epoch)).map_err(told)?;
+        if !joined.registry_ca.is_empty() {
+            store.set_registry_ca(&joined.registry_ca).map_err(told)?;
+        }
+        if !joined.user.is_empty() {
+            store.set_credential(&joined.user, &joined.password).map_err(told)?;
+        }
+        let network = String::from_utf8_lossy(&joined.network_json).into_owned();
+        let notes = Notes { network: Some(network), seen: Some(joined.seen), ..Notes::default() };
+        NotesFile::within(&place.directory).write(&notes)?;
+        write_configuration(&joining.config, &config::network_file(&joining.device, joining.listen, &settings))
+    };
+    place.keep_or_remove(written())?;
+    Ok(Joined { networks: text(&joined.network), name, directory: place.directory, remark })
+}
+
+/// Where a node's files will be.
+struct Place {
+    directory: PathBuf,
+    /// What was not there before.
+    made: Vec<PathBuf>,
+}
+
+impl Place {
+    /// Checks that there is nothing yet.
+    fn check(config: &Path, device: &str, directories: &Directories) -> Result<Self> {
+        config::check_device(device).map_err(|fault| Failure::usage(format!("{device:?} {fault}")))?;
+        let directory = super::directory(directories, device);
+        if directory.exists() {
+            return Err(Failure::failed(format!("this host is a node already: there is {}", directory.display()))
+                .with_remedy(format!(
+                    "start it with `adit up`, make it forget its network with `adit down --device {device} --purge`, or take part in \
+                     a second network with another --device and --config"
+                )));
+        }
+        if config.exists() {
+            return Err(Failure::failed(format!("{} is there already", config.display()))
+                .with_remedy("remove it, or choose another with --config"));
+        }
+        Ok(Self { made: vec![directory.clone(), config.into()], directory })
+    }
+
+    /// After a failure nothing of it stays.
+    fn keep_or_remove<T>(&self, outcome: Result<T>) -> Result<T> {
+        if outcome.is_err() {
+            for path in &self.made {
+                let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+                if let Err(e) = removed.or_else(absent) {
+                    tracing::warn!("cannot remove {}: {e}", path.display());
+                }
+            }
+        }
+        outcome
+    }
+}
+
+fn absent(error: std::io::Error) -> std::io::Result<()> {
+    if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+fn name(given: Option<String>) -> Result<String> {
+    match given {
+        Some(name) => {
+            config::check_peer(&name).map_err(|fault| Failure::usage(format!("the node's name {name:?} {fault}")))?;
+            Ok(name)
+        }
+        None => config::host_name().map_err(|fault| Failure::failed(fault).with_remedy("choose a name with --name")),
+    }
+}
+
+fn pool(net: IpNet, len: Option<u8>) -> Result<Pool> {
+    Pool::new(net, len.map(u64::from), None, None).map_err(|e| Failure::usage(e.to_string()))
+}
+
+fn text(network: &NetworkConfig) -> String {
+    let networks: Vec<String> = network.networks().iter().map(ToString::to_string).collect();
+    format!("The network {}", networks.join(" and "))
+}
+
+/// Whether the network's addresses are free here: no route of the host's leads into them, and no card is in them.
+fn check_overlap(netlink: &mut Netlink, networks: &[IpNet]) -> Result<()> {
+    let routes = netlink.routes(None)?;
+    for route in routes.iter().filter(|r| r.protocol != PROTOCOL && r.kind == RouteKind::Unicast) {
+        let Some(net) = networks.iter().find(|net| overlaps(net, &route.destination)) else { continue };
+        let is_within = net.contains(&route.destination.trunc());
+        // One that is wider and leads to a router gives way to the network's own.
+        if !is_within && route.gateway.is_some() {
+            continue;
+        }
+        let device = route.device.and_then(|index| netlink.link_by_index(index).ok().flatten());
+        let by = device.map_or(String::new(), |link| format!(" by {}", link.name));
+        return Err(Failure::failed(format!(
+            "the network's addresses {net} overlap this host's route to {}{by}",
+            route.destination.trunc()
+        ))
+        .with_remedy("make the network with other addresses (`adit init --network`), or take the route away"));
+    }
+    Ok(())
+}
+
+fn overlaps(one: &IpNet, other: &IpNet) -> bool {
+    other.prefix_len() > 0 && (one.contains(&other.trunc()) || other.trunc().contains(one))
+}
+
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let written = || {
+        let mut file = fs::File::options().write(true).create_new(true).mode(mode).open(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    written().map_err(|e: std::io::Error| Failure::failed(format!("cannot write {}: {e}", path.display())))
+}
+
+fn write_configuration(path: &Path, text: &str) -> Result<()> {
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        fs::create_dir_all(parent).map_err(|e| Failure::failed(format!("cannot make {}: {e}", parent.display())))?;
+    }
+    write_new(path, text.as_bytes(), 0o644)
+}
+
+fn crypto(error: impl std::fmt::Display) -> Failure {
+    Failure::failed(format!("cannot make keys: {error}"))
+}
+
+fn ledger_told(error: impl std::fmt::Display) -> Failure {
+    Failure::failed(error.to_string())
+}
+
+// ---- the authority's decisions -----------------------------------------------------------------------------------------
+
+/// A token as it is listed.
+#[derive(Debug, Serialize)]
+pub struct TokenLine {
+    /// 16 hexadecimal digits.
+    pub id: String,
+    /// Seconds that it is still good, by its time alone.
+    pub expires_s: Option<u64>,
+    /// Nodes that may join with it.
+    pub uses: u32,
+    /// Those that did.
+    pub used_by: Vec<String>,
+    /// Whether it was taken back.
+    pub revoked: bool,
+}
+
+/// The authority of a network, on the host that has it.
+pub struct Authority {
+    ledger: Ledger,
+    directory: PathBuf,
+    device: String,
+    runtime: PathBuf,
+}
+
+impl Authority {
+    /// The authority of the network of a device.
+    ///
+    /// # Errors
+    /// It is not on this host.
+    pub fn open(device: &str, directories: &Directories) -> Result<Self> {
+        let directory = super::directory(directories, device).join("authority");
+        if !directory.is_dir() {
+            return Err(Failure::failed(format!(
+                "the network's authority is not on this host: there is no {}",
+                directory.display()
+            ))
+            .with_remedy("run this on the host where `adit init` made the network"));
+        }
+        let ledger = Ledger::open(&directory).map_err(ledger_told)?;
+        Ok(Self { ledger, directory, device: device.into(), runtime: directories.runtime.clone() })
+    }
+
+    /// Makes a token.
+    ///
+    /// # Errors
+    /// The ledger cannot be written, or this host has no address.
+    pub fn create_token(&self, terms: TokenTerms) -> Result<Zeroizing<String>> {
+        let path = self.directory.join(ENDPOINTS_FILE);
+        let text =
+            fs::read_to_string(&path).map_err(|e| Failure::failed(format!("cannot read {}: {e}", path.display())))?;
+        let endpoints = text.lines().map(str::to_owned).collect();
+        let (certificate, _) = self.ledger.tls().map_err(ledger_told)?;
+        let pin = enrol::pin(&certificate).map_err(ledger_told)?;
+        let now = SystemTime::now();
+        let token = self.ledger.create_token(endpoints, pin, terms.ttl, terms.uses, now).map_err(ledger_told)?;
+        Ok(token.text())
+    }
+
+    /// The tokens that there are.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub fn tokens(&self) -> Result<Vec<TokenLine>> {
+        let now = SystemTime::now();
+        let tokens = self.ledger.tokens(now).map_err(ledger_told)?;
+        let line = |token: registry::trust::TokenState| TokenLine {
+            id: token.id,
+            expires_s: token.expires.duration_since(now).ok().map(|left| left.as_secs()),
+            uses: token.uses,
+            used_by: token.used_by,
+            revoked: token.revoked,
+        };
+        Ok(tokens.into_iter().map(line).collect())
+    }
+
+    /// Takes a token back.
+    ///
+    /// # Errors
+    /// There is none of this id.
+    pub fn revoke_token(&self, id: &str) -> Result<()> {
+        self.ledger.revoke_token(id).map_err(ledger_told)
+    }
+
+    /// Puts a node out, and makes the next secret unless that is not wanted. A sentence for the reader.
+    ///
+    /// # Errors
+    /// There is no node of this name.
+    pub fn remove_node(&self, name: &str, keep_secret: bool) -> Result<String> {
+        self.ledger.remove(name, !keep_secret).map_err(ledger_told)?;
+        Ok(format!("{name} is out{}", self.tell()))
+    }
+
+    /// Makes the next secret. A sentence for the reader.
+    ///
+    /// # Errors
+    /// The ledger cannot be written.
+    pub fn rotate(&self) -> Result<String> {
+        let (epoch, _) = self.ledger.rotate().map_err(ledger_told)?;
+        Ok(format!("the secret of epoch {epoch} is made{}", self.tell()))
+    }
+
+    /// Has a daemon that runs publish what was decided.
+    fn tell(&self) -> String {
+        tell(
+            &self.runtime,
+            &self.device,
+            "; the daemon publishes it now",
+            "; it is published when the daemon of this host runs",
+        )
+    }
+}
+
+fn tell(runtime: &Path, device: &str, now: &str, later: &str) -> String {
+    let path = api::control_socket(runtime, device);
+    match api::call_within(&path, Request::Reload, Duration::from_secs(60)) {
+        Ok(api::Response::Changed { .. }) => now.into(),
+        Ok(api::Response::Fault { sentence } | api::Response::Error { sentence }) => {
+            format!("{later} again ({sentence})")
+        }
+        _ => later.into(),
+    }
+}
+
+// ---- clients -----------------------------------------------------------------------------------------------------------
+
+/// Makes a client of this node; what is to be shown to its app.
+///
+/// # Errors
+/// The host is no node or has no subnet yet, or the name is taken.
+pub fn add_client(name: &str, qr: bool, device: &str, directories: &Directories) -> Result<Zeroizing<String>> {
+    let directory = super::directory(directories, device);
+    let store = open_store(&directory)?;
+    let mut known = read_clients(&store)?;
+    let notes = NotesFile::within(&directory).read();
+    let status = api::status(&directories.runtime, device).map_err(|e| {
+        Failure::failed(format!("the node does not run, so that it is not known where it is reached: {e}"))
+    })?;
+    let Some(network) = status.network else {
+        return Err(Failure::failed(format!("{device} is a tunnel from a file and no node of a network")));
+    };
+    let Some(endpoint) = network.public.first().filter(|_| !network.behind_nat) else {
+        return Err(Failure::failed("this node is behind NAT, so that a client could not call it")
+            .with_remedy("add the client on a node that can be called"));
+    };
+    let (client, key) = clients::make(name, &known, &notes.subnets)?;
+    let node = store.wireguard_key().map_err(|e| match e.is_missing() {
+        true => Failure::failed("clients are for nodes that an authority certified, and this one only knows a secret"),
+        false => told(e),
+    })?;
+    let node = PrivateKey::from_bytes(node).map_err(|e| Failure::failed(e.to_string()))?.public_key();
+    let introduction = Introduction { client: &client, key: &key, node: &node, endpoint, networks: &network.networks };
+    let text = if qr { introduction.qr()? } else { introduction.conf() };
+    known.push(client);
+    store.set_clients(&clients::write(&known)).map_err(told)?;
+    tell(&directories.runtime, device, "", "");
+    Ok(text)
+}
+
+/// The clients of this node.
+///
+/// # Errors
+/// The host is no node.
+pub fn clients(device: &str, directories: &Directories) -> Result<Vec<ClientStatus>> {
+    let store = open_store(&super::directory(directories, device))?;
+    let lines = read_clients(&store)?.into_iter().map(|client| ClientStatus {
+        name: client.name,
+        addresses: client.addresses,
+        public_key: client.public_key.to_string(),
+    });
+    Ok(lines.collect())
+}
+
+/// Puts a client of this node out.
+///
+/// # Errors
+/// There is none of this name.
+pub fn remove_client(name: &str, device: &str, directories: &Directories) -> Result<()> {
+    let store = open_store(&super::directory(directories, device))?;
+    let mut known = read_clients(&store)?;
+    let before = known.len();
+    known.retain(|client| client.name != name);
+    if known.len() == before {
+        return Err(Failure::failed(format!("there is no client {name}")).with_remedy("`adit client list` shows them"));
+    }
+    store.set_clients(&clients::write(&known)).map_err(told)?;
+    tell(&directories.runtime, device, "", "");
+    Ok(())
+}
+
+/// Makes the directory of a node, and the one that it is in.
+pub(super) fn new_store(directory: &Path) -> Result<NodeStore> {
+    if let Some(state) = directory.parent() {
+        fs::create_dir_all(state).map_err(|e| Failure::failed(format!("cannot make {}: {e}", state.display())))?;
+    }
+    NodeStore::create(directory).map_err(told)
+}
+
+fn open_store(directory: &Path) -> Result<NodeStore> {
+    if !directory.is_dir() {
+        return Err(Failure::failed(format!("this host is no node of a network: there is no {}", directory.display()))
+            .with_remedy("run `adit init` or `adit join TOKEN`"));
+    }
+    NodeStore::open(directory).map_err(told)
+}
+
+fn read_clients(store: &NodeStore) -> Result<Vec<clients::Client>> {
+    let bytes = store.clients().map_err(told)?;
+    bytes
+        .map_or(Ok(Vec::new()), |bytes| clients::read(&bytes))
+        .map_err(|e| Failure::failed(format!("the clients of this node cannot be read: {e}")))
+}

@@ -1,0 +1,263 @@
+//! What the authority's host does for the network beside being a node: it lets nodes in, holds the registry unless that is elsewhere, and
+//! publishes what the authority decided. It runs on a thread of its own.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use registry::api::mvccpb;
+use registry::client::{Client, KeyValue, Listing};
+use registry::enrol::Enroller;
+use registry::schema::{Key, LeaseValue, NetworkConfig, Prefix};
+use registry::server::{self, Policy, Principal, Store, Tls, Write};
+use registry::trust::{Credential, Ledger, LedgerPolicy, Present, Record, Serial, Wanted};
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use zeroize::Zeroizing;
+
+use super::admin::NETWORK_FILE;
+use super::member::Member;
+use crate::config::{Network, RegistryAt};
+use crate::{Failure, Result};
+
+/// The cache of the embedded registry, in bytes.
+const CACHE: usize = 16 << 20;
+
+/// See the module.
+pub(super) struct Host {
+    ledger: Arc<Ledger>,
+    /// The network's configuration as it was founded.
+    network: Vec<u8>,
+    root: Option<Credential>,
+    ready: Option<Ready>,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the thread is given.
+struct Ready {
+    listener: TcpListener,
+    tls: Tls,
+    /// The embedded registry's file.
+    file: Option<PathBuf>,
+    policy: Arc<HostPolicy>,
+    enroller: Enroller,
+}
+
+/// Where the registry of this host is called from itself.
+pub(super) fn own_url(settings: &Network) -> String {
+    let listen = settings.registry_listen;
+    let ip = if listen.ip().is_unspecified() { IpAddr::from(Ipv4Addr::LOCALHOST) } else { listen.ip() };
+    format!("https://{}", SocketAddr::new(ip, listen.port()))
+}
+
+impl Host {
+    /// What this host has of it; nothing on hosts without an authority.
+    ///
+    /// # Errors
+    /// Files are missing or damaged, or the port is taken.
+    pub(super) fn open(settings: &Network, directory: &Path, member: &Member) -> Result<Option<Self>> {
+        let authority = directory.join("authority");
+        if !authority.is_dir() {
+            return match settings.registry {
+                RegistryAt::Embedded => Err(Failure::usage(
+                    "registry = \"embedded\" is for the host on which `adit init` made the network, and this is not that host",
+                )
+                .with_remedy("name the URL of the registry, or join again with `adit join TOKEN`")),
+                RegistryAt::Endpoints(_) => Ok(None),
+            };
+        }
+        let failed = |what: &str, e: &dyn std::fmt::Display| Failure::failed(format!("{what}: {e}"));
+        let ledger = Arc::new(Ledger::open(&authority).map_err(|e| failed("the authority's ledger", &e))?);
+        let read = |name: &str| {
+            let path = authority.join(name);
+            std::fs::read(&path).map_err(|e| failed(&format!("cannot read {}", path.display()), &e))
+        };
+        let network = read(NETWORK_FILE)?;
+        let config = NetworkConfig::parse(&network).map_err(|e| failed(NETWORK_FILE, &e))?;
+        let (certificate, key) = ledger.tls().map_err(|e| Failure::failed(e.to_string()))?;
+        let tls = Tls::from_pem(&certificate, &key).map_err(|e| Failure::failed(e.to_string()))?;
+        let listener = listen(settings.registry_listen)?;
+        let (file, root) = match settings.registry {
+            RegistryAt::Embedded => {
+                // For this run, and for nobody else.
+                let root = ledger.renew_root().map_err(|e| Failure::failed(e.to_string()))?;
+                (Some(directory.join("registry.redb")), Some(root))
+            }
+            RegistryAt::Endpoints(_) => (None, None),
+        };
+        let urls = match &settings.registry {
+            RegistryAt::Embedded => Vec::new(),
+            RegistryAt::Endpoints(urls) => urls.clone(),
+        };
+        let ca = match &settings.registry {
+            RegistryAt::Embedded => certificate,
+            RegistryAt::Endpoints(_) => match &settings.tls_ca {
+                Some(file) => std::fs::read(file).map_err(|e| failed(&file.display().to_string(), &e))?,
+                None => Vec::new(),
+            },
+        };
+        let policy =
+            Arc::new(HostPolicy(LedgerPolicy::new(Arc::clone(&ledger), member.prefix.clone(), config.clone())));
+        let enroller = Enroller::new(Arc::clone(&ledger), member.prefix.clone(), urls, ca, config);
+        let ready = Some(Ready { listener, tls, file, policy, enroller });
+        Ok(Some(Self { ledger, network, root, ready, stop: CancellationToken::new(), thread: None }))
+    }
+
+    /// Begins to serve, on threads that have the rights of the calling one.
+    ///
+    /// # Errors
+    /// The registry's file cannot be opened.
+    pub(super) fn serve(&mut self) -> Result<()> {
+        let Some(Ready { listener, tls, file, policy, enroller }) = self.ready.take() else { return Ok(()) };
+        let store = file.map(|file| Store::open(&file, CACHE)).transpose();
+        let store = store.map_err(|e| Failure::failed(format!("the registry: {e}")))?.map(Arc::new);
+        let stop = self.stop.clone();
+        let run = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let outcome = runtime.map_err(|e| e.to_string()).and_then(|runtime| {
+                runtime.block_on(async move {
+                    let listener = tokio::net::TcpListener::from_std(listener).map_err(|e| e.to_string())?;
+                    let extra = move |routes: Routes| routes.add_service(enroller.service());
+                    server::serve(listener, Some(tls), store, policy, extra, stop).await.map_err(|e| e.to_string())
+                })
+            });
+            if let Err(e) = outcome {
+                tracing::error!("the registry ended: {e}");
+            }
+        };
+        let thread = thread::Builder::new().name("registry".into()).spawn(run);
+        self.thread = Some(thread.map_err(|e| Failure::failed(format!("cannot start a thread: {e}")))?);
+        Ok(())
+    }
+
+    /// Who may everything here.
+    pub(super) fn credential(&self) -> Option<(String, Zeroizing<String>)> {
+        self.root.clone().map(|root| (root.user, root.password))
+    }
+
+    /// Whether the registry is here.
+    pub(super) fn has_registry(&self) -> bool {
+        self.root.is_some()
+    }
+
+    /// Puts into the registry what the authority decided and what is not there: the network's configuration, tombstones, wrapped secrets.
+    pub(super) async fn publish(&self, client: &Client, prefix: &Prefix, listing: &Listing) {
+        let present: HashSet<&str> = listing.entries.iter().map(|entry: &KeyValue| entry.key.as_str()).collect();
+        let mut missing: Vec<(String, Vec<u8>)> = vec![(prefix.config(), self.network.clone())];
+        let encoded = |bytes: Vec<u8>| STANDARD.encode(bytes).into_bytes();
+        match (self.ledger.tombstones(), self.ledger.bundles()) {
+            (Ok(tombstones), Ok(bundles)) => {
+                missing
+                    .extend(tombstones.into_iter().map(|(number, bytes)| (prefix.removed_at(number), encoded(bytes))));
+                missing.extend(bundles.into_iter().map(|(epoch, bytes)| (prefix.epoch_at(epoch), encoded(bytes))));
+            }
+            (Err(e), _) | (_, Err(e)) => tracing::error!("the authority's ledger: {e}"),
+        }
+        self.clear_up(client, prefix, listing).await;
+        for (key, value) in missing.into_iter().filter(|(key, _)| !present.contains(key.as_str())) {
+            if let Err(e) = client.put(&key, &value, 0).await {
+                tracing::warn!("cannot publish {key}: {e}");
+                return;
+            }
+        }
+    }
+
+    /// Takes away the leases of nodes that were removed, which cannot do it themselves.
+    async fn clear_up(&self, client: &Client, prefix: &Prefix, listing: &Listing) {
+        let members = match self.ledger.members() {
+            Ok(members) => members,
+            Err(e) => {
+                tracing::error!("the authority's ledger: {e}");
+                return;
+            }
+        };
+        let removed: HashSet<Serial> =
+            members.iter().filter(|member| member.removed.is_some()).map(|member| member.serial).collect();
+        if removed.is_empty() {
+            return;
+        }
+        let anchor = self.ledger.anchor();
+        for entry in listing.entries.iter().filter(|entry| matches!(prefix.read(&entry.key), Some(Key::Subnets(_)))) {
+            let is_removed = || {
+                let value = LeaseValue::parse(&entry.value).ok()?;
+                let record = Record::open(&STANDARD.decode(value.signed()?).ok()?, &anchor).ok()?;
+                Some(removed.contains(&record.certificate.serial))
+            };
+            if is_removed() == Some(true)
+                && let Err(e) = client.delete(&entry.key).await
+            {
+                tracing::warn!("cannot take {} away: {e}", entry.key);
+            }
+        }
+    }
+
+    /// Publishes what was decided since.
+    ///
+    /// # Errors
+    /// The registry does not answer; it is published when that does.
+    pub(super) async fn refresh(&self, client: &Client, prefix: &Prefix) -> std::result::Result<(), String> {
+        let listing = client.list(&prefix.all()).await.map_err(|e| e.to_string())?;
+        self.publish(client, prefix, &listing).await;
+        Ok(())
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let failed = |e: std::io::Error| {
+        Failure::failed(format!("cannot listen on TCP {address} for the registry: {e}"))
+            .with_remedy("choose another `registry-listen` under [network]")
+    };
+    let listener = match TcpListener::bind(address) {
+        // A host without IPv6.
+        Err(_) if address.is_ipv6() && address.ip().is_unspecified() => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).map_err(failed)?
+        }
+        bound => bound.map_err(failed)?,
+    };
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+/// The ledger's rules, as the registry asks them.
+struct HostPolicy(LedgerPolicy);
+
+impl Policy for HostPolicy {
+    fn authenticate(&self, user: &str, password: &str) -> Option<Principal> {
+        self.0.is_user(user, password).then(|| Principal(user.to_owned()))
+    }
+
+    fn permit(
+        &self,
+        who: &Principal,
+        write: &Write<'_>,
+        present: Option<&mvccpb::KeyValue>,
+    ) -> std::result::Result<(), String> {
+        let (key, wanted) = match write {
+            Write::Put { key, value, lease } => (key, Wanted::Put { value, lease: *lease }),
+            Write::Delete { key } => (key, Wanted::Delete),
+        };
+        self.0.may_write(&who.0, key, wanted, present.map(|kv| Present { value: &kv.value, lease: kv.lease }))
+    }
+
+    fn may_read(&self, who: &Principal, key: &[u8], range_end: &[u8]) -> bool {
+        self.0.may_read(&who.0, key, range_end)
+    }
+
+    fn still_valid(&self, who: &Principal) -> bool {
+        self.0.is_valid(&who.0)
+    }
+}

@@ -1,0 +1,87 @@
+//! What a node notes for its next start beside what it knows of others: `lease.json` in its directory. Losing it costs the choice of the
+//! same subnet, nothing else.
+
+use std::fs;
+use std::io::Write;
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::{Failure, Result};
+
+/// The largest file that is read.
+const LARGEST: u64 = 1 << 20;
+
+/// See the module.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Notes {
+    /// The network configuration that this node goes by, as it is in the registry.
+    pub(super) network: Option<String>,
+    /// The subnets it held last.
+    pub(super) subnets: Vec<IpNet>,
+    /// The number of the record it signed last.
+    pub(super) sequence: u64,
+    /// The address that it was seen from when it joined.
+    pub(super) seen: Option<IpAddr>,
+    /// The keys (base64) of the nodes that it had sessions with.
+    pub(super) recent: Vec<String>,
+}
+
+/// Where they are.
+#[derive(Debug, Clone)]
+pub(super) struct NotesFile(PathBuf);
+
+impl NotesFile {
+    /// In the directory of a node.
+    pub(super) fn within(directory: &Path) -> Self {
+        Self(directory.join("lease.json"))
+    }
+
+    /// What was noted; what cannot be read was not.
+    pub(super) fn read(&self) -> Notes {
+        let small = fs::metadata(&self.0).is_ok_and(|m| m.len() <= LARGEST);
+        let text = if small { fs::read(&self.0).ok() } else { None };
+        let Some(text) = text else { return Notes::default() };
+        serde_json::from_slice(&text).unwrap_or_else(|e| {
+            tracing::warn!("{} is not what we wrote ({e}); going on without", self.0.display());
+            Notes::default()
+        })
+    }
+
+    /// Puts them in place of what was noted before, on disk when this returns.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(super) fn write(&self, notes: &Notes) -> Result<()> {
+        let new = self.0.with_extension("json.new");
+        let written = || {
+            let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            file.write_all(&serde_json::to_vec(notes)?)?;
+            file.sync_all()?;
+            fs::rename(&new, &self.0)?;
+            self.0.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
+        };
+        written().map_err(|e: std::io::Error| Failure::failed(format!("cannot write {}: {e}", self.0.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_survive_and_rubbish_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = NotesFile::within(directory.path());
+        assert_eq!(file.read(), Notes::default());
+        let notes = Notes { sequence: 7, subnets: vec!["10.42.7.0/24".parse().unwrap()], ..Notes::default() };
+        file.write(&notes).unwrap();
+        assert_eq!(file.read(), notes);
+        fs::write(directory.path().join("lease.json"), "{").unwrap();
+        assert_eq!(file.read(), Notes::default());
+    }
+}

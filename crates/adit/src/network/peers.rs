@@ -1,0 +1,147 @@
+//! Nodes and clients as peers of the tunnel: pure.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use registry::view::{Node, PlainNode};
+
+use super::clients::Client;
+use crate::config::{Endpoint, Host, Origin, Overlay, Peer, TransportKind, Tunnel};
+use crate::key::PublicKey;
+use crate::underlay;
+
+/// How often a node behind NAT says something, so that its mapping lives: the shortest that is common for UDP is 30 s (RFC 4787, REQ-5).
+const KEEPALIVE: Duration = Duration::from_secs(25);
+
+/// What is to be in force.
+#[derive(Clone, PartialEq)]
+pub(super) struct Wanted {
+    /// Ours by the lease.
+    pub(super) overlay: Overlay,
+    /// Nodes and clients.
+    pub(super) peers: Vec<Peer>,
+}
+
+impl Wanted {
+    /// The configuration that it makes of the present one; what the file says stays.
+    pub(super) fn of(&self, present: &Tunnel) -> Tunnel {
+        let mut tunnel = present.clone();
+        tunnel.peers.retain(|peer| peer.origin == Origin::File);
+        let (names, keys, prefixes) = local(&tunnel);
+        for peer in &self.peers {
+            let mut peer = peer.clone();
+            if peer.public_key.as_ref().is_some_and(|key| keys.contains(key)) {
+                continue;
+            }
+            peer.allowed_ips.retain(|prefix| !prefixes.contains(prefix));
+            if peer.allowed_ips.is_empty() {
+                continue;
+            }
+            if names.contains(&peer.name.to_lowercase()) {
+                peer.name.push_str(".node");
+            }
+            tunnel.peers.push(peer);
+        }
+        tunnel.overlay = Some(self.overlay.clone());
+        tunnel
+    }
+
+    /// What the file of `present` keeps from being in force, as sentences.
+    pub(super) fn conflicts(&self, present: &Tunnel) -> Vec<String> {
+        let mut file = present.clone();
+        file.peers.retain(|peer| peer.origin == Origin::File);
+        let (_, keys, prefixes) = local(&file);
+        let mut conflicts = Vec::new();
+        for peer in &self.peers {
+            if peer.public_key.as_ref().is_some_and(|key| keys.contains(key)) {
+                conflicts.push(format!("{}: its key is that of a [[peer]] of the file, which counts", peer.name));
+            }
+            for prefix in peer.allowed_ips.iter().filter(|prefix| prefixes.contains(prefix)) {
+                conflicts.push(format!("{}: {prefix} belongs to a [[peer]] of the file, which counts", peer.name));
+            }
+        }
+        conflicts
+    }
+}
+
+/// Names (in small letters), keys and prefixes of the file.
+fn local(tunnel: &Tunnel) -> (HashSet<String>, HashSet<PublicKey>, HashSet<IpNet>) {
+    let peers = &tunnel.peers;
+    (
+        peers.iter().map(|peer| peer.name.to_lowercase()).collect(),
+        peers.iter().filter_map(|peer| peer.public_key.clone()).collect(),
+        peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied()).collect(),
+    )
+}
+
+/// Which of several endpoints of each node is tried.
+#[derive(Default)]
+pub(super) struct Turns(HashMap<String, usize>);
+
+impl Turns {
+    /// The next one, since nobody answers at the present one.
+    pub(super) fn advance(&mut self, name: &str) {
+        *self.0.entry(name.to_owned()).or_default() += 1;
+    }
+
+    fn choose<'a>(&self, name: &str, endpoints: &[&'a SocketAddr]) -> Option<&'a SocketAddr> {
+        let turn = self.0.get(name).copied().unwrap_or(0);
+        endpoints.get(turn.checked_rem(endpoints.len())?).copied()
+    }
+}
+
+/// A node as a peer. `listen` is where our socket is, `behind_nat` whether we cannot be called ourselves.
+pub(super) fn of_node(node: &Node, listen: SocketAddr, behind_nat: bool, turns: &Turns) -> Peer {
+    let usable: Vec<&SocketAddr> =
+        node.endpoints.iter().filter(|address| underlay::is_usable(address, listen)).collect();
+    Peer {
+        name: node.name.clone(),
+        public_key: Some(PublicKey::from_bytes(node.sealed_key)),
+        endpoint: turns.choose(&node.name, &usable).map(at),
+        allowed_ips: node.subnets.iter().collect(),
+        transport: TransportKind::Sealed,
+        preshared_key: None,
+        keepalive: (behind_nat && !node.behind_nat && !usable.is_empty()).then_some(KEEPALIVE),
+        origin: Origin::Network,
+    }
+}
+
+/// How many endpoints of a node we could try.
+pub(super) fn choices(node: &Node, listen: SocketAddr) -> usize {
+    node.endpoints.iter().filter(|address| underlay::is_usable(address, listen)).count()
+}
+
+/// A node of flannel's own as a peer, on the port that all of a `udp` network use.
+pub(super) fn of_plain_node(node: &PlainNode, port: u16) -> Peer {
+    let address = SocketAddr::new(node.public_ip.into(), port);
+    Peer {
+        name: node.public_ip.to_string(),
+        public_key: None,
+        endpoint: Some(at(&address)),
+        allowed_ips: node.subnets.iter().collect(),
+        transport: TransportKind::Plain,
+        preshared_key: None,
+        keepalive: None,
+        origin: Origin::Network,
+    }
+}
+
+/// A client as a peer: it calls us.
+pub(super) fn of_client(client: &Client) -> Peer {
+    Peer {
+        name: client.name.clone(),
+        public_key: Some(client.public_key.clone()),
+        endpoint: None,
+        allowed_ips: client.addresses.clone(),
+        transport: TransportKind::WireGuard,
+        preshared_key: Some(client.preshared_key.clone()),
+        keepalive: None,
+        origin: Origin::Client,
+    }
+}
+
+fn at(address: &SocketAddr) -> Endpoint {
+    Endpoint { host: Host::Address(address.ip()), port: address.port() }
+}

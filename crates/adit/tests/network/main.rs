@@ -1,0 +1,6 @@
+//! Networks of nodes: made and joined by the verbs, on hosts in namespaces.
+
+#[path = "../bed/mod.rs"]
+mod bed;
+mod story;
+mod world;

@@ -1,0 +1,296 @@
+//! Hosts that make a network as a person would, by the verbs, and containers on a bridge of each.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+
+use adit::api::status::NetworkStatus;
+use adit::api::{self, Status};
+use ipnet::IpNet;
+use linux::netlink::{LinkChange, Netlink, Route, VethEnd};
+use linux::netns::NetNs;
+use tempfile::TempDir;
+
+use crate::bed::daemon::ADIT;
+use crate::bed::traffic::{End, exchange_tcp};
+use crate::bed::{Family, Host, PATIENCE, wait_for};
+
+/// One host with directories of its own, as if it had a disk of its own.
+pub(crate) struct Node<'a> {
+    pub(crate) host: &'a Host,
+    pub(crate) directory: TempDir,
+}
+
+impl<'a> Node<'a> {
+    pub(crate) fn new(host: &'a Host) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        Self { host, directory }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn file(&self) -> String {
+        self.path("adit.toml").to_str().unwrap().to_owned()
+    }
+
+    /// The program, on this host and with its directories.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(ADIT);
+        command.args(arguments).stdin(Stdio::null());
+        command.env("ADIT_RUNTIME_DIR", self.path("run")).env("ADIT_STATE_DIR", self.path("state"));
+        command.env("ADIT_WIREGUARD_DIR", self.path("wireguard"));
+        command
+    }
+
+    pub(crate) fn try_adit(&self, arguments: &[&str]) -> Output {
+        self.host.namespace.run(|| self.command(arguments).output()).unwrap().unwrap()
+    }
+
+    /// Runs a verb, which is to succeed; answers what it prints.
+    pub(crate) fn adit(&self, arguments: &[&str]) -> String {
+        let output = self.try_adit(arguments);
+        assert!(output.status.success(), "adit {arguments:?}: {}\n{}", said(&output), self.log());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs a verb, which is to fail; answers its sentence.
+    pub(crate) fn refused(&self, arguments: &[&str]) -> String {
+        let output = self.try_adit(arguments);
+        assert!(!output.status.success(), "adit {arguments:?} succeeds: {}", String::from_utf8_lossy(&output.stdout));
+        said(&output)
+    }
+
+    /// Makes a network; answers the token for the next host.
+    pub(crate) fn init(&self, arguments: &[&str]) -> String {
+        let name = format!("host{}", self.host.number);
+        let file = self.file();
+        let all: Vec<&str> =
+            ["init", "--config", &file, "--name", &name, "--no-start"].iter().chain(arguments).copied().collect();
+        token(&self.adit(&all))
+    }
+
+    /// A token more.
+    pub(crate) fn token(&self, arguments: &[&str]) -> String {
+        let all: Vec<&str> = ["token", "create"].iter().chain(arguments).copied().collect();
+        token(&self.adit(&all))
+    }
+
+    /// Joins a network.
+    pub(crate) fn join(&self, token: &str) {
+        let name = format!("host{}", self.host.number);
+        self.adit(&["join", token, "--config", &self.file(), "--name", &name, "--no-start"]);
+    }
+
+    /// Starts the daemon and waits until it is ready.
+    pub(crate) fn up(&self) -> Daemon<'_, 'a> {
+        let file = self.file();
+        self.up_with(&["up", "--config", &file])
+    }
+
+    /// The same with other arguments.
+    pub(crate) fn up_with(&self, arguments: &[&str]) -> Daemon<'_, 'a> {
+        let daemon = self.spawn(arguments);
+        match daemon.lines.recv_timeout(PATIENCE) {
+            Ok(line) => assert!(line.contains(" is up: "), "{line}"),
+            Err(_) => panic!("the daemon does not become ready:\n{}", self.log()),
+        }
+        daemon
+    }
+
+    /// Starts the daemon without waiting.
+    pub(crate) fn spawn(&self, arguments: &[&str]) -> Daemon<'_, 'a> {
+        let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
+        let spawn = || self.command(arguments).stdout(Stdio::piped()).stderr(log).spawn();
+        let mut child = self.host.namespace.run(spawn).unwrap().unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        Daemon { node: self, child, lines }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// The lease as flannel's file has it: the variables.
+    pub(crate) fn subnet_env(&self, name: &str) -> String {
+        let text = fs::read_to_string(self.path("run/subnet.env")).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
+        line.unwrap_or_else(|| panic!("{name} is not in {text}")).to_owned()
+    }
+
+    /// A container on a bridge of this host, as any runtime makes one from the lease: the first address is the bridge's, this one's the second.
+    pub(crate) fn container(&self) -> Container {
+        let gateway: IpNet = self.subnet_env("FLANNEL_SUBNET").parse().unwrap();
+        let IpAddr::V4(first) = gateway.addr() else { panic!("{gateway}") };
+        let address = Ipv4Addr::from(u32::from(first) + 1);
+        let mut outside = self.host.netlink();
+        outside.create_bridge("br0", Some([2, 0, 0, 0, 1, 1])).unwrap();
+        let bridge = outside.existing_link("br0").unwrap().index;
+        outside.set_up(bridge, true).unwrap();
+        outside.add_address(bridge, gateway, true).unwrap();
+        let namespace = NetNs::anonymous().unwrap();
+        Netlink::open_in(&namespace).unwrap().set_up(1, true).unwrap();
+        let ends = (
+            VethEnd { name: "c0", ..VethEnd::default() },
+            VethEnd { name: "eth0", netns: Some(&namespace), ..VethEnd::default() },
+        );
+        outside.create_veth(&ends.0, &ends.1).unwrap();
+        let port = outside.existing_link("c0").unwrap().index;
+        let change = LinkChange { controller: Some(Some(bridge)), up: Some(true), ..LinkChange::default() };
+        outside.change_link(port, &change).unwrap();
+        let mut inside = Netlink::open_in(&namespace).unwrap();
+        let index = inside.existing_link("eth0").unwrap().index;
+        inside.set_up(index, true).unwrap();
+        inside.add_address(index, IpNet::new(address.into(), gateway.prefix_len()).unwrap(), true).unwrap();
+        let mtu = self.subnet_env("FLANNEL_MTU").parse().unwrap();
+        inside.change_link(index, &LinkChange { mtu: Some(mtu), ..LinkChange::default() }).unwrap();
+        let route = Route::new("0.0.0.0/0".parse().unwrap());
+        inside.add_route(&Route { gateway: Some(gateway.addr()), device: Some(index), ..route }).unwrap();
+        Container { namespace, address: address.into() }
+    }
+
+    /// Takes the bridge of containers away.
+    pub(crate) fn remove_bridge(&self) {
+        let mut netlink = self.host.netlink();
+        for name in ["c0", "br0"] {
+            if let Some(link) = netlink.link(name).unwrap() {
+                netlink.delete_link(link.index).unwrap();
+            }
+        }
+    }
+
+    pub(crate) fn underlay(&self) -> IpAddr {
+        self.host.underlay(Family::V4)
+    }
+}
+
+/// What a verb said on standard error.
+pub(crate) fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The token in what a verb printed.
+fn token(text: &str) -> String {
+    let line = text.lines().find_map(|line| line.trim().strip_prefix("adit join "));
+    line.unwrap_or_else(|| panic!("no token in {text}")).to_owned()
+}
+
+/// A namespace behind a bridge.
+pub(crate) struct Container {
+    pub(crate) namespace: NetNs,
+    pub(crate) address: IpAddr,
+}
+
+impl Container {
+    pub(crate) fn end(&self) -> End<'_> {
+        End::new(&self.namespace, self.address)
+    }
+
+    /// Whether one ping to an address is answered.
+    pub(crate) fn pings(&self, to: IpAddr) -> bool {
+        let run = || Command::new("ping").args(["-c", "1", "-W", "1", "-n", &to.to_string()]).output();
+        self.namespace.run(run).unwrap().unwrap().status.success()
+    }
+
+    /// Waits until pings to an address are answered.
+    pub(crate) fn reaches(&self, to: &Self) {
+        wait_for(&format!("an answer of {} to {}", to.address, self.address), || self.pings(to.address).then_some(()));
+    }
+}
+
+/// Each of them exchanges pings and TCP with each other.
+pub(crate) fn all_talk(containers: &[Container]) {
+    for (i, one) in containers.iter().enumerate() {
+        for other in &containers[i + 1..] {
+            one.reaches(other);
+            other.reaches(one);
+            exchange_tcp(one.end(), other.end(), 300_000, 200_000);
+        }
+    }
+}
+
+/// A daemon. It is killed when this is dropped.
+pub(crate) struct Daemon<'n, 'h> {
+    pub(crate) node: &'n Node<'h>,
+    pub(crate) child: Child,
+    pub(crate) lines: mpsc::Receiver<String>,
+}
+
+impl Daemon<'_, '_> {
+    pub(crate) fn status(&self) -> Status {
+        match api::status(&self.node.path("run"), "adit0") {
+            Ok(status) => status,
+            Err(e) => panic!("{e}\n{}", self.node.log()),
+        }
+    }
+
+    pub(crate) fn network(&self) -> NetworkStatus {
+        self.status().network.expect("it is a node")
+    }
+
+    /// Waits until it knows so many other nodes.
+    pub(crate) fn await_nodes(&self, count: usize) {
+        wait_for(&format!("{count} other nodes of host{}", self.node.host.number), || {
+            (self.network().nodes.len() == count).then_some(())
+        });
+    }
+
+    /// Waits until something is said to be wrong.
+    pub(crate) fn await_problem(&self, part: &str) -> String {
+        wait_for(&format!("a problem with {part:?}"), || {
+            self.network().problems.into_iter().find(|problem| problem.contains(part))
+        })
+    }
+
+    pub(crate) fn subnet(&self) -> IpNet {
+        wait_for("a subnet", || self.network().subnets.first().copied())
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.child.id())]).status().unwrap();
+        assert!(status.success());
+    }
+
+    pub(crate) fn crash(mut self) {
+        self.child.kill().unwrap();
+        assert_eq!(self.child.wait().unwrap().signal(), Some(9));
+    }
+
+    pub(crate) fn terminate(mut self) {
+        self.signal("TERM");
+        self.await_end();
+    }
+
+    /// Waits until it ends well.
+    pub(crate) fn await_end(&mut self) {
+        let status = wait_for("the daemon's end", || self.child.try_wait().unwrap());
+        assert!(status.success(), "{status}\n{}", self.node.log());
+    }
+}
+
+impl Drop for Daemon<'_, '_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let status = api::status(&self.node.path("run"), "adit0");
+            let told =
+                status.map_or_else(|e| e.to_string(), |s| format!("{:?}\n{:?}\n{:?}", s.network, s.peers, s.drops));
+            eprintln!("---- host{}: {told}\n{}", self.node.host.number, self.node.log());
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
