@@ -1,5 +1,7 @@
 //! The client against etcd: what it asks, whom, and what it says when that goes wrong.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing test is to stop there")]
+
 mod support_etcd;
 
 use std::time::Duration;
