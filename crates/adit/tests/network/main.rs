@@ -2,5 +2,6 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+mod crowd;
 mod story;
 mod world;
