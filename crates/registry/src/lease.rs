@@ -95,7 +95,7 @@ pub enum Change {
         /// Their entry.
         by: KeyValue,
     },
-    /// The registry did not do what it was asked for. It goes on being asked; this is said once.
+    /// The registry did not do what it was asked for. It goes on being asked; this is said once, until another change is.
     Failing(LeaseError),
     /// It does again.
     Working,
@@ -112,8 +112,13 @@ pub struct Keeper {
     avoid: Vec<Subnets>,
     mine: Option<Mine>,
     due: Instant,
+    /// After failures.
     backoff: Backoff,
     is_failing: bool,
+    /// After writes that did not last.
+    calm: Backoff,
+    /// Whether something may have happened to the entry.
+    is_doubtful: bool,
 }
 
 /// The lease that we have, and what we last saw of it.
@@ -154,6 +159,8 @@ impl Keeper {
             due,
             backoff,
             is_failing: false,
+            calm: Backoff::default(),
+            is_doubtful: false,
         }
     }
 
@@ -197,12 +204,14 @@ impl Keeper {
 
     fn keep(&mut self, mine: Mine) -> Held {
         let held = mine.held.clone();
-        self.due = Instant::now() + jitter(mine.ttl / 3);
+        let now = Instant::now();
+        self.due = now + jitter(mine.ttl / 3);
+        self.calm.began(now);
         self.mine = Some(mine);
         held
     }
 
-    /// Takes notice of what the registry says of our entry. [`due`](Self::due) is now if that is to be looked at.
+    /// Takes notice of what the registry says of our entry. [`due`](Self::due) is now, or soon, if that is to be looked at.
     pub fn observe(&mut self, update: &Update) {
         let Some(mine) = &self.mine else { return };
         let is_doubtful = match update {
@@ -219,8 +228,10 @@ impl Keeper {
             Update::Back => true,
             Update::Lost(_) => false,
         };
-        if is_doubtful {
-            self.due = Instant::now();
+        // Where two hosts are by mistake the same node, each would put right what the other wrote, as fast as they can.
+        if is_doubtful && !std::mem::replace(&mut self.is_doubtful, true) {
+            let now = Instant::now();
+            self.due = self.due.min(now + self.calm.pause(now));
         }
     }
 
@@ -247,6 +258,7 @@ impl Keeper {
 
     fn settle(&mut self, result: Result<Change, LeaseError>) -> Change {
         let now = Instant::now();
+        self.is_doubtful = false;
         match result {
             Ok(change) => {
                 self.backoff = Backoff::default();
@@ -275,10 +287,13 @@ impl Keeper {
         if self.describe.is_ours(&entry) {
             return self.renew(entry, asked).await;
         }
-        if self.describe.is_free(&entry) && write::delete(&self.client, &key, entry.mod_revision).await? {
-            return self.reclaim(subnets).await;
+        if !self.describe.is_free(&entry) {
+            return Ok(self.taken(entry));
         }
-        Ok(self.taken(entry))
+        match write::delete(&self.client, &key, entry.mod_revision).await? {
+            true => self.reclaim(subnets).await,
+            false => Err(LeaseError::Contended),
+        }
     }
 
     /// The entry is ours. Its lease begins again, and it gets our value if it has another.
