@@ -1,6 +1,7 @@
 //! The thread `network`: what is learned of the network, and what follows from it.
 
 use std::collections::{HashMap, VecDeque};
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
@@ -99,7 +100,7 @@ pub(super) struct Agent {
     handle: Option<Handle>,
     in_force: Option<Wanted>,
     refused: Vec<String>,
-    mtu_written: Option<u32>,
+    written_env: Option<SubnetEnv>,
 }
 
 impl Agent {
@@ -149,7 +150,7 @@ impl Agent {
             handle: None,
             in_force: None,
             refused: Vec::new(),
-            mtu_written: None,
+            written_env: None,
         })
     }
 
@@ -182,7 +183,9 @@ impl Agent {
     /// All keys of the network, as they change. The watch has a task of its own, so that nothing of it is lost while we do something else.
     fn watch(&self) -> Receiver<Update> {
         let (sender, receiver) = mpsc::channel(64);
-        let mut watcher = Watcher::new(self.client.clone(), self.member.prefix.all(), RELIST);
+        // A node's time is over by listings alone, so that there are some in the life of each lease.
+        let relist = RELIST.min(self.settings.lease_ttl / 3);
+        let mut watcher = Watcher::new(self.client.clone(), self.member.prefix.all(), relist);
         tokio::spawn(async move {
             loop {
                 let update = watcher.next().await;
@@ -513,7 +516,14 @@ impl Agent {
     /// Another node has our subnet. Without containers we take another one; with some, nothing is renumbered behind their backs.
     fn step_back(&mut self, by: &str) {
         let lost = list(&self.notes.subnets);
-        if self.is_inhabited() {
+        let is_inhabited = self.is_inhabited();
+        // Whose it is, the others know by its record; a restart must not take it up again by what is noted.
+        if let Some(view) = &mut self.view {
+            view.unpublish();
+        }
+        self.notes.subnets.clear();
+        self.write_notes();
+        if is_inhabited {
             self.alarm(format!(
                 "{lost} is {by}'s now: we step back from it, and containers here that have its addresses are cut off; remove them, and \
                  start adit again to take another subnet"
@@ -521,7 +531,6 @@ impl Agent {
             return;
         }
         tracing::warn!("{lost} is {by}'s now: we step back from it, and take another subnet");
-        self.notes.subnets.clear();
         if let Some(lease) = &self.lease {
             lease.acquire_later();
         }
@@ -559,6 +568,10 @@ impl Agent {
             forward: self.settings.forward_rules,
             membership: self.member.membership(),
         };
+        // Who has no subnet speaks for nobody: nothing is sent then, and nothing accepted.
+        if held.is_empty() {
+            return Ok(Wanted { overlay, peers: Vec::new() });
+        }
         let mut peers: Vec<config::Peer> =
             view.nodes().iter().map(|node| peers::of_node(node, self.listen, self.behind_nat, &self.turns)).collect();
         if let (true, Backend::Udp { port }) = (self.settings.plain, &network.backend) {
@@ -633,15 +646,26 @@ impl Agent {
         }
     }
 
+    /// The files for who gives addresses to containers: as they are to be, also where somebody changed or deleted them. There are none without
+    /// a subnet.
     fn write_subnet_files(&mut self, handle: &Handle) {
-        let mtu = handle.facts().mtu();
-        let (Some(wanted), true) = (&self.in_force, self.mtu_written != Some(mtu)) else { return };
+        let Some(wanted) = &self.in_force else { return };
         if wanted.overlay.subnets.is_empty() {
+            if self.written_env.take().is_some()
+                && let Err(failure) = self.written.remove()
+            {
+                self.alarm(failure.to_string());
+            }
             return;
         }
-        let content = SubnetEnv::new(&wanted.overlay, mtu);
+        let content = SubnetEnv::new(&wanted.overlay, handle.facts().mtu());
+        let text = content.to_string();
+        let is_so = |path: &PathBuf| fs::read_to_string(path).is_ok_and(|present| present == text);
+        if self.written_env.as_ref() == Some(&content) && self.subnet_files.iter().all(is_so) {
+            return;
+        }
         match self.written.write(&self.subnet_files, &content) {
-            Ok(()) => self.mtu_written = Some(mtu),
+            Ok(()) => self.written_env = Some(content),
             Err(failure) => drop(self.alarm(failure.to_string())),
         }
     }
@@ -708,9 +732,14 @@ impl Agent {
     fn note_recent(&mut self, picture: &Picture) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let is_recent = |at: Duration| now.saturating_sub(at) < SESSION;
+        let called = |key: &PublicKey| self.began.elapsed() < SESSION && self.notes.recent.contains(&key.to_string());
         let mut recent: Vec<String> = picture
             .peers()
-            .filter(|(peer, now)| peer.origin == Origin::Network && now.handshake.is_some_and(is_recent))
+            // Those of the run before as well, until they had time to answer: this one may be short.
+            .filter(|(peer, now)| {
+                let is_known = || peer.public_key.as_ref().is_some_and(called);
+                peer.origin == Origin::Network && (now.handshake.is_some_and(is_recent) || is_known())
+            })
             .filter_map(|(peer, _)| peer.public_key.as_ref().map(ToString::to_string))
             .collect();
         recent.sort();
