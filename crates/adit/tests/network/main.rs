@@ -2,5 +2,7 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+mod living;
+mod refusals;
 mod story;
 mod world;
