@@ -1,7 +1,8 @@
 //! Which subnet is ours: acquiring one, keeping it, and knowing when it is another's.
 //!
 //! A [`Keeper`] has one lease. It never writes blindly: each write is a transaction on what it last saw, so that of two nodes that
-//! want a subnet one gets it, and a node that slept past its time finds out instead of overwriting its successor.
+//! want a subnet one gets it, and a node that slept past its time finds out instead of overwriting its successor. Who writes over a lease that
+//! lives keeps to no rule, and gets nothing by it: the entry is put there again.
 //!
 //! Who drives it feeds it what a [`Watcher`](crate::client::Watcher) tells, and lets it work when it wants to:
 //!
@@ -39,14 +40,17 @@ use write::{Expect, Outcome};
 /// How often another subnet is tried after somebody else was faster.
 const TRIES: usize = 50;
 
+/// How long after an entry of others in our place was answered the next one is.
+const CALM: Duration = Duration::from_secs(1);
+
 /// What a keeper has to know of its node.
 pub trait Describe: Send + Sync {
     /// What stands in the registry for these subnets, made anew: a later value counts before an earlier one.
     fn value(&self, subnets: &Subnets) -> Vec<u8>;
     /// Whether an entry is this node's, written by it at any time, or reserved for it.
     fn is_ours(&self, entry: &KeyValue) -> bool;
-    /// Whether an entry stands for nobody, so that its subnets may be taken: that of a node that was removed, or one that does not
-    /// prove whose it is where that is asked for.
+    /// Whether an entry stands for nobody, so that its subnets may be taken, if there are no others: that of a node that was removed, or one that
+    /// does not prove whose it is where that is asked for.
     fn is_free(&self, entry: &KeyValue) -> bool;
 }
 
@@ -114,6 +118,8 @@ pub struct Keeper {
     due: Instant,
     backoff: Backoff,
     is_failing: bool,
+    /// Before this nothing that stands in our place is answered again: who writes there without end is not to keep us busy.
+    calm: Option<Instant>,
 }
 
 /// The lease that we have, and what we last saw of it.
@@ -154,6 +160,7 @@ impl Keeper {
             due,
             backoff,
             is_failing: false,
+            calm: None,
         }
     }
 
@@ -220,7 +227,8 @@ impl Keeper {
             Update::Lost(_) => false,
         };
         if is_doubtful {
-            self.due = Instant::now();
+            let now = Instant::now();
+            self.due = self.calm.filter(|calm| *calm > now).unwrap_or(now);
         }
     }
 
@@ -275,10 +283,41 @@ impl Keeper {
         if self.describe.is_ours(&entry) {
             return self.renew(entry, asked).await;
         }
-        if self.describe.is_free(&entry) && write::delete(&self.client, &key, entry.mod_revision).await? {
-            return self.reclaim(subnets).await;
+        if self.describe.is_free(&entry) {
+            self.calm = Some(asked + CALM);
+            return match write::delete(&self.client, &key, entry.mod_revision).await? {
+                true => self.reclaim(subnets).await,
+                false => Err(LeaseError::Contended),
+            };
         }
-        Ok(self.taken(entry))
+        self.contest(entry, asked).await
+    }
+
+    /// Another's entry stands where ours did. By the rules an entry is made where there is none and never written over: while our lease lives, who
+    /// did that is answered. An entry that was made anew, or a lease that ended, says that the subnets are the other's.
+    async fn contest(&mut self, entry: KeyValue, asked: Instant) -> Result<Change, LeaseError> {
+        let Some(mine) = &self.mine else { return Ok(Change::Nothing) };
+        let (subnets, lease, ttl) = (mine.held.subnets, mine.held.lease, mine.ttl);
+        if lease == 0 || entry.create_revision != mine.held.create_revision {
+            return Ok(self.taken(entry));
+        }
+        match self.client.keep_alive_once(lease).await {
+            Ok(_) => {}
+            Err(ClientError::NoLease) => return Ok(self.taken(entry)),
+            Err(error) => return Err(error.into()),
+        }
+        let value = self.describe.value(&subnets);
+        match write::put(&self.client, &entry.key, Expect::Revision(entry.mod_revision), &value, lease).await {
+            Ok(Outcome::Done(written)) => {
+                let (key, ttl) = (entry.key, i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX));
+                self.calm = Some(asked + CALM);
+                Ok(Change::Reclaimed(self.keep(acquire::mine(subnets, key, value, written, (lease, ttl), asked))))
+            }
+            Ok(Outcome::Other(_)) => Err(LeaseError::Contended),
+            // A registry that asks says whose they are.
+            Err(ClientError::Denied { .. }) => Ok(self.taken(entry)),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The entry is ours. Its lease begins again, and it gets our value if it has another.
