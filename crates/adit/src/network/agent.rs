@@ -20,6 +20,7 @@ use super::lease::{self, Lease};
 use super::member::Member;
 use super::notes::{Notes, NotesFile};
 use super::peers::{self, Turns, Wanted};
+use super::publish::Publisher;
 use super::report::{self, Situation};
 use super::{clients, places};
 use crate::config::{self, Network, Origin, Overlay, Tunnel};
@@ -73,6 +74,7 @@ pub(super) struct Agent {
     settings: Network,
     member: Member,
     host: Option<Host>,
+    publisher: Option<Publisher>,
     client: Client,
     notes_file: NotesFile,
     notes: Notes,
@@ -132,6 +134,7 @@ impl Agent {
             settings,
             member,
             host,
+            publisher: None,
             client,
             notes_file,
             notes,
@@ -165,6 +168,8 @@ impl Agent {
             let _ = first.send(Err(failure));
             return;
         }
+        let decisions = self.host.as_ref().map(|host| host.decisions(&self.member.prefix));
+        self.publisher = decisions.map(|decisions| Publisher::start(decisions, self.client.clone()));
         let mut updates = self.watch();
         let wanted = tokio::select! {
             wanted = self.begin(&mut updates) => wanted,
@@ -204,7 +209,7 @@ impl Agent {
             tokio::select! {
                 update = updates.recv() => {
                     let Some(update) = update else { return Err(Failure::failed("the watch ended")) };
-                    self.learn(update).await?;
+                    self.learn(update)?;
                 }
                 () = sleep_until(patience) => {
                     tracing::warn!("the registry does not answer: going on with what is remembered");
@@ -251,7 +256,7 @@ impl Agent {
             let changes = self.lease.as_mut().map(Lease::changes);
             let news = tokio::select! {
                 update = updates.recv() => match update {
-                    Some(update) => self.learn(update).await.unwrap_or_else(|failure| self.alarm(failure.to_string())),
+                    Some(update) => self.learn(update).unwrap_or_else(|failure| self.alarm(failure.to_string())),
                     None => return,
                 },
                 change = lease::next(changes) => self.follow_lease(change),
@@ -271,7 +276,7 @@ impl Agent {
                         let _ = reply.send(());
                         true
                     }
-                    Some(Command::Refresh) => self.refresh().await,
+                    Some(Command::Refresh) => self.refresh(),
                     Some(Command::Leave(reply)) => {
                         let outcome = match &mut self.lease {
                             Some(lease) => {
@@ -297,7 +302,7 @@ impl Agent {
     // ---- what is learned -----------------------------------------------------------------------------------------------
 
     /// Takes in what the registry says; answers whether anything follows from it.
-    async fn learn(&mut self, update: Update) -> Result<bool> {
+    fn learn(&mut self, update: Update) -> Result<bool> {
         match &update {
             Update::Lost(reason) => {
                 if self.lost.is_none() {
@@ -312,8 +317,8 @@ impl Agent {
             }
             Update::Listing(listing) => {
                 self.lost = None;
-                if let Some(host) = &mut self.host {
-                    host.publish(&self.client, &self.member.prefix, listing).await;
+                if let Some(publisher) = &self.publisher {
+                    publisher.compare(listing);
                 }
                 self.learn_network(&listing.entries)?;
                 self.learn_secrets(&listing.entries);
@@ -339,7 +344,7 @@ impl Agent {
         let mut news = view.handle(&update, now, &when);
         news |= matches!(update, Update::Lost(_) | Update::Back | Update::Listing(_));
         if let Some(lease) = &self.lease {
-            lease.set_removed(view.removals());
+            lease.set_known(view.removals(), view.sequences());
             lease.observe(&update);
         }
         Ok(news)
@@ -767,12 +772,10 @@ impl Agent {
         Ok(news)
     }
 
-    async fn refresh(&mut self) -> bool {
+    fn refresh(&mut self) -> bool {
         self.clients = self.member.clients();
-        if let Some(host) = &mut self.host
-            && let Err(sentence) = host.refresh(&self.client, &self.member.prefix).await
-        {
-            self.alarm(sentence);
+        if let Some(publisher) = &self.publisher {
+            publisher.look();
         }
         true
     }
