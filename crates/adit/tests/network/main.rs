@@ -2,5 +2,11 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+mod cluster;
+mod etcd;
+mod flannel;
+mod flow;
+mod hostile;
+mod shared;
 mod story;
 mod world;
