@@ -1,7 +1,8 @@
 //! Which subnet is ours: acquiring one, keeping it, and knowing when it is another's.
 //!
 //! A [`Keeper`] has one lease. It never writes blindly: each write is a transaction on what it last saw, so that of two nodes that
-//! want a subnet one gets it, and a node that slept past its time finds out instead of overwriting its successor.
+//! want a subnet one gets it, and a node that slept past its time finds out instead of overwriting its successor. Who writes over a lease that
+//! lives keeps to no rule, and gets nothing by it: the entry is put there again.
 //!
 //! Who drives it feeds it what a [`Watcher`](crate::client::Watcher) tells, and lets it work when it wants to:
 //!
@@ -45,8 +46,8 @@ pub trait Describe: Send + Sync {
     fn value(&self, subnets: &Subnets) -> Vec<u8>;
     /// Whether an entry is this node's, written by it at any time, or reserved for it.
     fn is_ours(&self, entry: &KeyValue) -> bool;
-    /// Whether an entry stands for nobody, so that its subnets may be taken: that of a node that was removed, or one that does not
-    /// prove whose it is where that is asked for.
+    /// Whether an entry stands for nobody, so that its subnets may be taken, if there are no others: that of a node that was removed, or one that
+    /// does not prove whose it is where that is asked for.
     fn is_free(&self, entry: &KeyValue) -> bool;
 }
 
@@ -287,12 +288,38 @@ impl Keeper {
         if self.describe.is_ours(&entry) {
             return self.renew(entry, asked).await;
         }
-        if !self.describe.is_free(&entry) {
+        if self.describe.is_free(&entry) {
+            return match write::delete(&self.client, &key, entry.mod_revision).await? {
+                true => self.reclaim(subnets).await,
+                false => Err(LeaseError::Contended),
+            };
+        }
+        self.contest(entry, asked).await
+    }
+
+    /// Another's entry stands where ours did. By the rules an entry is made where there is none and never written over: while our lease lives, who
+    /// did that is answered. An entry that was made anew, or a lease that ended, says that the subnets are the other's.
+    async fn contest(&mut self, entry: KeyValue, asked: Instant) -> Result<Change, LeaseError> {
+        let Some(mine) = &self.mine else { return Ok(Change::Nothing) };
+        let (subnets, lease, ttl) = (mine.held.subnets, mine.held.lease, mine.ttl);
+        if lease == 0 || entry.create_revision != mine.held.create_revision {
             return Ok(self.taken(entry));
         }
-        match write::delete(&self.client, &key, entry.mod_revision).await? {
-            true => self.reclaim(subnets).await,
-            false => Err(LeaseError::Contended),
+        match self.client.keep_alive_once(lease).await {
+            Ok(_) => {}
+            Err(ClientError::NoLease) => return Ok(self.taken(entry)),
+            Err(error) => return Err(error.into()),
+        }
+        let value = self.describe.value(&subnets);
+        match write::put(&self.client, &entry.key, Expect::Revision(entry.mod_revision), &value, lease).await {
+            Ok(Outcome::Done(written)) => {
+                let (key, ttl) = (entry.key, i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX));
+                Ok(Change::Reclaimed(self.keep(acquire::mine(subnets, key, value, written, (lease, ttl), asked))))
+            }
+            Ok(Outcome::Other(_)) => Err(LeaseError::Contended),
+            // A registry that asks says whose they are.
+            Err(ClientError::Denied { .. }) => Ok(self.taken(entry)),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -229,7 +229,8 @@ pub fn join(joining: Joining, directories: &Directories) -> Result<Joined> {
         if !joined.registry_ca.is_empty() {
             store.set_registry_ca(&joined.registry_ca).map_err(told)?;
         }
-        if !joined.user.is_empty() {
+        // It is for the embedded registry: what etcd asks for, an administrator writes into the configuration.
+        if joined.registry.is_empty() && !joined.user.is_empty() {
             store.set_credential(&joined.user, &joined.password).map_err(told)?;
         }
         let network = String::from_utf8_lossy(&joined.network_json).into_owned();

@@ -22,6 +22,7 @@ use super::lease::{self, Lease};
 use super::member::Member;
 use super::notes::{Notes, NotesFile};
 use super::peers::{self, Turns, Wanted};
+use super::publish::Publisher;
 use super::report::{self, Situation};
 use super::{clients, places};
 use crate::config::{self, Network, Origin, Overlay, Tunnel};
@@ -73,7 +74,6 @@ enum Topic {
     Notes,
     Memory,
     SubnetFiles,
-    Authority,
 }
 
 /// When a node was last heard of.
@@ -91,6 +91,7 @@ pub(super) struct Agent {
     settings: Network,
     member: Member,
     host: Option<Host>,
+    publisher: Option<Publisher>,
     client: Client,
     notes_file: NotesFile,
     notes: Notes,
@@ -153,6 +154,7 @@ impl Agent {
             settings,
             member,
             host,
+            publisher: None,
             client,
             notes_file,
             notes,
@@ -187,6 +189,8 @@ impl Agent {
             let _ = first.send(Err(failure));
             return;
         }
+        let decisions = self.host.as_ref().map(|host| host.decisions(&self.member.prefix));
+        self.publisher = decisions.map(|decisions| Publisher::start(decisions, self.client.clone()));
         let mut updates = self.watch();
         let wanted = tokio::select! {
             wanted = self.begin(&mut updates) => wanted,
@@ -227,7 +231,7 @@ impl Agent {
             tokio::select! {
                 update = updates.recv() => {
                     let Some(update) = update else { return Err(Failure::failed("the watch ended")) };
-                    self.learn(update).await?;
+                    self.learn(update)?;
                 }
                 () = sleep_until(patience) => {
                     tracing::warn!("the registry does not answer: going on with what is remembered");
@@ -274,7 +278,7 @@ impl Agent {
             let changes = self.lease.as_mut().map(Lease::changes);
             let news = tokio::select! {
                 update = updates.recv() => match update {
-                    Some(update) => self.learn(update).await.unwrap_or_else(|failure| {
+                    Some(update) => self.learn(update).unwrap_or_else(|failure| {
                         self.alarm(Topic::Configuration, failure.to_string());
                         true
                     }),
@@ -297,7 +301,7 @@ impl Agent {
                         let _ = reply.send(());
                         true
                     }
-                    Some(Command::Refresh) => self.refresh().await,
+                    Some(Command::Refresh) => self.refresh(),
                     Some(Command::Leave(reply)) => {
                         let outcome = match &mut self.lease {
                             Some(lease) => {
@@ -323,7 +327,7 @@ impl Agent {
     // ---- what is learned -----------------------------------------------------------------------------------------------
 
     /// Takes in what the registry says; answers whether anything follows from it.
-    async fn learn(&mut self, update: Update) -> Result<bool> {
+    fn learn(&mut self, update: Update) -> Result<bool> {
         match &update {
             Update::Lost(reason) => {
                 if self.lost.is_none() {
@@ -338,8 +342,8 @@ impl Agent {
             }
             Update::Listing(listing) => {
                 self.lost = None;
-                if let Some(host) = &self.host {
-                    host.publish(&self.client, &self.member.prefix, listing).await;
+                if let Some(publisher) = &self.publisher {
+                    publisher.compare(listing);
                 }
                 self.learn_network(&listing.entries)?;
                 self.learn_secrets(&listing.entries);
@@ -365,7 +369,7 @@ impl Agent {
         let mut news = view.handle(&update, now, &when);
         news |= matches!(update, Update::Lost(_) | Update::Back | Update::Listing(_));
         if let Some(lease) = &self.lease {
-            lease.set_removed(view.removals());
+            lease.set_known(view.removals(), view.sequences());
             lease.observe(&update);
         }
         self.tell_alarms();
@@ -837,14 +841,10 @@ impl Agent {
         Ok(news)
     }
 
-    async fn refresh(&mut self) -> bool {
+    fn refresh(&mut self) -> bool {
         self.clients = self.member.clients();
-        if let Some(host) = &self.host {
-            let outcome = host.refresh(&self.client, &self.member.prefix).await;
-            self.follow(
-                Topic::Authority,
-                outcome.map_err(|e| format!("what the authority decided is not published yet: {e}")),
-            );
+        if let Some(publisher) = &self.publisher {
+            publisher.look();
         }
         true
     }
