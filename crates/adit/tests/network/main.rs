@@ -3,6 +3,7 @@
 #[path = "../bed/mod.rs"]
 mod bed;
 mod cluster;
+mod crowd;
 mod etcd;
 mod flannel;
 mod flow;
