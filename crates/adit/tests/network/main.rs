@@ -2,7 +2,10 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+mod clients;
 mod living;
+mod meeting;
+mod quickstart;
 mod refusals;
 mod story;
 mod world;
