@@ -514,7 +514,7 @@ impl Agent {
 
     fn places(&self) -> lease::Places {
         let (public, port) = (self.public.clone(), self.listen.port());
-        lease::Places { public, port, behind_nat: self.behind_nat, seen: self.notes.seen }
+        lease::Places { public, port, behind_nat: self.behind_nat }
     }
 
     fn note_lease(&mut self) -> Result<()> {
@@ -743,13 +743,9 @@ impl Agent {
         let mut news = self.member.forget_old_secrets();
         match self.find_places() {
             Ok(changed) => {
+                let places = self.places();
                 if changed && let Some(lease) = &mut self.lease {
-                    lease.publish(lease::Places {
-                        public: self.public.clone(),
-                        port: self.listen.port(),
-                        behind_nat: self.behind_nat,
-                        seen: self.notes.seen,
-                    });
+                    lease.publish(places);
                 }
                 news |= changed;
             }
@@ -835,7 +831,8 @@ impl Agent {
         }
         let local = places::local_addresses(&mut netlink)?;
         let behind_nat = self.settings.public_ip == config::PublicIp::Auto
-            && self.notes.seen.is_some_and(|seen| !local.contains(&seen) && !seen.is_loopback());
+            && (self.notes.were_translated(&local)
+                || places::are_translated(&public, &self.member.registry_addresses));
         let news = (&self.public, self.behind_nat) != (&public, behind_nat);
         (self.public, self.behind_nat) = (public, behind_nat);
         Ok(news)
