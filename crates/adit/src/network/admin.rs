@@ -234,7 +234,8 @@ pub fn join(joining: Joining, directories: &Directories) -> Result<Joined> {
             store.set_credential(&joined.user, &joined.password).map_err(told)?;
         }
         let network = String::from_utf8_lossy(&joined.network_json).into_owned();
-        let notes = Notes { network: Some(network), seen: Some(joined.seen), ..Notes::default() };
+        let called_from = places::source_towards(joined.enroller);
+        let notes = Notes { network: Some(network), seen: Some(joined.seen), called_from, ..Notes::default() };
         NotesFile::within(&place.directory).write(&notes)?;
         write_configuration(&joining.config, &config::network_file(&joining.device, joining.listen, &settings))
     };

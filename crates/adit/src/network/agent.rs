@@ -544,7 +544,7 @@ impl Agent {
 
     fn places(&self) -> lease::Places {
         let (public, port) = (self.public.clone(), self.listen.port());
-        lease::Places { public, port, behind_nat: self.behind_nat, seen: self.notes.seen }
+        lease::Places { public, port, behind_nat: self.behind_nat }
     }
 
     fn note_lease(&mut self) -> Result<()> {
@@ -875,7 +875,8 @@ impl Agent {
         }
         let local = places::local_addresses(&mut netlink)?;
         let behind_nat = self.settings.public_ip == config::PublicIp::Auto
-            && self.notes.seen.is_some_and(|seen| !local.contains(&seen) && !seen.is_loopback());
+            && (self.notes.were_translated(&local)
+                || places::are_translated(&public, &self.member.registry_addresses));
         let news = (&self.public, self.behind_nat) != (&public, behind_nat);
         (self.public, self.behind_nat) = (public, behind_nat);
         Ok(news)

@@ -2,6 +2,7 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+mod clients;
 mod cluster;
 mod crowd;
 mod etcd;
@@ -9,6 +10,8 @@ mod flannel;
 mod flow;
 mod hostile;
 mod living;
+mod meeting;
+mod quickstart;
 mod refusals;
 mod shared;
 mod story;
