@@ -40,9 +40,6 @@ use write::{Expect, Outcome};
 /// How often another subnet is tried after somebody else was faster.
 const TRIES: usize = 50;
 
-/// How long after an entry of others in our place was answered the next one is.
-const CALM: Duration = Duration::from_secs(1);
-
 /// What a keeper has to know of its node.
 pub trait Describe: Send + Sync {
     /// What stands in the registry for these subnets, made anew: a later value counts before an earlier one.
@@ -99,7 +96,7 @@ pub enum Change {
         /// Their entry.
         by: KeyValue,
     },
-    /// The registry did not do what it was asked for. It goes on being asked; this is said once.
+    /// The registry did not do what it was asked for. It goes on being asked; this is said once, until another change is.
     Failing(LeaseError),
     /// It does again.
     Working,
@@ -116,10 +113,13 @@ pub struct Keeper {
     avoid: Vec<Subnets>,
     mine: Option<Mine>,
     due: Instant,
+    /// After failures.
     backoff: Backoff,
     is_failing: bool,
-    /// Before this nothing that stands in our place is answered again: who writes there without end is not to keep us busy.
-    calm: Option<Instant>,
+    /// After writes that did not last.
+    calm: Backoff,
+    /// Whether something may have happened to the entry.
+    is_doubtful: bool,
 }
 
 /// The lease that we have, and what we last saw of it.
@@ -160,7 +160,8 @@ impl Keeper {
             due,
             backoff,
             is_failing: false,
-            calm: None,
+            calm: Backoff::default(),
+            is_doubtful: false,
         }
     }
 
@@ -204,12 +205,14 @@ impl Keeper {
 
     fn keep(&mut self, mine: Mine) -> Held {
         let held = mine.held.clone();
-        self.due = Instant::now() + jitter(mine.ttl / 3);
+        let now = Instant::now();
+        self.due = now + jitter(mine.ttl / 3);
+        self.calm.began(now);
         self.mine = Some(mine);
         held
     }
 
-    /// Takes notice of what the registry says of our entry. [`due`](Self::due) is now if that is to be looked at.
+    /// Takes notice of what the registry says of our entry. [`due`](Self::due) is now, or soon, if that is to be looked at.
     pub fn observe(&mut self, update: &Update) {
         let Some(mine) = &self.mine else { return };
         let is_doubtful = match update {
@@ -226,9 +229,10 @@ impl Keeper {
             Update::Back => true,
             Update::Lost(_) => false,
         };
-        if is_doubtful {
+        // Where two hosts are by mistake the same node, each would put right what the other wrote, as fast as they can.
+        if is_doubtful && !std::mem::replace(&mut self.is_doubtful, true) {
             let now = Instant::now();
-            self.due = self.calm.filter(|calm| *calm > now).unwrap_or(now);
+            self.due = self.due.min(now + self.calm.pause(now));
         }
     }
 
@@ -255,6 +259,7 @@ impl Keeper {
 
     fn settle(&mut self, result: Result<Change, LeaseError>) -> Change {
         let now = Instant::now();
+        self.is_doubtful = false;
         match result {
             Ok(change) => {
                 self.backoff = Backoff::default();
@@ -284,7 +289,6 @@ impl Keeper {
             return self.renew(entry, asked).await;
         }
         if self.describe.is_free(&entry) {
-            self.calm = Some(asked + CALM);
             return match write::delete(&self.client, &key, entry.mod_revision).await? {
                 true => self.reclaim(subnets).await,
                 false => Err(LeaseError::Contended),
@@ -310,7 +314,6 @@ impl Keeper {
         match write::put(&self.client, &entry.key, Expect::Revision(entry.mod_revision), &value, lease).await {
             Ok(Outcome::Done(written)) => {
                 let (key, ttl) = (entry.key, i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX));
-                self.calm = Some(asked + CALM);
                 Ok(Change::Reclaimed(self.keep(acquire::mine(subnets, key, value, written, (lease, ttl), asked))))
             }
             Ok(Outcome::Other(_)) => Err(LeaseError::Contended),

@@ -1,6 +1,7 @@
 //! The thread `network`: what is learned of the network, and what follows from it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
@@ -29,8 +30,10 @@ use crate::request::{Handle, Picture};
 use crate::subnet_env::{Previous, SubnetEnv, SubnetFiles};
 use crate::{Directories, Failure, Result};
 
-/// The registry is listed anew at least this often: watches of etcd 3.4 may miss something.
+/// The registry is listed anew at least this often: watches of etcd 3.4 may miss something. Where leases are short it is more often, since what is
+/// absent counts by listings.
 const RELIST: Duration = Duration::from_secs(50);
+const RELIST_AT_MOST: Duration = Duration::from_secs(1);
 
 /// Changes come in groups; this long after the first one they are put into force.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -57,6 +60,20 @@ pub(super) enum Command {
     Leave(SyncSender<Result<()>>),
     /// End.
     Stop,
+}
+
+/// What may be wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Topic {
+    Configuration,
+    Lease,
+    Renumbered,
+    Secret,
+    Record,
+    Notes,
+    Memory,
+    SubnetFiles,
+    Authority,
 }
 
 /// When a node was last heard of.
@@ -97,11 +114,14 @@ pub(super) struct Agent {
     public: Vec<IpAddr>,
     behind_nat: bool,
     lost: Option<String>,
-    alarms: Vec<String>,
+    alarms: BTreeMap<Topic, String>,
+    /// What the view has raised, so that each is logged once.
+    raised: Vec<String>,
     handle: Option<Handle>,
     in_force: Option<Wanted>,
     refused: Vec<String>,
-    mtu_written: Option<u32>,
+    /// What the subnet files say.
+    env: Option<SubnetEnv>,
 }
 
 impl Agent {
@@ -148,11 +168,12 @@ impl Agent {
             public: Vec::new(),
             behind_nat: false,
             lost: None,
-            alarms: Vec::new(),
+            alarms: BTreeMap::new(),
+            raised: Vec::new(),
             handle: None,
             in_force: None,
             refused: Vec::new(),
-            mtu_written: None,
+            env: None,
         })
     }
 
@@ -187,7 +208,8 @@ impl Agent {
     /// All keys of the network, as they change. The watch has a task of its own, so that nothing of it is lost while we do something else.
     fn watch(&self) -> Receiver<Update> {
         let (sender, receiver) = mpsc::channel(64);
-        let mut watcher = Watcher::new(self.client.clone(), self.member.prefix.all(), RELIST);
+        let relist = (self.settings.lease_ttl / 2).clamp(RELIST_AT_MOST, RELIST);
+        let mut watcher = Watcher::new(self.client.clone(), self.member.prefix.all(), relist);
         tokio::spawn(async move {
             loop {
                 let update = watcher.next().await;
@@ -256,7 +278,10 @@ impl Agent {
             let changes = self.lease.as_mut().map(Lease::changes);
             let news = tokio::select! {
                 update = updates.recv() => match update {
-                    Some(update) => self.learn(update).unwrap_or_else(|failure| self.alarm(failure.to_string())),
+                    Some(update) => self.learn(update).unwrap_or_else(|failure| {
+                        self.alarm(Topic::Configuration, failure.to_string());
+                        true
+                    }),
                     None => return,
                 },
                 change = lease::next(changes) => self.follow_lease(change),
@@ -347,6 +372,7 @@ impl Agent {
             lease.set_known(view.removals(), view.sequences());
             lease.observe(&update);
         }
+        self.tell_alarms();
         Ok(news)
     }
 
@@ -362,7 +388,7 @@ impl Agent {
 
     fn know_own(&mut self, record: &[u8]) {
         if let Some(Err(e)) = self.view.as_mut().map(|view| view.publish(record)) {
-            self.alarm(format!("our own record is not believed: {e}"));
+            self.alarm(Topic::Record, format!("our own record is not believed: {e}"));
         }
     }
 
@@ -373,7 +399,10 @@ impl Agent {
         let said = match NetworkConfig::parse(&entry.value) {
             Ok(said) => said,
             Err(e) if self.network.is_some() => {
-                self.alarm(format!("the network configuration in the registry is not usable any more: {e}"));
+                self.alarm(
+                    Topic::Configuration,
+                    format!("the network configuration in the registry is not usable any more: {e}"),
+                );
                 return Ok(());
             }
             Err(e) => {
@@ -386,8 +415,8 @@ impl Agent {
             (None, None) => None,
         };
         if let Some(contradiction) = before.as_ref().and_then(|before| view::contradiction(before, &said)) {
-            if self.view.is_some() {
-                self.alarm(format!("the registry contradicts what this node goes by: {contradiction}"));
+            if self.handle.is_some() {
+                // The view says so too.
                 return Ok(());
             }
             return Err(Failure::failed(format!("the registry contradicts what this node goes by: {contradiction}"))
@@ -418,10 +447,11 @@ impl Agent {
 
     fn learn_secrets(&mut self, entries: &[KeyValue]) {
         for entry in entries {
-            if let Some(Key::Epoch(number)) = self.member.prefix.read(&entry.key)
-                && let Err(sentence) = self.member.learn_secret(number, &entry.value)
-            {
-                self.alarm(sentence);
+            if let Some(Key::Epoch(number)) = self.member.prefix.read(&entry.key) {
+                let learned = self.member.learn_secret(number, &entry.value);
+                if learned != Ok(false) {
+                    self.follow(Topic::Secret, learned.map(drop));
+                }
             }
         }
     }
@@ -438,13 +468,30 @@ impl Agent {
         self.go_by(network, None).is_ok()
     }
 
-    fn alarm(&mut self, sentence: String) -> bool {
-        if !self.alarms.contains(&sentence) {
+    /// Something is wrong: said once, and shown until it is not any more.
+    fn alarm(&mut self, topic: Topic, sentence: String) {
+        if self.alarms.get(&topic) != Some(&sentence) {
             tracing::error!("{sentence}");
-            self.alarms.truncate(15);
-            self.alarms.push(sentence);
+            self.alarms.insert(topic, sentence);
         }
-        true
+    }
+
+    /// As [`alarm`](Self::alarm) for a failure, and the end of it for a success.
+    fn follow<E: fmt::Display>(&mut self, topic: Topic, outcome: std::result::Result<(), E>) {
+        match outcome {
+            Ok(()) => drop(self.alarms.remove(&topic)),
+            Err(e) => self.alarm(topic, e.to_string()),
+        }
+    }
+
+    /// Logs what the view raises, each once.
+    fn tell_alarms(&mut self) {
+        let Some(view) = &self.view else { return };
+        let raised: Vec<String> = view.alarms().iter().map(ToString::to_string).collect();
+        for sentence in raised.iter().filter(|sentence| !self.raised.contains(sentence)) {
+            tracing::error!("{sentence}");
+        }
+        self.raised = raised;
     }
 
     // ---- our lease -----------------------------------------------------------------------------------------------------
@@ -480,7 +527,7 @@ impl Agent {
                 list(&self.notes.subnets),
                 list(&subnets)
             );
-            self.alarm(sentence);
+            self.alarm(Topic::Renumbered, sentence);
         }
         self.notes.sequence = sequence;
         if !subnets.is_empty() {
@@ -493,23 +540,20 @@ impl Agent {
         if let Some(lease) = &self.lease {
             self.notes.sequence = self.notes.sequence.max(lease.sequence());
         }
-        if let Err(failure) = self.notes_file.write(&self.notes) {
-            self.alarm(failure.to_string());
-        }
+        let written = self.notes_file.write(&self.notes);
+        self.follow(Topic::Notes, written);
     }
 
     fn follow_lease(&mut self, change: lease::Change) -> bool {
         match change {
             lease::Change::Held => {
-                if let Err(failure) = self.note_lease() {
-                    self.alarm(failure.to_string());
-                }
+                self.alarms.remove(&Topic::Lease);
+                let noted = self.note_lease();
+                self.follow(Topic::Notes, noted);
             }
             lease::Change::Signed(record) => self.know_own(&record),
             lease::Change::Lost => {}
-            lease::Change::Failing(sentence) => {
-                self.alarm(sentence);
-            }
+            lease::Change::Failing(sentence) => self.alarm(Topic::Lease, sentence),
             lease::Change::Taken(by) => self.step_back(&by),
         }
         true
@@ -519,10 +563,11 @@ impl Agent {
     fn step_back(&mut self, by: &str) {
         let lost = list(&self.notes.subnets);
         if self.is_inhabited() {
-            self.alarm(format!(
+            let sentence = format!(
                 "{lost} is {by}'s now: we step back from it, and containers here that have its addresses are cut off; remove them, and \
                  start adit again to take another subnet"
-            ));
+            );
+            self.alarm(Topic::Lease, sentence);
             return;
         }
         tracing::warn!("{lost} is {by}'s now: we step back from it, and take another subnet");
@@ -632,23 +677,22 @@ impl Agent {
     fn remember(&mut self) {
         if let Some(view) = &mut self.view
             && view.is_unsaved()
-            && let Err(sentence) = self.member.remember(&view.memory())
         {
-            self.alarm(sentence);
+            let outcome = self.member.remember(&view.memory());
+            self.follow(Topic::Memory, outcome);
         }
     }
 
     fn write_subnet_files(&mut self, handle: &Handle) {
-        let mtu = handle.facts().mtu();
-        let (Some(wanted), true) = (&self.in_force, self.mtu_written != Some(mtu)) else { return };
-        if wanted.overlay.subnets.is_empty() {
+        let Some(wanted) = self.in_force.as_ref().filter(|wanted| !wanted.overlay.subnets.is_empty()) else { return };
+        let content = SubnetEnv::new(&wanted.overlay, handle.facts().mtu());
+        let stands = self.env.as_ref() == Some(&content) && self.subnet_files.iter().all(|file| file.exists());
+        if stands {
             return;
         }
-        let content = SubnetEnv::new(&wanted.overlay, mtu);
-        match self.written.write(&self.subnet_files, &content) {
-            Ok(()) => self.mtu_written = Some(mtu),
-            Err(failure) => drop(self.alarm(failure.to_string())),
-        }
+        let outcome = self.written.write(&self.subnet_files, &content);
+        self.env = outcome.is_ok().then_some(content);
+        self.follow(Topic::SubnetFiles, outcome);
     }
 
     fn report(&self, handle: &Handle) {
@@ -665,7 +709,7 @@ impl Agent {
             behind_nat: self.behind_nat,
             lost: self.lost.as_deref(),
             embedded: self.host.as_ref().is_some_and(Host::has_registry),
-            alarms: &self.alarms,
+            alarms: self.alarms.values().collect(),
             refused: &self.refused,
             heard: &heard,
         };
@@ -677,6 +721,9 @@ impl Agent {
     /// Traffic, addresses and times; answers whether anything follows.
     fn look_around(&mut self) -> bool {
         let mut news = self.member.forget_old_secrets();
+        if let Some(outcome) = self.publisher.as_ref().map(Publisher::outcome) {
+            self.follow(Topic::Authority, outcome);
+        }
         match self.find_places() {
             Ok(changed) => {
                 if changed && let Some(lease) = &mut self.lease {

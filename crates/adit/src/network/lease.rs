@@ -19,8 +19,9 @@ use tokio::time::Instant;
 use super::member::Member;
 use crate::{Failure, Result};
 
-/// How often a registry that did not answer is asked for a lease again.
+/// How soon a registry that had no lease for us is asked again, and at the latest.
 const AGAIN: Duration = Duration::from_secs(1);
+const AT_THE_LATEST: Duration = Duration::from_secs(30);
 
 /// The type that our records have in flannel's schema.
 const BACKEND: &str = "adit";
@@ -244,15 +245,20 @@ struct Task {
 
 impl Task {
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Order>) {
-        // When a lease that was not to be had is asked for again.
+        // When a lease that was not to be had is asked for again, and how long is waited then.
         let mut again: Option<Instant> = None;
+        let mut pause = AGAIN;
+        let mut later = |outcome: bool| {
+            pause = if outcome { AGAIN } else { (2 * pause).min(AT_THE_LATEST) };
+            (!outcome).then(|| Instant::now() + pause)
+        };
         loop {
             let due = again.unwrap_or_else(|| self.keeper.due());
             tokio::select! {
                 order = inbox.recv() => match order {
                     Some(Order::Acquire(reply)) => {
                         let outcome = self.acquire().await;
-                        again = outcome.is_err().then(|| Instant::now() + AGAIN);
+                        again = later(outcome.is_ok());
                         let _ = reply.send(outcome);
                     }
                     Some(Order::Observe(update)) => self.keeper.observe(&update),
@@ -269,7 +275,7 @@ impl Task {
                 },
                 () = tokio::time::sleep_until(due) => {
                     if again.is_some() {
-                        again = self.acquire().await.is_err().then(|| Instant::now() + AGAIN);
+                        again = later(self.acquire().await.is_ok());
                     } else {
                         let change = self.keeper.maintain().await;
                         self.follow(change);

@@ -13,7 +13,7 @@ use super::{Backoff, Client, ClientError, Event, Listing, Watch, error, jitter};
 use crate::api::etcdserverpb::WatchResponse;
 
 /// How many updates may wait for who asks for them. The registry waits with the rest.
-const WAITING: usize = 64;
+const WAITING: usize = 16;
 /// How many events may come while a listing is made before they wait for it.
 const MEANWHILE: usize = 16_384;
 
@@ -55,6 +55,7 @@ impl Watcher {
             order: Order::default(),
             is_listed: false,
             is_lost: false,
+            failures: 0,
             cluster: None,
             backoff: Backoff::default(),
             next_listing: Instant::now(),
@@ -109,6 +110,8 @@ struct Follower {
     /// What was told is complete up to `order`, and a watch can go on from there.
     is_listed: bool,
     is_lost: bool,
+    /// Since it was last followed.
+    failures: u32,
     cluster: Option<u64>,
     backoff: Backoff,
     next_listing: Instant,
@@ -147,6 +150,7 @@ impl Follower {
         if std::mem::take(&mut self.is_lost) {
             self.tell(Update::Back).await?;
         }
+        self.failures = 0;
         self.backoff.began(Instant::now());
         match self.follow(watch).await {
             End::Cut(reason) => {
@@ -228,7 +232,13 @@ impl Follower {
         Ok(())
     }
 
+    /// One failure is no outage yet: a call may have met the end of a connection.
     async fn lost(&mut self, error: &ClientError) -> Result<(), Gone> {
+        self.failures += 1;
+        if self.failures == 1 && self.is_listed {
+            self.rest().await;
+            return Ok(());
+        }
         self.is_listed = false;
         if !std::mem::replace(&mut self.is_lost, true) {
             self.tell(Update::Lost(error.to_string())).await?;

@@ -154,6 +154,7 @@ async fn ask<T>(
     call: impl AsyncFn(EnrolmentClient<Channel>) -> Result<tonic::Response<T>, Status>,
 ) -> Result<(SocketAddr, T), EnrolError> {
     let mut reason = "its name has no address".to_owned();
+    let mut impostor = None;
     for place in &token.endpoints {
         let addresses: Vec<SocketAddr> = match tokio::net::lookup_host(place.as_str()).await {
             Ok(addresses) => addresses.collect(),
@@ -166,7 +167,11 @@ async fn ask<T>(
             for _ in 0..TRIES {
                 match once(token, address, &call).await {
                     Ok(answer) => return Ok((address, answer)),
-                    Err(Failed::Impostor) => return Err(EnrolError::Impostor(address.to_string())),
+                    // A private address may be another host's where we are: the next one may be right.
+                    Err(Failed::Impostor) => {
+                        impostor = Some(EnrolError::Impostor(address.to_string()));
+                        break;
+                    }
                     Err(Failed::Refused(sentence)) => return Err(EnrolError::Refused(sentence)),
                     Err(Failed::Unreached(why)) => {
                         reason = why;
@@ -177,7 +182,7 @@ async fn ask<T>(
             }
         }
     }
-    Err(EnrolError::Unreachable { places: token.endpoints.join(", "), reason })
+    Err(impostor.unwrap_or_else(|| EnrolError::Unreachable { places: token.endpoints.join(", "), reason }))
 }
 
 enum Failed {
@@ -200,7 +205,9 @@ async fn once<T>(
         .timeout(PATIENCE)
         .tls_config_with_verifier(tls, Pinned::new(token.pin))
         .map_err(|e| unreached(&e))?;
-    let channel = endpoint.connect().await.map_err(|e| {
+    // The limit of the endpoint itself is for TCP alone, and who answers there may never say a word of TLS.
+    let connected = tokio::time::timeout(PATIENCE, endpoint.connect()).await;
+    let channel = connected.map_err(|_| Failed::Unreached("there was no answer in time".to_owned()))?.map_err(|e| {
         let cause = innermost(&e);
         if cause.contains("ApplicationVerificationFailure") { Failed::Impostor } else { Failed::Unreached(cause) }
     })?;

@@ -148,6 +148,15 @@ impl Connection {
         let closed = Some(Box::pin(place.close.clone().cancelled_owned()));
         Self { wire, place, closed }
     }
+
+    /// Whether nobody has asked for its end. If somebody does, whoever called this is woken.
+    fn is_open(&mut self, cx: &mut Context<'_>) -> bool {
+        let open = self.closed.as_mut().is_some_and(|closed| closed.as_mut().poll(cx).is_pending());
+        if !open {
+            self.closed = None;
+        }
+        open
+    }
 }
 
 impl Connected for Connection {
@@ -160,13 +169,8 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let open = match &mut self.closed {
-            Some(closed) => closed.as_mut().poll(cx).is_pending(),
-            None => false,
-        };
-        if !open {
+        if !self.is_open(cx) {
             // The end, as if the other side had closed.
-            self.closed = None;
             return Poll::Ready(Ok(()));
         }
         match &mut self.wire {
@@ -178,6 +182,9 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if !self.is_open(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         match &mut self.wire {
             Wire::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Wire::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),

@@ -109,12 +109,6 @@ pub(super) struct Mandate {
 }
 
 impl Mandate {
-    /// The registry's own: for what it does by itself.
-    #[cfg(test)]
-    pub(super) fn of_root() -> Self {
-        Self { who: Principal::root(), policy: Arc::new(Closed) }
-    }
-
     pub(super) fn may_put(&self, new: &KeyValue, present: Option<&KeyValue>) -> Result<(), Refusal> {
         if new.value.len() > if self.who.is_root() { ROOT_VALUE } else { VALUE } {
             return Err(Refusal::TooLarge);
@@ -180,26 +174,31 @@ mod tests {
             assert!(!lies_under(b"/a/", key.as_bytes(), end.as_bytes()), "{key} {end}");
         }
     }
-}
 
-#[cfg(test)]
-struct Closed;
-
-#[cfg(test)]
-impl Policy for Closed {
-    fn authenticate(&self, _: &str, _: &str) -> Option<Principal> {
-        None
+    impl Mandate {
+        pub(in crate::server) fn of_root() -> Self {
+            Self { who: Principal::root(), policy: Arc::new(Closed) }
+        }
     }
 
-    fn permit(&self, _: &Principal, _: &Write<'_>, _: Option<&KeyValue>) -> Result<(), String> {
-        Err("closed".into())
-    }
+    /// Lets nobody do anything.
+    struct Closed;
 
-    fn may_read(&self, _: &Principal, _: &[u8], _: &[u8]) -> bool {
-        false
-    }
+    impl Policy for Closed {
+        fn authenticate(&self, _: &str, _: &str) -> Option<Principal> {
+            None
+        }
 
-    fn still_valid(&self, _: &Principal) -> bool {
-        true
+        fn permit(&self, _: &Principal, _: &Write<'_>, _: Option<&KeyValue>) -> Result<(), String> {
+            Err("closed".into())
+        }
+
+        fn may_read(&self, _: &Principal, _: &[u8], _: &[u8]) -> bool {
+            false
+        }
+
+        fn still_valid(&self, _: &Principal) -> bool {
+            true
+        }
     }
 }

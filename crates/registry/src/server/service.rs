@@ -24,6 +24,9 @@ use crate::api::etcdserverpb::{
 /// Bytes of one request (etcd's `--max-request-bytes`).
 pub(super) const REQUEST: usize = 1536 * 1024;
 
+/// The same of anybody but `root`, since requests wait in memory: a node writes a record or two at once.
+const REQUEST_OF_NODE: usize = 128 * 1024;
+
 /// What clients are told to expect: etcd's API as of this version, by us.
 const VERSION: &str = concat!("3.4.0+adit.", env!("CARGO_PKG_VERSION"));
 
@@ -63,8 +66,9 @@ pub(super) fn open<T>(request: Request<T>) -> Result<(T, Mandate), Status> {
     Ok((request.into_inner(), mandate))
 }
 
-fn check_size(request: &impl Message) -> Result<(), Refusal> {
-    if request.encoded_len() > REQUEST { Err(Refusal::TooLarge) } else { Ok(()) }
+fn check_size(request: &impl Message, by: &Mandate) -> Result<(), Refusal> {
+    let limit = if by.who.is_root() { REQUEST } else { REQUEST_OF_NODE };
+    if request.encoded_len() > limit { Err(Refusal::TooLarge) } else { Ok(()) }
 }
 
 /// The thread that writes answers each command in its kind.
@@ -86,7 +90,7 @@ impl Kv for Service {
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         let (put, by) = open(request)?;
         txn::check_put(&put)?;
-        check_size(&put)?;
+        check_size(&put, &by)?;
         if put.prev_kv {
             by.may_read(&put.key, &[])?;
         }
@@ -114,7 +118,7 @@ impl Kv for Service {
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
         let (txn, by) = open(request)?;
         txn::check(&txn)?;
-        check_size(&txn)?;
+        check_size(&txn, &by)?;
         txn::may_read(&txn, &by)?;
         let mut answer = if txn::writes(&txn) {
             let Answer::Txn(answer) = self.store.write(Command::Txn(txn), by).await? else { return Err(mismatch()) };

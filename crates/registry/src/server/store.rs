@@ -8,6 +8,8 @@ mod pen;
 mod plan;
 mod retention;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::{
@@ -139,7 +141,10 @@ impl Store {
         let writing = Arc::clone(&shared);
         let thread = thread::Builder::new()
             .name("registry".into())
-            .spawn(move || runtime.block_on(writer::run(writing, jobs)))
+            .spawn(move || {
+                let _last = LastWord(Arc::clone(&writing));
+                runtime.block_on(writer::run(writing, jobs));
+            })
             .map_err(io)?;
         Ok(Self { shared, queue: Some(queue), thread: Some(thread), readers: Semaphore::new(READERS) })
     }
@@ -279,6 +284,17 @@ impl Shared {
         tracing::error!("the registry {} cannot be written any more: {reason}", self.path.display());
         let _ = self.failure.set(reason);
         self.failed.cancel();
+    }
+}
+
+/// Says so if the thread that writes ends by a panic, as redb may on a file that changed under it.
+struct LastWord(Arc<Shared>);
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.fail("the thread that writes it has ended".into());
+        }
     }
 }
 

@@ -262,7 +262,9 @@ impl Session {
     }
 
     async fn compacted(&mut self, id: i64, compact_revision: i64) -> Result<(), Over> {
-        self.send(WatchResponse { watch_id: id, canceled: true, compact_revision, ..WatchResponse::default() }).await
+        // etcd's header has no revision here.
+        self.send_at(0, WatchResponse { watch_id: id, canceled: true, compact_revision, ..WatchResponse::default() })
+            .await
     }
 
     async fn send(&self, answer: WatchResponse) -> Result<(), Over> {

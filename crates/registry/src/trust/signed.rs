@@ -63,7 +63,9 @@ pub(crate) fn open_signed(
     if record.subnets != *subnets {
         return Err(SignedError::Subnets);
     }
-    let named = |address: IpAddr| record.endpoints.iter().any(|endpoint| endpoint.ip() == address);
+    // A node behind a NAT that cannot be called names no endpoint: what stands outside is then where it was seen from, and nobody goes by it.
+    let unnamed = record.behind_nat && record.endpoints.is_empty();
+    let named = |address: IpAddr| unnamed || record.endpoints.iter().any(|endpoint| endpoint.ip() == address);
     let v4 = value.public_ip.is_none_or(|address| named(address.into()));
     let v6 = value.public_ipv6.is_none_or(|address| named(address.into()));
     if v4 && v6 { Ok(record) } else { Err(SignedError::Address) }

@@ -1,7 +1,8 @@
 //! Ranges, puts, deletions and compaction.
 
 use registry::api::etcdserverpb::{
-    CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest, RangeResponse, StatusRequest,
+    AuthenticateRequest, CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, PutRequest, RangeRequest,
+    RangeResponse, StatusRequest, auth_client::AuthClient,
 };
 
 use crate::told::{Told, cases};
@@ -21,6 +22,7 @@ cases![
     binary_keys,
     large_values,
     status,
+    nobody_needs_a_password,
 ];
 
 fn range(told: &Told) -> RangeRequest {
@@ -250,4 +252,10 @@ async fn status(told: &mut Told) {
     let version = status.version.split('.').take(2).collect::<Vec<_>>().join(".");
     told.say(format!("{version} {} {} {}", status.leader == header.member_id, status.is_learner, status.errors.len()));
     assert!(status.db_size > 0 && status.db_size_in_use > 0 && status.raft_index > 0 && status.raft_term > 0);
+}
+
+async fn nobody_needs_a_password(told: &mut Told) {
+    let request = AuthenticateRequest { name: "root".into(), password: "over".into() };
+    let refused = AuthClient::new(told.channel.clone()).authenticate(request).await.unwrap_err();
+    told.say(format!("{:?}: {}", refused.code(), refused.message()));
 }

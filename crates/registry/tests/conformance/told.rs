@@ -102,10 +102,7 @@ impl Told {
     }
 
     /// Writes down an answer or a refusal.
-    pub(crate) fn hear<T: Relative + Debug>(&mut self, answer: Result<Response<T>, Status>) -> Option<T>
-    where
-        T: Clone,
-    {
+    pub(crate) fn hear<T: Relative + Debug + Clone>(&mut self, answer: Result<Response<T>, Status>) -> Option<T> {
         match answer {
             Ok(answer) => {
                 let answer = answer.into_inner();

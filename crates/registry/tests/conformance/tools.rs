@@ -204,12 +204,13 @@ async fn etcdctl_endpoint(told: &mut Told) {
     assert_eq!(healthy, "");
     let said = told.lines.pop().unwrap();
     assert!(said.contains("is healthy"), "{said}");
-    let status = run(told, "endpoint status --write-out=simple");
-    assert!(status.contains(", "), "{:?}", told.lines);
-    told.lines.pop();
+    // Without TLS, this one command of etcdctl 3.4 sends the whole of an "http://…" as :authority, which HTTP/2 forbids and only Go takes.
+    let bare = told.endpoint.trim_start_matches("http://").to_owned();
+    let done = etcdctl(&bare).args(["endpoint", "status", "--write-out=simple"]).output().unwrap();
+    let status = String::from_utf8(done.stdout).unwrap();
     let fields: Vec<&str> = status.trim().split(", ").collect();
-    assert_eq!(fields[0], told.endpoint);
-    told.say(format!("{} {} {} {:?}", fields.len(), fields[2].starts_with("3.4."), fields[4], fields.get(8)));
+    assert_eq!(fields[0], bare, "{}", String::from_utf8_lossy(&done.stderr));
+    told.say(format!("{} {} {}", fields.len(), fields[2].starts_with("3.4."), fields[4]));
     let members = run(told, "member list");
     told.lines.pop();
     let fields: Vec<&str> = members.trim().split(", ").collect();
