@@ -13,7 +13,7 @@ use registry::trust::{Ledger, Record, Serial};
 use tokio::sync::Notify;
 
 /// How often a registry that did not take something is asked to again.
-const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// What is to be in the registry.
 pub(super) struct Decisions {
@@ -94,11 +94,13 @@ impl Publisher {
             loop {
                 wake.notified().await;
                 loop {
-                    let outcome = decisions.publish(&client).await;
-                    let is_done = outcome.is_ok();
-                    *lock(&trouble) = outcome.err();
-                    if is_done {
-                        break;
+                    match decisions.publish(&client).await {
+                        Ok(()) => {
+                            lock(&trouble).take();
+                            break;
+                        }
+                        // The first word of it, so that it is said once.
+                        Err(e) => drop(lock(&trouble).get_or_insert(e)),
                     }
                     tokio::time::sleep(AGAIN).await;
                 }
