@@ -234,7 +234,9 @@ pub fn join(joining: Joining, directories: &Directories) -> Result<Joined> {
             store.set_credential(&joined.user, &joined.password).map_err(told)?;
         }
         let network = String::from_utf8_lossy(&joined.network_json).into_owned();
-        let notes = Notes { network: Some(network), seen: Some(joined.seen), ..Notes::default() };
+        // An address that was its own then says nothing when it has another one.
+        let seen = Some(joined.seen).filter(|seen| !local.contains(seen));
+        let notes = Notes { network: Some(network), seen, ..Notes::default() };
         NotesFile::within(&place.directory).write(&notes)?;
         write_configuration(&joining.config, &config::network_file(&joining.device, joining.listen, &settings))
     };
