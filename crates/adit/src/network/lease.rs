@@ -406,7 +406,9 @@ impl Describe for Signer {
         let Places { public, port, behind_nat, seen } = &published.places;
         let shown = if *behind_nat { seen.iter().copied().collect() } else { public.clone() };
         let public_ip = shown.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None });
+        // flannel names one in networks of IPv6 only.
         let public_ipv6 = shown.iter().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None });
+        let public_ipv6 = public_ipv6.filter(|_| subnets.v6.is_some() || public_ip.is_none());
         let mut value =
             LeaseValue { public_ip, public_ipv6, backend_type: None, backend_data: None, backend_v6_data: None };
         let Some((keys, certificate, anchor)) = &self.signer else { return value.to_json() };
