@@ -1,7 +1,9 @@
 //! All checks, for the fuzz targets.
 
 mod checks;
+mod registry_checks;
 mod tunnel_checks;
 
 pub use checks::*;
+pub use registry_checks::*;
 pub use tunnel_checks::*;

@@ -4,13 +4,9 @@
 //! statically loads modules, and with them the C library, of whatever version the host has, which fits its own by chance only. The
 //! modules `files` and `dns` are built in.
 
-use std::ffi::CStr;
-
-use crate::{Error, Result};
-
-/// The databases that adit asks, and whom it then asks: `/etc/hosts` and DNS, `/etc/passwd`, `/etc/group`.
-const SOURCES: [(&CStr, &CStr); 4] =
-    [(c"hosts", c"files dns"), (c"passwd", c"files"), (c"group", c"files"), (c"initgroups", c"files")];
+#[cfg(target_env = "gnu")]
+use crate::Error;
+use crate::Result;
 
 /// In a statically linked program: asks only whom it can ask without loading anything. To be called before the first name is asked for, and
 /// before there are threads. Elsewhere there is nothing to do.
@@ -27,7 +23,9 @@ fn configure() -> Result<()> {
         /// Of nss.h: whom to ask for what a database has, whatever nsswitch.conf says.
         fn __nss_configure_lookup(database: *const libc::c_char, sources: *const libc::c_char) -> libc::c_int;
     }
-    for (database, sources) in SOURCES {
+    // The databases that adit asks, and whom it then asks: `/etc/hosts` and DNS, `/etc/passwd`, `/etc/group`.
+    let sources = [(c"hosts", c"files dns"), (c"passwd", c"files"), (c"group", c"files"), (c"initgroups", c"files")];
+    for (database, sources) in sources {
         // SAFETY: both are strings with a NUL at their end, which live as long as the program.
         if unsafe { __nss_configure_lookup(database.as_ptr(), sources.as_ptr()) } != 0 {
             let operation = format!("choose whom to ask for {}", database.to_string_lossy());

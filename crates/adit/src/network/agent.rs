@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
@@ -76,7 +77,6 @@ enum Topic {
     Notes,
     Memory,
     SubnetFiles,
-    Authority,
 }
 
 /// When a node was last heard of.
@@ -124,7 +124,7 @@ pub(super) struct Agent {
     in_force: Option<Wanted>,
     refused: Vec<String>,
     /// What the subnet files say.
-    env: Option<SubnetEnv>,
+    written_env: Option<SubnetEnv>,
 }
 
 impl Agent {
@@ -176,7 +176,7 @@ impl Agent {
             handle: None,
             in_force: None,
             refused: Vec::new(),
-            env: None,
+            written_env: None,
         })
     }
 
@@ -211,7 +211,7 @@ impl Agent {
     /// All keys of the network, as they change. The watch has a task of its own, so that nothing of it is lost while we do something else.
     fn watch(&self) -> Receiver<Update> {
         let (sender, receiver) = mpsc::channel(64);
-        let relist = (self.settings.lease_ttl / 2).clamp(RELIST_AT_MOST, RELIST);
+        let relist = (self.settings.lease_ttl / 3).clamp(RELIST_AT_MOST, RELIST);
         let mut watcher = Watcher::new(self.client.clone(), self.member.prefix.all(), relist);
         tokio::spawn(async move {
             loop {
@@ -561,7 +561,14 @@ impl Agent {
     /// Another node has our subnet. Without containers we take another one; with some, nothing is renumbered behind their backs.
     fn step_back(&mut self, by: &str) {
         let lost = list(&self.notes.subnets);
-        if self.is_inhabited() {
+        let is_inhabited = self.is_inhabited();
+        // Whose it is, the others know by its record; a restart must not take it up again by what is noted.
+        if let Some(view) = &mut self.view {
+            view.unpublish();
+        }
+        self.notes.subnets.clear();
+        self.write_notes();
+        if is_inhabited {
             let sentence = format!(
                 "{lost} is {by}'s now: we step back from it, and containers here that have its addresses are cut off; remove them, and \
                  start adit again to take another subnet"
@@ -570,7 +577,6 @@ impl Agent {
             return;
         }
         tracing::warn!("{lost} is {by}'s now: we step back from it, and take another subnet");
-        self.notes.subnets.clear();
         if let Some(lease) = &self.lease {
             lease.acquire_later();
         }
@@ -608,6 +614,10 @@ impl Agent {
             forward: self.settings.forward_rules,
             membership: self.member.membership(),
         };
+        // Who has no subnet speaks for nobody: nothing is sent then, and nothing accepted.
+        if held.is_empty() {
+            return Ok(Wanted { overlay, peers: Vec::new() });
+        }
         let mut peers: Vec<config::Peer> =
             view.nodes().iter().map(|node| peers::of_node(node, self.listen, self.behind_nat, &self.turns)).collect();
         if let Backend::Udp { port } = &network.backend {
@@ -705,15 +715,25 @@ impl Agent {
         }
     }
 
+    /// The files for who gives addresses to containers: as they are to be, also where somebody changed or deleted them. There are none without
+    /// a subnet.
     fn write_subnet_files(&mut self, handle: &Handle) {
-        let Some(wanted) = self.in_force.as_ref().filter(|wanted| !wanted.overlay.subnets.is_empty()) else { return };
+        let Some(wanted) = &self.in_force else { return };
+        if wanted.overlay.subnets.is_empty() {
+            if self.written_env.take().is_some() {
+                let outcome = self.written.remove();
+                self.follow(Topic::SubnetFiles, outcome);
+            }
+            return;
+        }
         let content = SubnetEnv::new(&wanted.overlay, handle.facts().mtu());
-        let stands = self.env.as_ref() == Some(&content) && self.subnet_files.iter().all(|file| file.exists());
-        if stands {
+        let text = content.to_string();
+        let is_so = |path: &PathBuf| fs::read_to_string(path).is_ok_and(|present| present == text);
+        if self.written_env.as_ref() == Some(&content) && self.subnet_files.iter().all(is_so) {
             return;
         }
         let outcome = self.written.write(&self.subnet_files, &content);
-        self.env = outcome.is_ok().then_some(content);
+        self.written_env = outcome.is_ok().then_some(content);
         self.follow(Topic::SubnetFiles, outcome);
     }
 
@@ -786,9 +806,14 @@ impl Agent {
     fn note_recent(&mut self, picture: &Picture) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let is_recent = |at: Duration| now.saturating_sub(at) < SESSION;
+        let called = |key: &PublicKey| self.began.elapsed() < SESSION && self.notes.recent.contains(&key.to_string());
         let mut recent: Vec<String> = picture
             .peers()
-            .filter(|(peer, now)| peer.origin == Origin::Network && now.handshake.is_some_and(is_recent))
+            // Those of the run before as well, until they had time to answer: this one may be short.
+            .filter(|(peer, now)| {
+                let is_known = || peer.public_key.as_ref().is_some_and(called);
+                peer.origin == Origin::Network && (now.handshake.is_some_and(is_recent) || is_known())
+            })
             .filter_map(|(peer, _)| peer.public_key.as_ref().map(ToString::to_string))
             .collect();
         recent.sort();
