@@ -13,7 +13,7 @@ use linux::netlink::Netlink;
 use registry::client::{Client, Event, KeyValue, Update, Watcher};
 use registry::schema::{Backend, Key, NetworkConfig, Subnets};
 use registry::trust::Serial;
-use registry::view::{self, View};
+use registry::view::{self, PlainNode, View};
 use tokio::sync::mpsc::{self, Receiver, UnboundedReceiver};
 use tokio::time::{Instant as Later, MissedTickBehavior, interval, sleep_until, timeout_at};
 
@@ -62,6 +62,9 @@ pub(super) enum Command {
     /// End.
     Stop,
 }
+
+/// As many plain nodes that are not spoken to are named.
+const NAMED: usize = 8;
 
 /// What may be wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -398,13 +401,8 @@ impl Agent {
         let Some(entry) = entries.iter().find(|entry| entry.key == key) else { return Ok(()) };
         let said = match NetworkConfig::parse(&entry.value) {
             Ok(said) => said,
-            Err(e) if self.network.is_some() => {
-                self.alarm(
-                    Topic::Configuration,
-                    format!("the network configuration in the registry is not usable any more: {e}"),
-                );
-                return Ok(());
-            }
+            // The view says so too.
+            Err(_) if self.view.is_some() => return Ok(()),
             Err(e) => {
                 return Err(Failure::failed(format!("{key} in the registry is no network configuration: {e}")));
             }
@@ -422,6 +420,7 @@ impl Agent {
             return Err(Failure::failed(format!("the registry contradicts what this node goes by: {contradiction}"))
                 .with_remedy("if the network was really made anew, run `adit down --purge` here and join again"));
         }
+        self.alarms.remove(&Topic::Configuration);
         if self.network.is_none() {
             self.go_by(said, Some(String::from_utf8_lossy(&entry.value).into_owned()))?;
         }
@@ -621,12 +620,9 @@ impl Agent {
         }
         let mut peers: Vec<config::Peer> =
             view.nodes().iter().map(|node| peers::of_node(node, self.listen, self.behind_nat, &self.turns)).collect();
-        if let (true, Backend::Udp { port }) = (self.settings.plain, &network.backend) {
-            let allowed = |node: &view::PlainNode| {
-                let address = IpAddr::from(node.public_ip);
-                self.settings.plain_from.iter().any(|net| net.contains(&address)) && !self.public.contains(&address)
-            };
-            peers.extend(view.plain_nodes().into_iter().filter(allowed).map(|node| peers::of_plain_node(&node, *port)));
+        if let Backend::Udp { port } = &network.backend {
+            let (plain, _) = self.plain_nodes(view);
+            peers.extend(plain.iter().map(|node| peers::of_plain_node(node, *port)));
         }
         let serves = |client: &&clients::Client| {
             client.addresses.iter().all(|address| held.iter().any(|subnet| subnet.contains(address)))
@@ -634,6 +630,32 @@ impl Agent {
         peers.extend(self.clients.iter().filter(serves).map(peers::of_client));
         peers.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Wanted { overlay, peers })
+    }
+
+    /// Nodes of flannel's own that are spoken to, and why others that might be are not.
+    fn plain_nodes(&self, view: &View) -> (Vec<PlainNode>, Vec<String>) {
+        let mut plain = if self.settings.plain { view.plain_nodes() } else { Vec::new() };
+        plain.retain(|node| {
+            let address = IpAddr::from(node.public_ip);
+            self.settings.plain_from.iter().any(|net| net.contains(&address)) && !self.public.contains(&address)
+        });
+        // Whose word is signed is not spoken to in the clear, whoever writes that somebody else is there.
+        let signed = view.nodes();
+        let at =
+            |address: IpAddr| signed.iter().find(|node| node.endpoints.iter().any(|endpoint| endpoint.ip() == address));
+        let mut apart = Vec::new();
+        plain.retain(|node| {
+            let other = at(node.public_ip.into());
+            if let (Some(other), true) = (other, apart.len() < NAMED) {
+                let PlainNode { subnets, public_ip } = node;
+                apart.push(format!(
+                    "{subnets} is not reached: at {public_ip} there is {}, which is not spoken to in the clear",
+                    other.name
+                ));
+            }
+            other.is_none()
+        });
+        (plain, apart)
     }
 
     async fn put_into_force(&mut self) {
@@ -716,6 +738,10 @@ impl Agent {
     }
 
     fn report(&self, handle: &Handle) {
+        let mut refused = self.refused.clone();
+        if let Some(view) = &self.view {
+            refused.extend(self.plain_nodes(view).1);
+        }
         let heard =
             self.heard.iter().filter(|(_, heard)| heard.ever).map(|(serial, heard)| (*serial, heard.at)).collect();
         let situation = Situation {
@@ -730,7 +756,7 @@ impl Agent {
             lost: self.lost.as_deref(),
             embedded: self.host.as_ref().is_some_and(Host::has_registry),
             alarms: self.alarms.values().collect(),
-            refused: &self.refused,
+            refused: &refused,
             heard: &heard,
         };
         handle.facts().set_network(report::status(&situation));
@@ -741,6 +767,9 @@ impl Agent {
     /// Traffic, addresses and times; answers whether anything follows.
     fn look_around(&mut self) -> bool {
         let mut news = self.member.forget_old_secrets();
+        if let Some(outcome) = self.publisher.as_ref().map(Publisher::outcome) {
+            self.follow(Topic::Authority, outcome);
+        }
         match self.find_places() {
             Ok(changed) => {
                 let places = self.places();
