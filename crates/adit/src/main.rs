@@ -8,6 +8,9 @@ use std::{
 };
 
 fn main() -> ExitCode {
+    if let Err(error) = linux::name_service::ask_without_modules() {
+        let _ = writeln!(io::stderr(), "adit: {error}");
+    }
     let cli = match adit::cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(answer) => {

@@ -61,7 +61,8 @@ pub enum Lifetime {
 pub fn run(tunnel: Tunnel, directories: &Directories, lifetime: Lifetime) -> Result<()> {
     // A device without any peer is one that `wg` may give some.
     let is_wireguard = |peer: &config::Peer| peer.transport == TransportKind::WireGuard;
-    let for_tools = tunnel.peers.is_empty() || tunnel.peers.iter().any(is_wireguard);
+    // And a node may get clients.
+    let for_tools = tunnel.network.is_some() || tunnel.peers.is_empty() || tunnel.peers.iter().any(is_wireguard);
     let device = tunnel.device.name.clone();
     run_with(tunnel, Scope::Host, directories, lifetime, |handle| {
         let serve = || uapi::serve(handle, &directories.wireguard, &device, uapi::Abandoned::GoOn);

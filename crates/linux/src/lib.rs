@@ -15,6 +15,7 @@
 //! | [`clock`] | the time since start, and of day |
 //! | [`cpu`] | what the processor can do |
 //! | [`privilege`] | user-namespace re-entry, capabilities, and what a process gives up |
+//! | [`name_service`] | whom a program without shared libraries asks for names |
 //! | [`daemon`] | leaving the session and the streams of whoever started the process |
 //! | [`watch`] | being told when a file is removed or replaced |
 //! | [`poll`] | readiness of file descriptors, wake-ups between threads |
@@ -25,6 +26,7 @@ pub mod capture;
 pub mod clock;
 pub mod cpu;
 pub mod daemon;
+pub mod name_service;
 pub mod netlink;
 pub mod netns;
 pub mod nft;

@@ -1,7 +1,8 @@
 //! Which subnet is ours: acquiring one, keeping it, and knowing when it is another's.
 //!
 //! A [`Keeper`] has one lease. It never writes blindly: each write is a transaction on what it last saw, so that of two nodes that
-//! want a subnet one gets it, and a node that slept past its time finds out instead of overwriting its successor.
+//! want a subnet one gets it, and a node that slept past its time finds out instead of overwriting its successor. Who writes over a lease that
+//! lives keeps to no rule, and gets nothing by it: the entry is put there again.
 //!
 //! Who drives it feeds it what a [`Watcher`](crate::client::Watcher) tells, and lets it work when it wants to:
 //!
@@ -45,8 +46,8 @@ pub trait Describe: Send + Sync {
     fn value(&self, subnets: &Subnets) -> Vec<u8>;
     /// Whether an entry is this node's, written by it at any time, or reserved for it.
     fn is_ours(&self, entry: &KeyValue) -> bool;
-    /// Whether an entry stands for nobody, so that its subnets may be taken: that of a node that was removed, or one that does not
-    /// prove whose it is where that is asked for.
+    /// Whether an entry stands for nobody, so that its subnets may be taken, if there are no others: that of a node that was removed, or one that
+    /// does not prove whose it is where that is asked for.
     fn is_free(&self, entry: &KeyValue) -> bool;
 }
 
@@ -95,7 +96,7 @@ pub enum Change {
         /// Their entry.
         by: KeyValue,
     },
-    /// The registry did not do what it was asked for. It goes on being asked; this is said once.
+    /// The registry did not do what it was asked for. It goes on being asked; this is said once, until another change is.
     Failing(LeaseError),
     /// It does again.
     Working,
@@ -112,8 +113,13 @@ pub struct Keeper {
     avoid: Vec<Subnets>,
     mine: Option<Mine>,
     due: Instant,
+    /// After failures.
     backoff: Backoff,
     is_failing: bool,
+    /// After writes that did not last.
+    calm: Backoff,
+    /// Whether something may have happened to the entry.
+    is_doubtful: bool,
 }
 
 /// The lease that we have, and what we last saw of it.
@@ -154,6 +160,8 @@ impl Keeper {
             due,
             backoff,
             is_failing: false,
+            calm: Backoff::default(),
+            is_doubtful: false,
         }
     }
 
@@ -197,12 +205,14 @@ impl Keeper {
 
     fn keep(&mut self, mine: Mine) -> Held {
         let held = mine.held.clone();
-        self.due = Instant::now() + jitter(mine.ttl / 3);
+        let now = Instant::now();
+        self.due = now + jitter(mine.ttl / 3);
+        self.calm.began(now);
         self.mine = Some(mine);
         held
     }
 
-    /// Takes notice of what the registry says of our entry. [`due`](Self::due) is now if that is to be looked at.
+    /// Takes notice of what the registry says of our entry. [`due`](Self::due) is now, or soon, if that is to be looked at.
     pub fn observe(&mut self, update: &Update) {
         let Some(mine) = &self.mine else { return };
         let is_doubtful = match update {
@@ -219,8 +229,10 @@ impl Keeper {
             Update::Back => true,
             Update::Lost(_) => false,
         };
-        if is_doubtful {
-            self.due = Instant::now();
+        // Where two hosts are by mistake the same node, each would put right what the other wrote, as fast as they can.
+        if is_doubtful && !std::mem::replace(&mut self.is_doubtful, true) {
+            let now = Instant::now();
+            self.due = self.due.min(now + self.calm.pause(now));
         }
     }
 
@@ -247,6 +259,7 @@ impl Keeper {
 
     fn settle(&mut self, result: Result<Change, LeaseError>) -> Change {
         let now = Instant::now();
+        self.is_doubtful = false;
         match result {
             Ok(change) => {
                 self.backoff = Backoff::default();
@@ -275,10 +288,39 @@ impl Keeper {
         if self.describe.is_ours(&entry) {
             return self.renew(entry, asked).await;
         }
-        if self.describe.is_free(&entry) && write::delete(&self.client, &key, entry.mod_revision).await? {
-            return self.reclaim(subnets).await;
+        if self.describe.is_free(&entry) {
+            return match write::delete(&self.client, &key, entry.mod_revision).await? {
+                true => self.reclaim(subnets).await,
+                false => Err(LeaseError::Contended),
+            };
         }
-        Ok(self.taken(entry))
+        self.contest(entry, asked).await
+    }
+
+    /// Another's entry stands where ours did. By the rules an entry is made where there is none and never written over: while our lease lives, who
+    /// did that is answered. An entry that was made anew, or a lease that ended, says that the subnets are the other's.
+    async fn contest(&mut self, entry: KeyValue, asked: Instant) -> Result<Change, LeaseError> {
+        let Some(mine) = &self.mine else { return Ok(Change::Nothing) };
+        let (subnets, lease, ttl) = (mine.held.subnets, mine.held.lease, mine.ttl);
+        if lease == 0 || entry.create_revision != mine.held.create_revision {
+            return Ok(self.taken(entry));
+        }
+        match self.client.keep_alive_once(lease).await {
+            Ok(_) => {}
+            Err(ClientError::NoLease) => return Ok(self.taken(entry)),
+            Err(error) => return Err(error.into()),
+        }
+        let value = self.describe.value(&subnets);
+        match write::put(&self.client, &entry.key, Expect::Revision(entry.mod_revision), &value, lease).await {
+            Ok(Outcome::Done(written)) => {
+                let (key, ttl) = (entry.key, i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX));
+                Ok(Change::Reclaimed(self.keep(acquire::mine(subnets, key, value, written, (lease, ttl), asked))))
+            }
+            Ok(Outcome::Other(_)) => Err(LeaseError::Contended),
+            // A registry that asks says whose they are.
+            Err(ClientError::Denied { .. }) => Ok(self.taken(entry)),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The entry is ours. Its lease begins again, and it gets our value if it has another.

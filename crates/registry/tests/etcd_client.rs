@@ -188,7 +188,31 @@ async fn tls_by_an_authority_and_by_nothing_less() {
     assert!(text.contains("certificate"), "a certificate for another name: {text}");
 
     let plain = etcd.endpoint(0).replace("https", "http");
-    assert!(matches!(client(&[plain]).get("/a").await, Err(ClientError::Unreachable(_))));
+    let text = client(&[plain]).get("/a").await.unwrap_err().to_string();
+    assert!(text.contains("which endpoints speak TLS"), "{text}");
+}
+
+#[tokio::test]
+async fn a_registry_that_does_not_speak_tls_is_told_by_its_answer() {
+    let etcd = Etcd::single().await;
+    let endpoints = vec![etcd.endpoint(0).replace("http", "https")];
+    let client = Client::new(Options { endpoints, ..with_ca(&etcd, &Authority::new().pem) }).unwrap();
+    let text = client.get("/a").await.unwrap_err().to_string();
+    assert!(text.contains("which endpoints speak TLS"), "{text}");
+}
+
+#[tokio::test]
+async fn what_is_no_registry_at_all_is_an_error_that_says_so() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let answers = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    let text = client(&[endpoint.clone()]).get("/a").await.unwrap_err().to_string();
+    assert!(text.contains(&endpoint) && text.contains("which endpoints speak TLS"), "{text}");
+    answers.abort();
 }
 
 #[tokio::test]

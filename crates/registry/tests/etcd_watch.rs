@@ -226,6 +226,20 @@ async fn all_is_listed_again_now_and_then_without_losing_what_happens_meanwhile(
 }
 
 #[tokio::test]
+async fn a_watch_that_has_nothing_to_say_is_left_alone_by_etcd() {
+    let etcd = Etcd::single().await;
+    let proxy = Proxy::new(etcd.members[0].client, Mode::Forward).await;
+    let (mut watcher, mut state) = (watch(&client(&[proxy.endpoint()])), State::default());
+    state.until(&mut watcher, SOON, |state| state.listings == 1).await;
+    // Longer than etcd suffers signs of life that come too often.
+    state.during(&mut watcher, Duration::from_secs(31)).await;
+    assert_eq!((proxy.connections(), state.listings, state.lost.len()), (1, 1, 0));
+    etcd.client().put("/net/a", b"1", 0).await.unwrap();
+    state.until(&mut watcher, SOON, |state| state.value("/net/a").is_some()).await;
+    assert_eq!(proxy.connections(), 1);
+}
+
+#[tokio::test]
 async fn a_watcher_that_is_dropped_asks_nothing_more() {
     let etcd = Etcd::single().await;
     let proxy = Proxy::new(etcd.members[0].client, Mode::Refuse).await;

@@ -32,19 +32,26 @@ fn many(c: &mut Criterion) {
         group.sample_size(20).bench_function(format!("publish/{count}"), |b| {
             b.iter(|| Snapshot::new(black_box(all.clone()), &[]));
         });
+        // A node of a network, whose subnets are two more prefixes.
+        let subnets = prefixes(count);
+        group.sample_size(20).bench_function(format!("publish-serving/{count}"), |b| {
+            b.iter(|| Snapshot::new(black_box(all.clone()), &[]).serving(&subnets));
+        });
         let snapshot = Snapshot::new(all, &[]);
         group.throughput(Throughput::Elements(1));
-        for (family, at) in [("IPv4", 0), ("IPv6", 1)] {
-            // A stride without a common divisor: each look-up another peer, so that caches help as little as they can.
-            let mut number = 0;
-            group.bench_function(format!("owner/{family}/{count}"), |b| {
-                b.iter(|| {
-                    number = (number + 7919) % count;
-                    let [four, six] = prefixes(number);
-                    let address = if at == 0 { four } else { six }.addr();
-                    snapshot.egress(black_box(address)).unwrap().0
+        for (kind, snapshot) in [("owner", snapshot.clone()), ("owner-serving", snapshot.serving(&subnets))] {
+            for (family, at) in [("IPv4", 0), ("IPv6", 1)] {
+                // A stride without a common divisor: each look-up another peer, so that caches help as little as they can.
+                let mut number = 0;
+                group.bench_function(format!("{kind}/{family}/{count}"), |b| {
+                    b.iter(|| {
+                        number = (number + 7919) % count;
+                        let [four, six] = prefixes(number);
+                        let address = if at == 0 { four } else { six }.addr();
+                        snapshot.egress(black_box(address)).unwrap().0
+                    });
                 });
-            });
+            }
         }
     }
     group.finish();

@@ -193,6 +193,8 @@ fn listen(path: &Path, door: Door) -> io::Result<(Listening, u32)> {
     };
     if door == Door::Control
         && let Some(group) = rights::group_id()
+        // A daemon that was started with this group needs no right to give it away.
+        && fs::symlink_metadata(&handle.path)?.gid() != group
     {
         chown(&handle.path, None, Some(group))?;
     }

@@ -163,8 +163,10 @@ pub(crate) fn forget_network(directories: &Directories, device: &str) -> Result<
         }
     }
     drop(claim);
-    // It fails for a directory that others use as well.
-    let _ = fs::remove_dir(&directories.state);
+    // It fails for a directory that others use as well, which that of WireGuard's tools may be.
+    for directory in [&directories.state, &directories.wireguard] {
+        let _ = fs::remove_dir(directory);
+    }
     Ok(forgotten)
 }
 

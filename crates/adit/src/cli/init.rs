@@ -164,7 +164,7 @@ impl Arguments {
         let founded = admin::found(founding, &directories)?;
         let start = service::start(&self.config, &directories, self.no_start)?;
         output::print(&format!(
-            "{} is made, and this host is its first node, {}.\n\
+            "The {} is made, and this host is its first node, {}.\n\
              Written: {} and {}\n\n\
              {start}\n\
              On the next host, {}:\n\n  adit join {}\n",

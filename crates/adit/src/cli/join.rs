@@ -86,7 +86,7 @@ impl Arguments {
         let joined = admin::join(joining, &directories)?;
         let start = service::start(&self.config, &directories, self.no_start)?;
         output::print(&format!(
-            "This host is a node of {} now, {}.\nWritten: {} and {}\n{}\n{start}",
+            "This host is a node of the {} now, {}.\nWritten: {} and {}\n{}\n{start}",
             joined.networks,
             joined.name,
             self.config.display(),

@@ -51,7 +51,9 @@ fn unit(config: &Path, directories: &Directories) -> Option<String> {
     let is_named = config.parent() == Some(Path::new(CONFIGURATIONS)) && config.extension()? == "toml";
     let name = config.file_stem()?.to_str()?;
     let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'));
-    (is_named && plain && *directories == Directories::default()).then(|| format!("adit@{name}.service"))
+    // The node of this host has a unit of its own.
+    let unit = if name == "adit" { "adit.service".to_owned() } else { format!("adit@{name}.service") };
+    (is_named && plain && *directories == Directories::default()).then_some(unit)
 }
 
 #[cfg(test)]
@@ -61,7 +63,8 @@ mod tests {
     #[test]
     fn only_what_the_unit_finds_is_started_by_it() {
         let default = Directories::default();
-        assert_eq!(unit("/etc/adit/adit.toml".as_ref(), &default).as_deref(), Some("adit@adit.service"));
+        assert_eq!(unit("/etc/adit/adit.toml".as_ref(), &default).as_deref(), Some("adit.service"));
+        assert_eq!(unit("/etc/adit/lab.toml".as_ref(), &default).as_deref(), Some("adit@lab.service"));
         assert_eq!(unit("/etc/adit/a b.toml".as_ref(), &default), None);
         assert_eq!(unit("/root/adit.toml".as_ref(), &default), None);
         let elsewhere = Directories { state: "/x".into(), ..default };

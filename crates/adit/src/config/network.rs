@@ -516,7 +516,8 @@ mod tests {
                 tls_ca: file(0),
                 user: file(3).map(|_| "root \"\\".into()),
                 password_file: file(3),
-                secret_file: file(0),
+                // It comes with a key, which is under [device].
+                secret_file: None,
                 tls_cert,
                 tls_key,
                 plain: plain.is_some(),

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
 use linux::clock;
 use linux::netlink::Netlink;
@@ -77,6 +78,8 @@ impl Control {
         while let Ok(request) = self.requests.try_recv() {
             let _ = request.reply.send(Err(Failure::failed("the daemon is about to end").into()));
         }
+        // Who asks from now on is told at once: nobody will look into this queue again.
+        self.requests = sync_channel(0).1;
     }
 
     fn change(&mut self, netlink: &mut Netlink, wanted: Wanted) -> std::result::Result<Summary, Refusal> {

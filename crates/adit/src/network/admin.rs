@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use linux::netlink::{Netlink, PROTOCOL, RouteKind};
+use linux::netlink::{Netlink, PROTOCOL, Route, RouteKind};
 use registry::enrol;
 use registry::schema::{Backend, NetworkConfig, Pool};
 use registry::trust::{Ledger, NodeKeys, NodeStore, ROLE_REGISTRY, Token};
@@ -145,7 +145,7 @@ pub fn found(founding: Founding, directories: &Directories) -> Result<Founded> {
         backend_is_written: true,
     };
     let mut netlink = Netlink::open()?;
-    check_overlap(&mut netlink, &network.networks())?;
+    check_overlap(&mut netlink, &network.networks(), &founding.device)?;
     let reached = places::public_addresses(&mut netlink, &founding.public_ip, &[], &|_| false)?;
     let mut settings = Network::new(founding.registry, name.clone());
     (settings.tls_ca, settings.tls_cert, settings.tls_key) = founding.tls;
@@ -201,7 +201,7 @@ pub fn join(joining: Joining, directories: &Directories) -> Result<Joined> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::failed(format!("cannot call the enroller: {e}")))?;
     let look = runtime.block_on(enrol::look(&token)).map_err(|e| Failure::failed(e.to_string()))?;
-    check_overlap(&mut netlink, &look.network.networks())?;
+    check_overlap(&mut netlink, &look.network.networks(), &joining.device)?;
     let keys = NodeKeys::generate().map_err(crypto)?;
     let joined = runtime.block_on(enrol::join(&token, &name, &keys)).map_err(|e| Failure::failed(e.to_string()))?;
     let registry = match joined.registry.as_slice() {
@@ -229,7 +229,8 @@ pub fn join(joining: Joining, directories: &Directories) -> Result<Joined> {
         if !joined.registry_ca.is_empty() {
             store.set_registry_ca(&joined.registry_ca).map_err(told)?;
         }
-        if !joined.user.is_empty() {
+        // It is for the embedded registry: what etcd asks for, an administrator writes into the configuration.
+        if joined.registry.is_empty() && !joined.user.is_empty() {
             store.set_credential(&joined.user, &joined.password).map_err(told)?;
         }
         let network = String::from_utf8_lossy(&joined.network_json).into_owned();
@@ -301,26 +302,34 @@ fn pool(net: IpNet, len: Option<u8>) -> Result<Pool> {
 
 fn text(network: &NetworkConfig) -> String {
     let networks: Vec<String> = network.networks().iter().map(ToString::to_string).collect();
-    format!("The network {}", networks.join(" and "))
+    format!("network {}", networks.join(" and "))
 }
 
-/// Whether the network's addresses are free here: no route of the host's leads into them, and no card is in them.
-fn check_overlap(netlink: &mut Netlink, networks: &[IpNet]) -> Result<()> {
-    let routes = netlink.routes(None)?;
-    for route in routes.iter().filter(|r| r.protocol != PROTOCOL && r.kind == RouteKind::Unicast) {
+/// Whether the network's addresses are free here: no route of the host's leads into them, and no card has one of them. What an earlier daemon of
+/// the same device left is not counted, since the next one takes it over.
+fn check_overlap(netlink: &mut Netlink, networks: &[IpNet], device: &str) -> Result<()> {
+    let own = netlink.link(device)?.map(|link| link.index);
+    let refuse = |netlink: &mut Netlink, net: &IpNet, what: String, index: Option<u32>, remedy: &str| {
+        let link = index.and_then(|index| netlink.link_by_index(index).ok().flatten());
+        let by = link.map_or(String::new(), |link| format!(" by {}", link.name));
+        Err(Failure::failed(format!("the network's addresses {net} overlap this host's {what}{by}")).with_remedy(
+            format!("make the network with other addresses (`adit init --network`), or take the {remedy} away"),
+        ))
+    };
+    for address in netlink.addresses(None)?.iter().filter(|address| Some(address.index) != own) {
+        if let Some(net) = networks.iter().find(|net| net.contains(&address.net.addr())) {
+            return refuse(netlink, net, format!("address {}", address.net), Some(address.index), "address");
+        }
+    }
+    let is_ours = |route: &Route| route.protocol == PROTOCOL && route.device.is_none_or(|index| Some(index) == own);
+    for route in netlink.routes(None)?.iter().filter(|r| r.kind == RouteKind::Unicast && !is_ours(r)) {
         let Some(net) = networks.iter().find(|net| overlaps(net, &route.destination)) else { continue };
         let is_within = net.contains(&route.destination.trunc());
         // One that is wider and leads to a router gives way to the network's own.
         if !is_within && route.gateway.is_some() {
             continue;
         }
-        let device = route.device.and_then(|index| netlink.link_by_index(index).ok().flatten());
-        let by = device.map_or(String::new(), |link| format!(" by {}", link.name));
-        return Err(Failure::failed(format!(
-            "the network's addresses {net} overlap this host's route to {}{by}",
-            route.destination.trunc()
-        ))
-        .with_remedy("make the network with other addresses (`adit init --network`), or take the route away"));
+        return refuse(netlink, net, format!("route to {}", route.destination.trunc()), route.device, "route");
     }
     Ok(())
 }
@@ -421,7 +430,12 @@ impl Authority {
         let tokens = self.ledger.tokens(now).map_err(ledger_told)?;
         let line = |token: registry::trust::TokenState| TokenLine {
             id: token.id,
-            expires_s: token.expires.duration_since(now).ok().map(|left| left.as_secs()),
+            // Rounded up: as long as it is good, it has a second.
+            expires_s: token
+                .expires
+                .duration_since(now)
+                .ok()
+                .map(|left| left.as_nanos().div_ceil(1_000_000_000) as u64),
             uses: token.uses,
             used_by: token.used_by,
             revoked: token.revoked,

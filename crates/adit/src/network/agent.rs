@@ -1,6 +1,8 @@
 //! The thread `network`: what is learned of the network, and what follows from it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
@@ -20,6 +22,7 @@ use super::lease::{self, Lease};
 use super::member::Member;
 use super::notes::{Notes, NotesFile};
 use super::peers::{self, Turns, Wanted};
+use super::publish::Publisher;
 use super::report::{self, Situation};
 use super::{clients, places};
 use crate::config::{self, Network, Origin, Overlay, Tunnel};
@@ -28,8 +31,10 @@ use crate::request::{Handle, Picture};
 use crate::subnet_env::{Previous, SubnetEnv, SubnetFiles};
 use crate::{Directories, Failure, Result};
 
-/// The registry is listed anew at least this often: watches of etcd 3.4 may miss something.
+/// The registry is listed anew at least this often: watches of etcd 3.4 may miss something. Where leases are short it is more often, since what is
+/// absent counts by listings.
 const RELIST: Duration = Duration::from_secs(50);
+const RELIST_AT_MOST: Duration = Duration::from_secs(1);
 
 /// Changes come in groups; this long after the first one they are put into force.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -58,6 +63,19 @@ pub(super) enum Command {
     Stop,
 }
 
+/// What may be wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Topic {
+    Configuration,
+    Lease,
+    Renumbered,
+    Secret,
+    Record,
+    Notes,
+    Memory,
+    SubnetFiles,
+}
+
 /// When a node was last heard of.
 #[derive(Clone, Copy, Default)]
 struct Heard {
@@ -73,6 +91,7 @@ pub(super) struct Agent {
     settings: Network,
     member: Member,
     host: Option<Host>,
+    publisher: Option<Publisher>,
     client: Client,
     notes_file: NotesFile,
     notes: Notes,
@@ -95,11 +114,14 @@ pub(super) struct Agent {
     public: Vec<IpAddr>,
     behind_nat: bool,
     lost: Option<String>,
-    alarms: Vec<String>,
+    alarms: BTreeMap<Topic, String>,
+    /// What the view has raised, so that each is logged once.
+    raised: Vec<String>,
     handle: Option<Handle>,
     in_force: Option<Wanted>,
     refused: Vec<String>,
-    mtu_written: Option<u32>,
+    /// What the subnet files say.
+    written_env: Option<SubnetEnv>,
 }
 
 impl Agent {
@@ -132,6 +154,7 @@ impl Agent {
             settings,
             member,
             host,
+            publisher: None,
             client,
             notes_file,
             notes,
@@ -145,11 +168,12 @@ impl Agent {
             public: Vec::new(),
             behind_nat: false,
             lost: None,
-            alarms: Vec::new(),
+            alarms: BTreeMap::new(),
+            raised: Vec::new(),
             handle: None,
             in_force: None,
             refused: Vec::new(),
-            mtu_written: None,
+            written_env: None,
         })
     }
 
@@ -165,6 +189,8 @@ impl Agent {
             let _ = first.send(Err(failure));
             return;
         }
+        let decisions = self.host.as_ref().map(|host| host.decisions(&self.member.prefix));
+        self.publisher = decisions.map(|decisions| Publisher::start(decisions, self.client.clone()));
         let mut updates = self.watch();
         let wanted = tokio::select! {
             wanted = self.begin(&mut updates) => wanted,
@@ -182,7 +208,8 @@ impl Agent {
     /// All keys of the network, as they change. The watch has a task of its own, so that nothing of it is lost while we do something else.
     fn watch(&self) -> Receiver<Update> {
         let (sender, receiver) = mpsc::channel(64);
-        let mut watcher = Watcher::new(self.client.clone(), self.member.prefix.all(), RELIST);
+        let relist = (self.settings.lease_ttl / 3).clamp(RELIST_AT_MOST, RELIST);
+        let mut watcher = Watcher::new(self.client.clone(), self.member.prefix.all(), relist);
         tokio::spawn(async move {
             loop {
                 let update = watcher.next().await;
@@ -204,7 +231,7 @@ impl Agent {
             tokio::select! {
                 update = updates.recv() => {
                     let Some(update) = update else { return Err(Failure::failed("the watch ended")) };
-                    self.learn(update).await?;
+                    self.learn(update)?;
                 }
                 () = sleep_until(patience) => {
                     tracing::warn!("the registry does not answer: going on with what is remembered");
@@ -251,7 +278,10 @@ impl Agent {
             let changes = self.lease.as_mut().map(Lease::changes);
             let news = tokio::select! {
                 update = updates.recv() => match update {
-                    Some(update) => self.learn(update).await.unwrap_or_else(|failure| self.alarm(failure.to_string())),
+                    Some(update) => self.learn(update).unwrap_or_else(|failure| {
+                        self.alarm(Topic::Configuration, failure.to_string());
+                        true
+                    }),
                     None => return,
                 },
                 change = lease::next(changes) => self.follow_lease(change),
@@ -271,7 +301,7 @@ impl Agent {
                         let _ = reply.send(());
                         true
                     }
-                    Some(Command::Refresh) => self.refresh().await,
+                    Some(Command::Refresh) => self.refresh(),
                     Some(Command::Leave(reply)) => {
                         let outcome = match &mut self.lease {
                             Some(lease) => {
@@ -297,7 +327,7 @@ impl Agent {
     // ---- what is learned -----------------------------------------------------------------------------------------------
 
     /// Takes in what the registry says; answers whether anything follows from it.
-    async fn learn(&mut self, update: Update) -> Result<bool> {
+    fn learn(&mut self, update: Update) -> Result<bool> {
         match &update {
             Update::Lost(reason) => {
                 if self.lost.is_none() {
@@ -312,8 +342,8 @@ impl Agent {
             }
             Update::Listing(listing) => {
                 self.lost = None;
-                if let Some(host) = &mut self.host {
-                    host.publish(&self.client, &self.member.prefix, listing).await;
+                if let Some(publisher) = &self.publisher {
+                    publisher.compare(listing);
                 }
                 self.learn_network(&listing.entries)?;
                 self.learn_secrets(&listing.entries);
@@ -339,9 +369,10 @@ impl Agent {
         let mut news = view.handle(&update, now, &when);
         news |= matches!(update, Update::Lost(_) | Update::Back | Update::Listing(_));
         if let Some(lease) = &self.lease {
-            lease.set_removed(view.removals());
+            lease.set_known(view.removals(), view.sequences());
             lease.observe(&update);
         }
+        self.tell_alarms();
         Ok(news)
     }
 
@@ -357,7 +388,7 @@ impl Agent {
 
     fn know_own(&mut self, record: &[u8]) {
         if let Some(Err(e)) = self.view.as_mut().map(|view| view.publish(record)) {
-            self.alarm(format!("our own record is not believed: {e}"));
+            self.alarm(Topic::Record, format!("our own record is not believed: {e}"));
         }
     }
 
@@ -368,7 +399,10 @@ impl Agent {
         let said = match NetworkConfig::parse(&entry.value) {
             Ok(said) => said,
             Err(e) if self.network.is_some() => {
-                self.alarm(format!("the network configuration in the registry is not usable any more: {e}"));
+                self.alarm(
+                    Topic::Configuration,
+                    format!("the network configuration in the registry is not usable any more: {e}"),
+                );
                 return Ok(());
             }
             Err(e) => {
@@ -381,8 +415,8 @@ impl Agent {
             (None, None) => None,
         };
         if let Some(contradiction) = before.as_ref().and_then(|before| view::contradiction(before, &said)) {
-            if self.view.is_some() {
-                self.alarm(format!("the registry contradicts what this node goes by: {contradiction}"));
+            if self.handle.is_some() {
+                // The view says so too.
                 return Ok(());
             }
             return Err(Failure::failed(format!("the registry contradicts what this node goes by: {contradiction}"))
@@ -413,10 +447,11 @@ impl Agent {
 
     fn learn_secrets(&mut self, entries: &[KeyValue]) {
         for entry in entries {
-            if let Some(Key::Epoch(number)) = self.member.prefix.read(&entry.key)
-                && let Err(sentence) = self.member.learn_secret(number, &entry.value)
-            {
-                self.alarm(sentence);
+            if let Some(Key::Epoch(number)) = self.member.prefix.read(&entry.key) {
+                let learned = self.member.learn_secret(number, &entry.value);
+                if learned != Ok(false) {
+                    self.follow(Topic::Secret, learned.map(drop));
+                }
             }
         }
     }
@@ -433,13 +468,30 @@ impl Agent {
         self.go_by(network, None).is_ok()
     }
 
-    fn alarm(&mut self, sentence: String) -> bool {
-        if !self.alarms.contains(&sentence) {
+    /// Something is wrong: said once, and shown until it is not any more.
+    fn alarm(&mut self, topic: Topic, sentence: String) {
+        if self.alarms.get(&topic) != Some(&sentence) {
             tracing::error!("{sentence}");
-            self.alarms.truncate(15);
-            self.alarms.push(sentence);
+            self.alarms.insert(topic, sentence);
         }
-        true
+    }
+
+    /// As [`alarm`](Self::alarm) for a failure, and the end of it for a success.
+    fn follow<E: fmt::Display>(&mut self, topic: Topic, outcome: std::result::Result<(), E>) {
+        match outcome {
+            Ok(()) => drop(self.alarms.remove(&topic)),
+            Err(e) => self.alarm(topic, e.to_string()),
+        }
+    }
+
+    /// Logs what the view raises, each once.
+    fn tell_alarms(&mut self) {
+        let Some(view) = &self.view else { return };
+        let raised: Vec<String> = view.alarms().iter().map(ToString::to_string).collect();
+        for sentence in raised.iter().filter(|sentence| !self.raised.contains(sentence)) {
+            tracing::error!("{sentence}");
+        }
+        self.raised = raised;
     }
 
     // ---- our lease -----------------------------------------------------------------------------------------------------
@@ -475,7 +527,7 @@ impl Agent {
                 list(&self.notes.subnets),
                 list(&subnets)
             );
-            self.alarm(sentence);
+            self.alarm(Topic::Renumbered, sentence);
         }
         self.notes.sequence = sequence;
         if !subnets.is_empty() {
@@ -488,23 +540,20 @@ impl Agent {
         if let Some(lease) = &self.lease {
             self.notes.sequence = self.notes.sequence.max(lease.sequence());
         }
-        if let Err(failure) = self.notes_file.write(&self.notes) {
-            self.alarm(failure.to_string());
-        }
+        let written = self.notes_file.write(&self.notes);
+        self.follow(Topic::Notes, written);
     }
 
     fn follow_lease(&mut self, change: lease::Change) -> bool {
         match change {
             lease::Change::Held => {
-                if let Err(failure) = self.note_lease() {
-                    self.alarm(failure.to_string());
-                }
+                self.alarms.remove(&Topic::Lease);
+                let noted = self.note_lease();
+                self.follow(Topic::Notes, noted);
             }
             lease::Change::Signed(record) => self.know_own(&record),
             lease::Change::Lost => {}
-            lease::Change::Failing(sentence) => {
-                self.alarm(sentence);
-            }
+            lease::Change::Failing(sentence) => self.alarm(Topic::Lease, sentence),
             lease::Change::Taken(by) => self.step_back(&by),
         }
         true
@@ -513,15 +562,22 @@ impl Agent {
     /// Another node has our subnet. Without containers we take another one; with some, nothing is renumbered behind their backs.
     fn step_back(&mut self, by: &str) {
         let lost = list(&self.notes.subnets);
-        if self.is_inhabited() {
-            self.alarm(format!(
+        let is_inhabited = self.is_inhabited();
+        // Whose it is, the others know by its record; a restart must not take it up again by what is noted.
+        if let Some(view) = &mut self.view {
+            view.unpublish();
+        }
+        self.notes.subnets.clear();
+        self.write_notes();
+        if is_inhabited {
+            let sentence = format!(
                 "{lost} is {by}'s now: we step back from it, and containers here that have its addresses are cut off; remove them, and \
                  start adit again to take another subnet"
-            ));
+            );
+            self.alarm(Topic::Lease, sentence);
             return;
         }
         tracing::warn!("{lost} is {by}'s now: we step back from it, and take another subnet");
-        self.notes.subnets.clear();
         if let Some(lease) = &self.lease {
             lease.acquire_later();
         }
@@ -559,6 +615,10 @@ impl Agent {
             forward: self.settings.forward_rules,
             membership: self.member.membership(),
         };
+        // Who has no subnet speaks for nobody: nothing is sent then, and nothing accepted.
+        if held.is_empty() {
+            return Ok(Wanted { overlay, peers: Vec::new() });
+        }
         let mut peers: Vec<config::Peer> =
             view.nodes().iter().map(|node| peers::of_node(node, self.listen, self.behind_nat, &self.turns)).collect();
         if let (true, Backend::Udp { port }) = (self.settings.plain, &network.backend) {
@@ -627,23 +687,32 @@ impl Agent {
     fn remember(&mut self) {
         if let Some(view) = &mut self.view
             && view.is_unsaved()
-            && let Err(sentence) = self.member.remember(&view.memory())
         {
-            self.alarm(sentence);
+            let outcome = self.member.remember(&view.memory());
+            self.follow(Topic::Memory, outcome);
         }
     }
 
+    /// The files for who gives addresses to containers: as they are to be, also where somebody changed or deleted them. There are none without
+    /// a subnet.
     fn write_subnet_files(&mut self, handle: &Handle) {
-        let mtu = handle.facts().mtu();
-        let (Some(wanted), true) = (&self.in_force, self.mtu_written != Some(mtu)) else { return };
+        let Some(wanted) = &self.in_force else { return };
         if wanted.overlay.subnets.is_empty() {
+            if self.written_env.take().is_some() {
+                let outcome = self.written.remove();
+                self.follow(Topic::SubnetFiles, outcome);
+            }
             return;
         }
-        let content = SubnetEnv::new(&wanted.overlay, mtu);
-        match self.written.write(&self.subnet_files, &content) {
-            Ok(()) => self.mtu_written = Some(mtu),
-            Err(failure) => drop(self.alarm(failure.to_string())),
+        let content = SubnetEnv::new(&wanted.overlay, handle.facts().mtu());
+        let text = content.to_string();
+        let is_so = |path: &PathBuf| fs::read_to_string(path).is_ok_and(|present| present == text);
+        if self.written_env.as_ref() == Some(&content) && self.subnet_files.iter().all(is_so) {
+            return;
         }
+        let outcome = self.written.write(&self.subnet_files, &content);
+        self.written_env = outcome.is_ok().then_some(content);
+        self.follow(Topic::SubnetFiles, outcome);
     }
 
     fn report(&self, handle: &Handle) {
@@ -660,7 +729,7 @@ impl Agent {
             behind_nat: self.behind_nat,
             lost: self.lost.as_deref(),
             embedded: self.host.as_ref().is_some_and(Host::has_registry),
-            alarms: &self.alarms,
+            alarms: self.alarms.values().collect(),
             refused: &self.refused,
             heard: &heard,
         };
@@ -708,9 +777,14 @@ impl Agent {
     fn note_recent(&mut self, picture: &Picture) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let is_recent = |at: Duration| now.saturating_sub(at) < SESSION;
+        let called = |key: &PublicKey| self.began.elapsed() < SESSION && self.notes.recent.contains(&key.to_string());
         let mut recent: Vec<String> = picture
             .peers()
-            .filter(|(peer, now)| peer.origin == Origin::Network && now.handshake.is_some_and(is_recent))
+            // Those of the run before as well, until they had time to answer: this one may be short.
+            .filter(|(peer, now)| {
+                let is_known = || peer.public_key.as_ref().is_some_and(called);
+                peer.origin == Origin::Network && (now.handshake.is_some_and(is_recent) || is_known())
+            })
             .filter_map(|(peer, _)| peer.public_key.as_ref().map(ToString::to_string))
             .collect();
         recent.sort();
@@ -767,12 +841,10 @@ impl Agent {
         Ok(news)
     }
 
-    async fn refresh(&mut self) -> bool {
+    fn refresh(&mut self) -> bool {
         self.clients = self.member.clients();
-        if let Some(host) = &mut self.host
-            && let Err(sentence) = host.refresh(&self.client, &self.member.prefix).await
-        {
-            self.alarm(sentence);
+        if let Some(publisher) = &self.publisher {
+            publisher.look();
         }
         true
     }

@@ -1,26 +1,23 @@
-//! What the authority's host does for the network beside being a node: it lets nodes in, holds the registry unless that is elsewhere, and
-//! publishes what the authority decided. It runs on a thread of its own.
+//! What the authority's host does for the network beside being a node: it lets nodes in, and holds the registry unless that is elsewhere. It runs on
+//! a thread of its own.
 
-use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use registry::api::mvccpb;
-use registry::client::{Client, KeyValue, Listing};
 use registry::enrol::Enroller;
-use registry::schema::{Key, LeaseValue, NetworkConfig, Prefix};
+use registry::schema::{NetworkConfig, Prefix};
 use registry::server::{self, Policy, Principal, Store, Tls, Write};
-use registry::trust::{Credential, Ledger, LedgerPolicy, Present, Record, Serial, Wanted};
+use registry::trust::{Credential, Ledger, LedgerPolicy, Present, Wanted};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use zeroize::Zeroizing;
 
 use super::admin::NETWORK_FILE;
 use super::member::Member;
+use super::publish::Decisions;
 use crate::config::{Network, RegistryAt};
 use crate::{Failure, Result};
 
@@ -145,65 +142,9 @@ impl Host {
         self.root.is_some()
     }
 
-    /// Puts into the registry what the authority decided and what is not there: the network's configuration, tombstones, wrapped secrets.
-    pub(super) async fn publish(&self, client: &Client, prefix: &Prefix, listing: &Listing) {
-        let present: HashSet<&str> = listing.entries.iter().map(|entry: &KeyValue| entry.key.as_str()).collect();
-        let mut missing: Vec<(String, Vec<u8>)> = vec![(prefix.config(), self.network.clone())];
-        let encoded = |bytes: Vec<u8>| STANDARD.encode(bytes).into_bytes();
-        match (self.ledger.tombstones(), self.ledger.bundles()) {
-            (Ok(tombstones), Ok(bundles)) => {
-                missing
-                    .extend(tombstones.into_iter().map(|(number, bytes)| (prefix.removed_at(number), encoded(bytes))));
-                missing.extend(bundles.into_iter().map(|(epoch, bytes)| (prefix.epoch_at(epoch), encoded(bytes))));
-            }
-            (Err(e), _) | (_, Err(e)) => tracing::error!("the authority's ledger: {e}"),
-        }
-        self.clear_up(client, prefix, listing).await;
-        for (key, value) in missing.into_iter().filter(|(key, _)| !present.contains(key.as_str())) {
-            if let Err(e) = client.put(&key, &value, 0).await {
-                tracing::warn!("cannot publish {key}: {e}");
-                return;
-            }
-        }
-    }
-
-    /// Takes away the leases of nodes that were removed, which cannot do it themselves.
-    async fn clear_up(&self, client: &Client, prefix: &Prefix, listing: &Listing) {
-        let members = match self.ledger.members() {
-            Ok(members) => members,
-            Err(e) => {
-                tracing::error!("the authority's ledger: {e}");
-                return;
-            }
-        };
-        let removed: HashSet<Serial> =
-            members.iter().filter(|member| member.removed.is_some()).map(|member| member.serial).collect();
-        if removed.is_empty() {
-            return;
-        }
-        let anchor = self.ledger.anchor();
-        for entry in listing.entries.iter().filter(|entry| matches!(prefix.read(&entry.key), Some(Key::Subnets(_)))) {
-            let is_removed = || {
-                let value = LeaseValue::parse(&entry.value).ok()?;
-                let record = Record::open(&STANDARD.decode(value.signed()?).ok()?, &anchor).ok()?;
-                Some(removed.contains(&record.certificate.serial))
-            };
-            if is_removed() == Some(true)
-                && let Err(e) = client.delete(&entry.key).await
-            {
-                tracing::warn!("cannot take {} away: {e}", entry.key);
-            }
-        }
-    }
-
-    /// Publishes what was decided since.
-    ///
-    /// # Errors
-    /// The registry does not answer; it is published when that does.
-    pub(super) async fn refresh(&self, client: &Client, prefix: &Prefix) -> std::result::Result<(), String> {
-        let listing = client.list(&prefix.all()).await.map_err(|e| e.to_string())?;
-        self.publish(client, prefix, &listing).await;
-        Ok(())
+    /// What the authority decided, for the registry.
+    pub(super) fn decisions(&self, prefix: &Prefix) -> Decisions {
+        Decisions::new(Arc::clone(&self.ledger), self.network.clone(), prefix.clone())
     }
 }
 

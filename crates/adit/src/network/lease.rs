@@ -11,16 +11,17 @@ use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
 use registry::client::{Client, KeyValue, Update};
 use registry::lease::{self, Describe, Held, Keeper, LeaseError};
-use registry::schema::{LeaseValue, NetworkConfig, Prefix, Subnets};
-use registry::trust::{Anchor, Certificate, NodeKeys, Record, Release, Serial};
+use registry::schema::{Backend, Key, LeaseValue, NetworkConfig, Prefix, Subnets};
+use registry::trust::{Anchor, Certificate, NodeKeys, Record, Release, Serial, open_value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::member::Member;
 use crate::{Failure, Result};
 
-/// How often a registry that did not answer is asked for a lease again.
+/// How soon a registry that had no lease for us is asked again, and at the latest.
 const AGAIN: Duration = Duration::from_secs(1);
+const AT_THE_LATEST: Duration = Duration::from_secs(30);
 
 /// The type that our records have in flannel's schema.
 const BACKEND: &str = "adit";
@@ -99,7 +100,9 @@ impl Lease {
         let (outbox, changes) = mpsc::unbounded_channel();
         let signer = Arc::new(Signer {
             signer: member.signer(),
-            published: Mutex::new(Published { places, sequence, removed: HashSet::new() }),
+            prefix: member.prefix.clone(),
+            is_udp: matches!(network.backend, Backend::Udp { .. }),
+            published: Mutex::new(Published { places, sequence, removed: HashSet::new(), newest: Vec::new() }),
             outbox: outbox.clone(),
         });
         let describe: Arc<dyn Describe> = Arc::clone(&signer) as Arc<dyn Describe>;
@@ -146,9 +149,13 @@ impl Lease {
         self.send(Order::Publish);
     }
 
-    /// Who was removed: what they had is free.
-    pub(super) fn set_removed(&self, removed: impl Iterator<Item = Serial>) {
-        self.signer.lock().removed = removed.collect();
+    /// Who was removed, and the highest number of the records of each node, by ascending serial: what stands there in the name of the former, and
+    /// what is older, holds nothing.
+    pub(super) fn set_known(&self, removed: impl Iterator<Item = Serial>, newest: impl Iterator<Item = (Serial, u64)>) {
+        let mut published = self.signer.lock();
+        published.removed = removed.collect();
+        published.newest.clear();
+        published.newest.extend(newest);
     }
 
     /// Gives the subnet back.
@@ -238,15 +245,20 @@ struct Task {
 
 impl Task {
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Order>) {
-        // When a lease that was not to be had is asked for again.
+        // When a lease that was not to be had is asked for again, and how long is waited then.
         let mut again: Option<Instant> = None;
+        let mut pause = AGAIN;
+        let mut later = |outcome: bool| {
+            pause = if outcome { AGAIN } else { (2 * pause).min(AT_THE_LATEST) };
+            (!outcome).then(|| Instant::now() + pause)
+        };
         loop {
             let due = again.unwrap_or_else(|| self.keeper.due());
             tokio::select! {
                 order = inbox.recv() => match order {
                     Some(Order::Acquire(reply)) => {
                         let outcome = self.acquire().await;
-                        again = outcome.is_err().then(|| Instant::now() + AGAIN);
+                        again = later(outcome.is_ok());
                         let _ = reply.send(outcome);
                     }
                     Some(Order::Observe(update)) => self.keeper.observe(&update),
@@ -263,7 +275,7 @@ impl Task {
                 },
                 () = tokio::time::sleep_until(due) => {
                     if again.is_some() {
-                        again = self.acquire().await.is_err().then(|| Instant::now() + AGAIN);
+                        again = later(self.acquire().await.is_ok());
                     } else {
                         let change = self.keeper.maintain().await;
                         self.follow(change);
@@ -341,6 +353,9 @@ impl Task {
 struct Signer {
     /// None for a node that is plain only.
     signer: Option<(Arc<NodeKeys>, Certificate, Anchor)>,
+    prefix: Prefix,
+    /// Whether nodes that sign nothing have a place in this network.
+    is_udp: bool,
     published: Mutex<Published>,
     outbox: mpsc::UnboundedSender<Change>,
 }
@@ -349,6 +364,18 @@ struct Published {
     places: Places,
     sequence: u64,
     removed: HashSet<Serial>,
+    /// By ascending serial.
+    newest: Vec<(Serial, u64)>,
+}
+
+impl Published {
+    /// Whether a record holds what it names no more, by what else is known.
+    fn is_past(&self, record: &Record) -> bool {
+        let serial = record.certificate.serial;
+        let newest = self.newest.binary_search_by_key(&serial, |(serial, _)| *serial).ok();
+        let newest = newest.and_then(|index| self.newest.get(index)).map_or(0, |(_, sequence)| *sequence);
+        record.sequence < newest || self.removed.contains(&serial)
+    }
 }
 
 impl Signer {
@@ -417,7 +444,16 @@ impl Describe for Signer {
     }
 
     fn is_free(&self, entry: &KeyValue) -> bool {
-        let removed = |record: Record| self.lock().removed.contains(&record.certificate.serial);
-        self.record(entry).is_some_and(removed)
+        let Ok(value) = LeaseValue::parse(&entry.value) else { return true };
+        let says_nothing = value.backend_type.is_none() && value.backend_data.is_none();
+        if value.signed().is_none() {
+            let is_reservation = says_nothing && entry.lease == 0;
+            let is_flannels = self.is_udp && value.public_ip.is_some();
+            return !is_reservation && !is_flannels;
+        }
+        // Who has no anchor cannot tell.
+        let Some((_, _, anchor)) = &self.signer else { return false };
+        let Some(Key::Subnets(subnets)) = self.prefix.read(&entry.key) else { return true };
+        open_value(&value, &subnets, anchor).map_or(true, |record| self.lock().is_past(&record))
     }
 }

@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use registry::client::{Client, Options};
 use registry::schema::{Backend, NetworkConfig, Prefix};
-use registry::trust::{Anchor, Bundle, Certificate, Epoch, NodeKeys, NodeStore, Serial, random};
+use registry::trust::{Anchor, Bundle, Certificate, Epoch, FileError, NodeKeys, NodeStore, Serial, random};
 use registry::view::{Memory, Setting, View};
 use tunnel::network::Membership;
 use zeroize::Zeroizing;
@@ -95,15 +95,15 @@ impl Member {
     /// A node that an authority certified.
     fn certified(&mut self, directory: &Path, tunnel: &mut Tunnel) -> Result<()> {
         let store = NodeStore::open(directory).map_err(told)?;
-        let keys = store.keys().map_err(told)?;
-        let certificate = store.certificate(&keys).map_err(told)?;
+        let keys = store.keys().map_err(needed)?;
+        let certificate = store.certificate(&keys).map_err(needed)?;
         self.anchor = Anchor::Authority(certificate.authority);
         self.name.clone_from(&certificate.name);
-        self.epochs = store.epochs().map_err(told)?.into_iter().map(|epoch| (epoch, None)).collect();
+        self.epochs = store.epochs().map_err(needed)?.into_iter().map(|epoch| (epoch, None)).collect();
         let now = Instant::now();
         self.epochs.iter_mut().skip(1).for_each(|(_, since)| *since = Some(now));
         tunnel.device.private_key = Some(private(keys.sealed_private().clone())?);
-        tunnel.device.wireguard_private_key = Some(private(store.wireguard_key().map_err(told)?)?);
+        tunnel.device.wireguard_private_key = Some(private(store.wireguard_key().map_err(needed)?)?);
         self.trust = Trust::Authority(Box::new(certificate));
         (self.keys, self.store) = (Some(Arc::new(keys)), Some(store));
         Ok(())
@@ -355,8 +355,20 @@ fn private(key: Zeroizing<[u8; 32]>) -> Result<PrivateKey> {
     PrivateKey::from_bytes(key).map_err(|e| Failure::failed(format!("the key of this node: {e}")))
 }
 
+/// The same for a file without which this host is not the node it was.
+fn needed(error: FileError) -> Failure {
+    let is_lost = matches!(error, FileError::Missing(_) | FileError::Content { .. });
+    let failure = told(error);
+    if !is_lost {
+        return failure;
+    }
+    failure.with_remedy(
+        "bring it back from a backup, or make this host forget its network with `adit down --purge` and join again",
+    )
+}
+
 /// A fault of a file, as our reader meets it.
-pub(super) fn told(error: registry::trust::FileError) -> Failure {
+pub(super) fn told(error: FileError) -> Failure {
     Failure::failed(error.to_string())
 }
 

@@ -9,7 +9,8 @@
 //! | `agent.rs` | the thread: what is learned, and what follows from it |
 //! | `member.rs` | who we are and whom we believe: keys, certificate, secrets |
 //! | `lease.rs` | our subnet: taken, kept, published, given back |
-//! | `host.rs` | the registry and the enroller inside this daemon, and what the authority's host publishes |
+//! | `host.rs` | the registry and the enroller inside this daemon |
+//! | `publish.rs` | what the authority decided → the registry |
 //! | `peers.rs` | nodes and clients → peers of the tunnel (pure) |
 //! | `report.rs` | what `adit status` shows |
 //! | `clients.rs` | phones and laptops |
@@ -26,6 +27,7 @@ mod member;
 mod notes;
 mod peers;
 pub mod places;
+mod publish;
 mod report;
 
 use std::path::PathBuf;

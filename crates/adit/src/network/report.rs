@@ -29,7 +29,7 @@ pub(super) struct Situation<'a> {
     pub(super) behind_nat: bool,
     pub(super) lost: Option<&'a str>,
     pub(super) embedded: bool,
-    pub(super) alarms: &'a [String],
+    pub(super) alarms: Vec<&'a String>,
     pub(super) refused: &'a [String],
     /// Who was heard, and when.
     pub(super) heard: &'a HashMap<Serial, Duration>,
@@ -38,7 +38,7 @@ pub(super) struct Situation<'a> {
 /// The state at this moment.
 pub(super) fn status(situation: &Situation<'_>) -> NetworkStatus {
     let Situation { member, view, wanted, lease, .. } = situation;
-    let mut problems: Vec<String> = situation.alarms.to_vec();
+    let mut problems: Vec<String> = situation.alarms.iter().map(ToString::to_string).collect();
     problems.extend_from_slice(situation.refused);
     let mut nodes: Vec<NodeStatus> = Vec::new();
     let mut skipped = 0;

@@ -244,7 +244,6 @@ tls-cert = "/etc/ssl/node.pem"
 tls-key = "node.key"
 user = "adit"
 password-file = "etcd.password"
-secret-file = "network.secret"
 plain = true
 plain-from = ["192.0.2.0/24"]
 ip-masq = false
@@ -273,7 +272,6 @@ transport = "wireguard"
         tls_key: Some("node.key".into()),
         user: Some("adit".into()),
         password_file: Some("etcd.password".into()),
-        secret_file: Some("network.secret".into()),
         plain: true,
         plain_from: vec!["192.0.2.0/24".parse().unwrap()],
         ip_masq: false,
@@ -293,6 +291,19 @@ transport = "wireguard"
     let text = node_at("\"https://192.0.2.1:2379\"", "tls-ca = \"ca.pem\"");
     let network = config::parse(path, text).unwrap().network.unwrap();
     assert_eq!(network.tls_ca, Some("/etc/adit/ca.pem".into()));
+}
+
+#[test]
+fn a_secret_of_a_network_has_a_key_beside_it() {
+    let text = |device: &str| {
+        format!("[device]\n{device}\n{}", node_at("\"http://192.0.2.1:2379\"", "secret-file = \"preshared.key\""))
+    };
+    let keys = Keys::new(&text("private-key-file = \"private.key\""));
+    let tunnel = config::load(&keys.configuration()).unwrap();
+    assert!(tunnel.device.private_key.is_some());
+    assert_eq!(tunnel.network.unwrap().secret_file, Some(keys.directory.path().join("preshared.key")));
+    let fault = Keys::new(&text("")).fault();
+    assert!(fault.contains("needs a key of this node") && fault.contains("adit keygen > private.key"), "{fault}");
 }
 
 /// A directory with a configuration, the private key `private.key` and the preshared key `preshared.key`.

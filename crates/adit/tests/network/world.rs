@@ -13,7 +13,7 @@ use std::thread;
 use adit::api::status::NetworkStatus;
 use adit::api::{self, Status};
 use ipnet::IpNet;
-use linux::netlink::{LinkChange, Netlink, Route, VethEnd};
+use linux::netlink::{Link, LinkChange, Netlink, Route, VethEnd};
 use linux::netns::NetNs;
 use tempfile::TempDir;
 
@@ -106,6 +106,12 @@ impl<'a> Node<'a> {
         daemon
     }
 
+    /// Starts the daemon; none if it gives up.
+    pub(crate) fn try_up(&self) -> Option<Daemon<'_, 'a>> {
+        let daemon = self.spawn(&["up", "--config", &self.file()]);
+        daemon.lines.recv_timeout(PATIENCE).ok().map(|_| daemon)
+    }
+
     /// Starts the daemon without waiting.
     pub(crate) fn spawn(&self, arguments: &[&str]) -> Daemon<'_, 'a> {
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
@@ -176,6 +182,101 @@ impl<'a> Node<'a> {
     pub(crate) fn underlay(&self) -> IpAddr {
         self.host.underlay(Family::V4)
     }
+
+    /// Adds a line to the configuration, under its last heading, which is `[network]`.
+    pub(crate) fn configure(&self, line: &str) {
+        let text = fs::read_to_string(self.file()).unwrap();
+        fs::write(self.file(), format!("{text}{line}\n")).unwrap();
+    }
+
+    /// The device of the node.
+    pub(crate) fn device(&self) -> Link {
+        self.host.netlink().existing_link("adit0").unwrap()
+    }
+
+    /// Waits until nobody reads from the device, as is so a moment after a daemon's end.
+    pub(crate) fn await_no_reader(&self) {
+        wait_for("a device without a reader", || (!self.device().running).then_some(()));
+    }
+
+    /// All files under this host's directory, as `path mode content`; the log is the test's.
+    pub(crate) fn files(&self) -> Vec<String> {
+        let mut files = Vec::new();
+        let mut folders = vec![self.directory.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap) {
+                let path = entry.path();
+                let shown = path.strip_prefix(&self.directory).unwrap().display().to_string();
+                let metadata = fs::symlink_metadata(&path).unwrap();
+                let content = if metadata.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
+                if metadata.is_dir() {
+                    folders.push(path);
+                }
+                if shown != "log" {
+                    files.push(format!("{shown} {:o} {content:02x?}", metadata.permissions().mode()));
+                }
+            }
+        }
+        files.sort();
+        files
+    }
+
+    /// All of the host's network that a daemon could change, as programs print it.
+    pub(crate) fn state(&self) -> Vec<String> {
+        let commands = [
+            "ip link",
+            "ip address",
+            "ip rule",
+            "ip -6 rule",
+            "ip route show table all",
+            "ip -6 route show table all",
+            "ip neighbour show nud permanent",
+            "nft list ruleset",
+            "ls -A /run/netns",
+            "sysctl -a -r ^net[.](core|ipv4|ipv6|netfilter|unix)[.]",
+        ];
+        let mut lines = Vec::new();
+        for command in commands {
+            let mut words = command.split(' ');
+            let (program, arguments) = (words.next().unwrap(), words);
+            let output = self.host.namespace.run(|| Command::new(program).args(arguments).output()).unwrap().unwrap();
+            // Some settings cannot be read, and the directory of named namespaces need not be there.
+            let may_fail = matches!(program, "sysctl" | "ls");
+            assert!(output.status.success() || may_fail, "{command}: {}", said(&output));
+            let text = String::from_utf8(output.stdout).unwrap();
+            lines.extend(text.lines().filter(|line| !is_volatile(line)).map(|line| format!("{command}: {line}")));
+        }
+        lines.sort();
+        lines
+    }
+
+    /// Checks that the host's network is as it was.
+    pub(crate) fn check_state(&self, before: &[String]) {
+        let after = self.state();
+        let more: Vec<_> = after.iter().filter(|line| !before.contains(line)).collect();
+        let less: Vec<_> = before.iter().filter(|line| !after.contains(line)).collect();
+        assert!(more.is_empty() && less.is_empty(), "too much: {more:#?}, too little: {less:#?}");
+    }
+}
+
+/// Whether a line tells of something that changes by itself: what is counted, what ends, what the kernel computes.
+fn is_volatile(line: &str) -> bool {
+    ["nf_conntrack_count", "nf_conntrack_dccp", "expires", "tcp_mem", "udp_mem", "route.flush", "file_max"]
+        .iter()
+        .any(|word| line.contains(word))
+}
+
+/// A network of these hosts, with a daemon on each; all know each other when this returns.
+pub(crate) fn network<'n, 'h>(nodes: &'n [Node<'h>], arguments: &[&str]) -> Vec<Daemon<'n, 'h>> {
+    let uses = nodes.len().to_string();
+    let token = nodes[0].init(&[arguments, &["--uses", &uses]].concat());
+    let mut daemons = vec![nodes[0].up()];
+    for node in &nodes[1..] {
+        node.join(&token);
+        daemons.push(node.up());
+    }
+    daemons.iter().for_each(|daemon| daemon.await_nodes(nodes.len() - 1));
+    daemons
 }
 
 /// What a verb said on standard error.

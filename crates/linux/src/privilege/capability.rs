@@ -169,7 +169,9 @@ pub fn keep_in_this_thread(keep: &[Capability]) -> Result<()> {
     // The call takes numbers only. Kernels before 4.3 have no ambient set, and then nothing to clear.
     let _ = syscall!(prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong, 0, 0, 0));
     let permitted = sets.permitted & kept;
-    Sets { effective: permitted, permitted, inheritable: 0 }.write().map_err(failed)
+    let wanted = Sets { effective: permitted, permitted, inheritable: 0 };
+    // Who was started with just these may be kept from the call itself.
+    if sets == wanted { Ok(()) } else { wanted.write().map_err(failed) }
 }
 
 /// All stages: what a running daemon keeps is CAP_NET_ADMIN.

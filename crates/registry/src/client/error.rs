@@ -113,14 +113,17 @@ fn words(text: &str) -> String {
     if words.trim().is_empty() { "it gives no reason".to_owned() } else { words }
 }
 
+/// What is said of a connection that one side ends because it does not understand the other, and of one whose other side ended.
+const ENDED: [&str; 6] = ["eof", "broken pipe", "closed", "reset", "corrupt message", "HTTP/2"];
+
 fn remedy(failures: &[Failure]) -> &'static str {
     let any = |part: &str| failures.iter().any(|failure| failure.cause.contains(part));
     if failures.is_empty() {
         "name its endpoints"
     } else if any("certificate") || any("UnknownIssuer") {
         "give the certificate of the authority that signed the registry's own (tls-ca), and the name that is in it"
-    } else if any("InvalidContentType") || any("corrupt message") || any("HTTP/2") {
-        "see which endpoints speak TLS (https://) and which do not (http://)"
+    } else if ENDED.iter().any(|part| any(part)) {
+        "see that it runs, that it is a registry, and which endpoints speak TLS (https://) and which do not (http://)"
     } else {
         "see that it runs, that its address is right, and that no firewall is in between"
     }

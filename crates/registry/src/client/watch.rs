@@ -13,7 +13,7 @@ use super::{Backoff, Client, ClientError, Event, Listing, Watch, error, jitter};
 use crate::api::etcdserverpb::WatchResponse;
 
 /// How many updates may wait for who asks for them. The registry waits with the rest.
-const WAITING: usize = 64;
+const WAITING: usize = 16;
 /// How many events may come while a listing is made before they wait for it.
 const MEANWHILE: usize = 16_384;
 

@@ -114,7 +114,10 @@ impl Keeper {
     pub(super) async fn fresh(&self, claims: &[Claim], refused: &mut Refused) -> Result<Tried, LeaseError> {
         let is_free = |claim: &&Claim| self.describe.is_free(&claim.entry);
         let taken: Vec<Subnets> = claims.iter().filter(|claim| !is_free(claim)).map(|claim| claim.subnets).collect();
-        let choice = Choice { config: &self.config, taken: &taken, avoid: &self.avoid, refused: &refused.subnets };
+        // What stands for nobody may stand for somebody elsewhere: another secret, a registry that was set back.
+        let nobodys = claims.iter().filter(is_free).map(|claim| claim.subnets);
+        let avoid: Vec<Subnets> = self.avoid.iter().copied().chain(nobodys).collect();
+        let choice = Choice { config: &self.config, taken: &taken, avoid: &avoid, refused: &refused.subnets };
         let Some(subnets) = choice.choose(&self.previous) else {
             return Err(LeaseError::OutOfSubnets(self.config.networks()));
         };
@@ -190,7 +193,7 @@ impl Keeper {
     }
 }
 
-fn mine(
+pub(super) fn mine(
     subnets: Subnets,
     key: String,
     value: Vec<u8>,

@@ -119,6 +119,11 @@ impl View {
         self.removals.known().map(|(tombstone, _)| tombstone.serial)
     }
 
+    /// The highest number of the records that were seen of each node, by ascending serial.
+    pub fn sequences(&self) -> impl Iterator<Item = (Serial, u64)> {
+        self.nodes.sequences().iter().map(|(serial, sequences)| (*serial, sequences.highest))
+    }
+
     /// The newest bundles of the secret, by ascending epoch.
     pub fn bundles(&self) -> impl Iterator<Item = &Bundle> {
         self.bundles.values()
