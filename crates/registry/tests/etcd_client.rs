@@ -210,7 +210,7 @@ async fn what_is_no_registry_at_all_is_an_error_that_says_so() {
             let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
         }
     });
-    let text = client(&[endpoint.clone()]).get("/a").await.unwrap_err().to_string();
+    let text = client(std::slice::from_ref(&endpoint)).get("/a").await.unwrap_err().to_string();
     assert!(text.contains(&endpoint) && text.contains("which endpoints speak TLS"), "{text}");
     answers.abort();
 }
