@@ -652,6 +652,11 @@ fn t9_a_guessed_secret_is_none_and_names_are_pinned_at_first_sight() {
     let impostor = member(4, "paris");
     assert!(!world.publish(&impostor, 99, subnet(4)));
     assert!(world.problem().contains("is called paris already"), "{:?}", world.problems());
+    world.delete(&World::key(subnet(4)));
+    // In capitals it is the same name.
+    let impostor = member(5, "PARIS");
+    assert!(!world.publish(&impostor, 99, subnet(4)));
+    assert!(world.problem().contains("is called PARIS already"), "{:?}", world.problems());
     world.restart(setting(shared(), adit(), Some(member(1, "self").serial())));
     world.list(MINUTE);
     assert_eq!(world.holders(), [(paris.serial(), subnet(2))]);

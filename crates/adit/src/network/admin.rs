@@ -475,7 +475,7 @@ impl Authority {
         tell(
             &self.runtime,
             &self.device,
-            "; the daemon publishes it now",
+            ": this host goes by it, and the daemon publishes it now",
             "; it is published when the daemon of this host runs",
         )
     }
@@ -483,11 +483,9 @@ impl Authority {
 
 fn tell(runtime: &Path, device: &str, now: &str, later: &str) -> String {
     let path = api::control_socket(runtime, device);
-    match api::call_within(&path, Request::Reload, Duration::from_secs(60)) {
-        Ok(api::Response::Changed { .. }) => now.into(),
-        Ok(api::Response::Fault { sentence } | api::Response::Error { sentence }) => {
-            format!("{later} again ({sentence})")
-        }
+    match api::call_within(&path, Request::Refresh, Duration::from_secs(60)) {
+        Ok(api::Response::Done) => now.into(),
+        Ok(api::Response::Error { sentence }) => format!("; {sentence}"),
         _ => later.into(),
     }
 }

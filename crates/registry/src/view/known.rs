@@ -68,6 +68,7 @@ pub(super) struct Nodes {
     known: BTreeMap<Serial, Known>,
     sequences: BTreeMap<Serial, Sequences>,
     addresses: Ranges<Serial>,
+    /// In small letters: two names that differ in nothing else are one to people, and to a configuration.
     names: HashMap<String, Serial>,
     keys: HashMap<[u8; 32], Serial>,
     /// Those who hold nothing, in the order in which they are asked again.
@@ -321,7 +322,7 @@ impl Nodes {
                 self.addresses.give_back(&net, serial);
             }
             let certificate = &known.record.certificate;
-            self.names.remove(&certificate.name);
+            self.names.remove(&certificate.name.to_ascii_lowercase());
             self.keys.remove(&certificate.record_key);
             self.keys.remove(&certificate.sealed_key);
             self.is_due = true;
@@ -375,7 +376,8 @@ impl Nodes {
             return Standing::Waits;
         }
         let certificate = &known.record.certificate;
-        let (name, record_key, sealed_key) = (certificate.name.clone(), certificate.record_key, certificate.sealed_key);
+        let (record_key, sealed_key) = (certificate.record_key, certificate.sealed_key);
+        let name = certificate.name.to_ascii_lowercase();
         let subnets = known.record.subnets;
         let mut against: Vec<Standing> = Vec::new();
         against.extend(self.keys.get(&record_key).or_else(|| self.keys.get(&sealed_key)).map(|by| Standing::Key(*by)));
