@@ -77,6 +77,7 @@ enum Topic {
     Notes,
     Memory,
     SubnetFiles,
+    Authority,
 }
 
 /// When a node was last heard of.
