@@ -53,8 +53,9 @@ const REFUSALS: usize = 16;
 /// How long a start waits for the registry if it remembers how things were.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// How long nobody may answer at one of several endpoints before the next one is tried.
-const TRY: Duration = Duration::from_secs(10);
+/// How long nobody may answer at one of several endpoints before the next one is tried: longer than a peer may be silent that has nothing to
+/// say (10 s).
+const TRY: Duration = Duration::from_secs(15);
 
 /// How long after its handshake a session may be used ([`tunnel::session::REJECT_AFTER_TIME`]).
 const SESSION: Duration = Duration::from_secs(180);
@@ -93,6 +94,8 @@ enum Topic {
 struct Heard {
     /// Bytes that had come from it by then.
     received: u64,
+    /// Bytes that we had sent it by then: more say that we are calling it in vain.
+    sent: u64,
     /// Since we began; never, if nothing has come.
     at: Duration,
     ever: bool,
@@ -873,18 +876,16 @@ impl Agent {
             let Some(node) = peer.public_key.as_ref().and_then(|key| nodes.get(key.as_bytes())) else { continue };
             let heard = self.heard.entry(node.serial).or_default();
             // A peer that was away and is there again counts from nothing.
-            heard.received = heard.received.min(state.received);
+            (heard.received, heard.sent) = (heard.received.min(state.received), heard.sent.min(state.sent));
             if state.received > heard.received {
-                *heard = Heard { received: state.received, at: self.began.elapsed(), ever: true };
+                *heard = Heard { received: state.received, sent: state.sent, at: self.began.elapsed(), ever: true };
                 self.calling.remove(&peer.name);
-            } else if state.sent > 0
-                && self.began.elapsed().saturating_sub(heard.at) > TRY
-                && peers::choices(node, self.listen) > 1
-            {
+            } else if state.sent > heard.sent && peers::choices(node, self.listen) > 1 {
                 let since = *self.calling.entry(peer.name.clone()).or_insert(now);
                 if now.saturating_duration_since(since) > TRY {
                     self.turns.advance(&peer.name);
                     self.calling.remove(&peer.name);
+                    heard.sent = state.sent;
                     news = true;
                 }
             }
