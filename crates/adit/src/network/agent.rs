@@ -385,6 +385,14 @@ impl Agent {
                 self.learn_secrets(&listing.entries);
             }
             Update::Events { events, .. } => {
+                // What the authority said is not for others to take away.
+                let is_decision = |event: &Event| {
+                    matches!(event, Event::Delete { key, .. }
+                        if matches!(self.member.prefix.read(key), Some(Key::Config | Key::Removed(_) | Key::Epoch(_))))
+                };
+                if let Some(publisher) = self.publisher.as_ref().filter(|_| events.iter().any(is_decision)) {
+                    publisher.look();
+                }
                 let put: Vec<KeyValue> = events
                     .iter()
                     .filter_map(|event| match event {
