@@ -22,6 +22,7 @@ mod rotation;
 mod verify;
 mod watch;
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -42,6 +43,9 @@ pub(crate) use backoff::{Backoff, jitter, random};
 
 /// The most that a listing holds in memory, in bytes of keys and values: a thousand nodes take less than one MiB.
 const MAX_LISTING: usize = 256 << 20;
+/// How long each of several endpoints may take at first: a member that has just lost its leader lets questions lie, and another one may have the next
+/// leader already. Only when none was as quick are they asked with patience.
+const IMPATIENT: Duration = Duration::from_secs(1);
 /// How many entries are asked for at once.
 const PAGE: i64 = 1000;
 
@@ -340,10 +344,18 @@ impl Client {
         F: Future<Output = Result<T, Status>>,
     {
         let order = lock(&self.0.rotation).order(Instant::now());
+        let short = if order.len() > 1 { self.0.deadline.min(IMPATIENT) } else { self.0.deadline };
         let mut failures = Vec::new();
-        for index in order {
-            let attempt = timeout(self.0.deadline, self.attempt(index, &ask)).await;
-            let attempt = attempt.unwrap_or_else(|_| Attempt::Failed(error::no_answer(self.0.deadline)));
+        let mut tries: VecDeque<(usize, Duration)> = order.into_iter().map(|index| (index, short)).collect();
+        while let Some((index, patience)) = tries.pop_front() {
+            let attempt = timeout(patience, self.attempt(index, &ask)).await;
+            if attempt.is_err() && patience < self.0.deadline {
+                // It may be slow and no more than that.
+                tries.push_back((index, self.0.deadline));
+                self.failed(index);
+                continue;
+            }
+            let attempt = attempt.unwrap_or_else(|_| Attempt::Failed(error::no_answer(patience)));
             let cause = match attempt {
                 Attempt::Done(answer) => {
                     lock(&self.0.rotation).worked(index);

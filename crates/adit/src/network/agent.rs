@@ -14,7 +14,7 @@ use linux::netlink::Netlink;
 use registry::client::{Client, Event, KeyValue, Update, Watcher};
 use registry::schema::{Backend, Key, NetworkConfig, Subnets};
 use registry::trust::Serial;
-use registry::view::{self, View};
+use registry::view::{self, PlainNode, View};
 use tokio::sync::mpsc::{self, Receiver, UnboundedReceiver};
 use tokio::time::{Instant as Later, MissedTickBehavior, interval, sleep_until, timeout_at};
 
@@ -53,8 +53,9 @@ const REFUSALS: usize = 16;
 /// How long a start waits for the registry if it remembers how things were.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// How long nobody may answer at one of several endpoints before the next one is tried.
-const TRY: Duration = Duration::from_secs(10);
+/// How long nobody may answer at one of several endpoints before the next one is tried: longer than a peer may be silent that has nothing to
+/// say (10 s).
+const TRY: Duration = Duration::from_secs(15);
 
 /// How long after its handshake a session may be used ([`tunnel::session::REJECT_AFTER_TIME`]).
 const SESSION: Duration = Duration::from_secs(180);
@@ -70,6 +71,9 @@ pub(super) enum Command {
     /// End.
     Stop,
 }
+
+/// As many plain nodes that are not spoken to are named.
+const NAMED: usize = 8;
 
 /// What may be wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,6 +94,8 @@ enum Topic {
 struct Heard {
     /// Bytes that had come from it by then.
     received: u64,
+    /// Bytes that we had sent it by then: more say that we are calling it in vain.
+    sent: u64,
     /// Since we began; never, if nothing has come.
     at: Duration,
     ever: bool,
@@ -379,6 +385,14 @@ impl Agent {
                 self.learn_secrets(&listing.entries);
             }
             Update::Events { events, .. } => {
+                // What the authority said is not for others to take away.
+                let is_decision = |event: &Event| {
+                    matches!(event, Event::Delete { key, .. }
+                        if matches!(self.member.prefix.read(key), Some(Key::Config | Key::Removed(_) | Key::Epoch(_))))
+                };
+                if let Some(publisher) = self.publisher.as_ref().filter(|_| events.iter().any(is_decision)) {
+                    publisher.look();
+                }
                 let put: Vec<KeyValue> = events
                     .iter()
                     .filter_map(|event| match event {
@@ -428,13 +442,8 @@ impl Agent {
         let Some(entry) = entries.iter().find(|entry| entry.key == key) else { return Ok(()) };
         let said = match NetworkConfig::parse(&entry.value) {
             Ok(said) => said,
-            Err(e) if self.network.is_some() => {
-                self.alarm(
-                    Topic::Configuration,
-                    format!("the network configuration in the registry is not usable any more: {e}"),
-                );
-                return Ok(());
-            }
+            // The view says so too.
+            Err(_) if self.view.is_some() => return Ok(()),
             Err(e) => {
                 return Err(Failure::failed(format!("{key} in the registry is no network configuration: {e}")));
             }
@@ -452,6 +461,7 @@ impl Agent {
             return Err(Failure::failed(format!("the registry contradicts what this node goes by: {contradiction}"))
                 .with_remedy("if the network was really made anew, run `adit down --purge` here and join again"));
         }
+        self.alarms.remove(&Topic::Configuration);
         if self.network.is_none() {
             self.go_by(said, Some(String::from_utf8_lossy(&entry.value).into_owned()))?;
         }
@@ -651,12 +661,9 @@ impl Agent {
         }
         let mut peers: Vec<config::Peer> =
             view.nodes().iter().map(|node| peers::of_node(node, self.listen, self.behind_nat, &self.turns)).collect();
-        if let (true, Backend::Udp { port }) = (self.settings.plain, &network.backend) {
-            let allowed = |node: &view::PlainNode| {
-                let address = IpAddr::from(node.public_ip);
-                self.settings.plain_from.iter().any(|net| net.contains(&address)) && !self.public.contains(&address)
-            };
-            peers.extend(view.plain_nodes().into_iter().filter(allowed).map(|node| peers::of_plain_node(&node, *port)));
+        if let Backend::Udp { port } = &network.backend {
+            let (plain, _) = self.plain_nodes(view);
+            peers.extend(plain.iter().map(|node| peers::of_plain_node(node, *port)));
         }
         let serves = |client: &&clients::Client| {
             client.addresses.iter().all(|address| held.iter().any(|subnet| subnet.contains(address)))
@@ -664,6 +671,32 @@ impl Agent {
         peers.extend(self.clients.iter().filter(serves).map(peers::of_client));
         peers.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Wanted { overlay, peers })
+    }
+
+    /// Nodes of flannel's own that are spoken to, and why others that might be are not.
+    fn plain_nodes(&self, view: &View) -> (Vec<PlainNode>, Vec<String>) {
+        let mut plain = if self.settings.plain { view.plain_nodes() } else { Vec::new() };
+        plain.retain(|node| {
+            let address = IpAddr::from(node.public_ip);
+            self.settings.plain_from.iter().any(|net| net.contains(&address)) && !self.public.contains(&address)
+        });
+        // Whose word is signed is not spoken to in the clear, whoever writes that somebody else is there.
+        let signed = view.nodes();
+        let at =
+            |address: IpAddr| signed.iter().find(|node| node.endpoints.iter().any(|endpoint| endpoint.ip() == address));
+        let mut apart = Vec::new();
+        plain.retain(|node| {
+            let other = at(node.public_ip.into());
+            if let (Some(other), true) = (other, apart.len() < NAMED) {
+                let PlainNode { subnets, public_ip } = node;
+                apart.push(format!(
+                    "{subnets} is not reached: at {public_ip} there is {}, which is not spoken to in the clear",
+                    other.name
+                ));
+            }
+            other.is_none()
+        });
+        (plain, apart)
     }
 
     async fn put_into_force(&mut self) {
@@ -750,6 +783,10 @@ impl Agent {
     }
 
     fn report(&self, handle: &Handle) {
+        let mut refused = self.refused.clone();
+        if let Some(view) = &self.view {
+            refused.extend(self.plain_nodes(view).1);
+        }
         let heard =
             self.heard.iter().filter(|(_, heard)| heard.ever).map(|(serial, heard)| (*serial, heard.at)).collect();
         let situation = Situation {
@@ -764,7 +801,7 @@ impl Agent {
             lost: self.lost.as_deref(),
             embedded: self.host.as_ref().is_some_and(Host::has_registry),
             alarms: self.alarms.values().collect(),
-            refused: &self.refused,
+            refused: &refused,
             heard: &heard,
         };
         handle.facts().set_network(report::status(&situation));
@@ -776,6 +813,9 @@ impl Agent {
     fn look_around(&mut self) -> bool {
         let mut news = self.member.forget_old_secrets() | self.again.is_some_and(|again| again <= Instant::now());
         self.remember();
+        if let Some(outcome) = self.publisher.as_ref().map(Publisher::outcome) {
+            self.follow(Topic::Authority, outcome);
+        }
         // A file that was read again may say another port.
         let listen = self.handle.as_ref().map_or(self.listen, |handle| handle.facts().listen());
         let moved = std::mem::replace(&mut self.listen, listen) != listen;
@@ -844,18 +884,16 @@ impl Agent {
             let Some(node) = peer.public_key.as_ref().and_then(|key| nodes.get(key.as_bytes())) else { continue };
             let heard = self.heard.entry(node.serial).or_default();
             // A peer that was away and is there again counts from nothing.
-            heard.received = heard.received.min(state.received);
+            (heard.received, heard.sent) = (heard.received.min(state.received), heard.sent.min(state.sent));
             if state.received > heard.received {
-                *heard = Heard { received: state.received, at: self.began.elapsed(), ever: true };
+                *heard = Heard { received: state.received, sent: state.sent, at: self.began.elapsed(), ever: true };
                 self.calling.remove(&peer.name);
-            } else if state.sent > 0
-                && self.began.elapsed().saturating_sub(heard.at) > TRY
-                && peers::choices(node, self.listen) > 1
-            {
+            } else if state.sent > heard.sent && peers::choices(node, self.listen) > 1 {
                 let since = *self.calling.entry(peer.name.clone()).or_insert(now);
                 if now.saturating_duration_since(since) > TRY {
                     self.turns.advance(&peer.name);
                     self.calling.remove(&peer.name);
+                    heard.sent = state.sent;
                     news = true;
                 }
             }
@@ -875,8 +913,7 @@ impl Agent {
         }
         let local = places::local_addresses(&mut netlink)?;
         let behind_nat = self.settings.public_ip == config::PublicIp::Auto
-            && (self.notes.were_translated(&local)
-                || places::are_translated(&public, &self.member.registry_addresses));
+            && (self.notes.were_translated(&local) || places::are_translated(&public, &self.member.registry_addresses));
         let news = (&self.public, self.behind_nat) != (&public, behind_nat);
         (self.public, self.behind_nat) = (public, behind_nat);
         Ok(news)

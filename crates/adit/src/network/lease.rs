@@ -405,7 +405,9 @@ impl Describe for Signer {
         // What stands outside of the signature must stand inside as well.
         let shown: &[IpAddr] = if *behind_nat { &[] } else { public };
         let public_ip = shown.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None });
+        // flannel names one in networks of IPv6 only.
         let public_ipv6 = shown.iter().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None });
+        let public_ipv6 = public_ipv6.filter(|_| subnets.v6.is_some() || public_ip.is_none());
         let mut value =
             LeaseValue { public_ip, public_ipv6, backend_type: None, backend_data: None, backend_v6_data: None };
         let Some((keys, certificate, anchor)) = &self.signer else { return value.to_json() };

@@ -77,10 +77,11 @@ impl Member {
             registry_urls,
             registry_addresses,
         };
+        let is_certified = NodeStore::is_certified(directory);
         match (&settings.secret_file, directory.exists()) {
             (Some(file), _) => member.share(file, directory, tunnel)?,
+            (None, _) if settings.plain && !is_certified => member.store = Some(super::admin::new_store(directory)?),
             (None, true) => member.certified(directory, tunnel)?,
-            (None, false) if settings.plain => {}
             (None, false) => {
                 return Err(Failure::failed(format!(
                     "this host is no node of a network yet: there is no {}",

@@ -25,7 +25,7 @@ pub(super) struct Notes {
     pub(super) subnets: Vec<IpNet>,
     /// The number of the record it signed last.
     pub(super) sequence: u64,
-    /// The address that it was seen from when it joined.
+    /// The address that it was seen from when it joined, if that was none of its own: a NAT's.
     pub(super) seen: Option<IpAddr>,
     /// Its own address at which that call began.
     pub(super) called_from: Option<IpAddr>,

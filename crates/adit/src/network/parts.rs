@@ -29,8 +29,7 @@ pub(super) async fn put<E: std::fmt::Display>(
         put(&good).await.ok()?;
     }
     let present: HashMap<&str, &Peer> = good.peers.iter().map(|peer| (peer.name.as_str(), peer)).collect();
-    let coming: Vec<&Peer> =
-        wanted.peers.iter().filter(|peer| present.get(peer.name.as_str()) != Some(peer)).collect();
+    let coming: Vec<&Peer> = wanted.peers.iter().filter(|peer| present.get(peer.name.as_str()) != Some(peer)).collect();
     let mut parts = vec![coming];
     let (mut left_out, mut tries) = (Vec::new(), 0);
     while let Some(part) = parts.pop().filter(|part| !part.is_empty()) {
@@ -101,7 +100,8 @@ mod tests {
     }
 
     fn wanted(masquerade: bool, peers: Vec<Peer>) -> Wanted {
-        let overlay = Overlay { networks: Vec::new(), subnets: Vec::new(), masquerade, forward: true, membership: None };
+        let overlay =
+            Overlay { networks: Vec::new(), subnets: Vec::new(), masquerade, forward: true, membership: None };
         Wanted { overlay, peers }
     }
 
@@ -112,7 +112,12 @@ mod tests {
     }
 
     /// Puts with a daemon that takes no peer of these names; what it has in the end, and how often it was asked.
-    fn outcome(before: Option<&Wanted>, wanted: &Wanted, bad: &[&str], takes_overlay: bool) -> (Option<Outcome>, usize) {
+    fn outcome(
+        before: Option<&Wanted>,
+        wanted: &Wanted,
+        bad: &[&str],
+        takes_overlay: bool,
+    ) -> (Option<Outcome>, usize) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let mut asked = 0;
         let outcome = runtime.block_on(put(before, wanted, async |next: &Wanted| {
@@ -151,7 +156,8 @@ mod tests {
 
     #[test]
     fn who_lost_addresses_has_lost_them_whatever_else_fails() {
-        let before = wanted(true, vec![peer(1, "10.0.1.0/24 fd00:1::/64"), peer(2, "10.0.2.0/24"), peer(3, "10.0.3.0/24")]);
+        let before =
+            wanted(true, vec![peer(1, "10.0.1.0/24 fd00:1::/64"), peer(2, "10.0.2.0/24"), peer(3, "10.0.3.0/24")]);
         let after = wanted(false, vec![peer(1, "10.0.1.0/24"), peer(2, "10.0.9.0/24")]);
         let (outcome, _) = outcome(Some(&before), &after, &["n2"], false);
         let Outcome { good, left_out } = outcome.unwrap();

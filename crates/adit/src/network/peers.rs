@@ -192,7 +192,8 @@ mod tests {
     fn who_has_the_name_of_another_is_called_otherwise_and_the_file_counts() {
         let network = config::Network::new(config::RegistryAt::Embedded, "here".into());
         let mut present = crate::up::node("adit0", network, None).unwrap();
-        present.peers = vec![peer("Paris", 1, "10.1.0.0/16", Origin::File), peer("old", 2, "10.2.0.0/16", Origin::Network)];
+        present.peers =
+            vec![peer("Paris", 1, "10.1.0.0/16", Origin::File), peer("old", 2, "10.2.0.0/16", Origin::Network)];
         let wanted = wanted(vec![
             peer("berlin", 3, "10.3.0.0/24", Origin::Network),
             peer("berlin", 4, "10.4.0.1/32", Origin::Client),

@@ -2,7 +2,7 @@
 //! there, for as long as that takes: a removal is not to wait for the next listing because a leader was elected just now.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
@@ -13,7 +13,7 @@ use registry::trust::{Ledger, Record, Serial};
 use tokio::sync::Notify;
 
 /// How often a registry that did not take something is asked to again.
-const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// What is to be in the registry.
 pub(super) struct Decisions {
@@ -93,29 +93,44 @@ fn encoded(bytes: &[u8]) -> Vec<u8> {
 pub(super) struct Publisher {
     decisions: Arc<Decisions>,
     wake: Arc<Notify>,
+    /// Why it is not done, if so.
+    trouble: Arc<Mutex<Option<String>>>,
 }
 
 impl Publisher {
     /// Begins, within a runtime of tokio.
     pub(super) fn start(decisions: Decisions, client: Client) -> Self {
-        let (decisions, wake) = (Arc::new(decisions), Arc::new(Notify::new()));
-        let (decided, woken) = (Arc::clone(&decisions), Arc::clone(&wake));
+        let this = Self { decisions: Arc::new(decisions), wake: Arc::default(), trouble: Arc::default() };
+        let (decisions, wake, trouble) =
+            (Arc::clone(&this.decisions), Arc::clone(&this.wake), Arc::clone(&this.trouble));
         tokio::spawn(async move {
             loop {
-                woken.notified().await;
-                let mut is_said = false;
-                while let Err(e) = decided.publish(&client).await {
-                    if !std::mem::replace(&mut is_said, true) {
-                        tracing::warn!("what the authority decided is not in the registry yet: {e}");
+                wake.notified().await;
+                loop {
+                    match decisions.publish(&client).await {
+                        Ok(()) => {
+                            lock(&trouble).take();
+                            break;
+                        }
+                        // The first word of it, so that it is said once.
+                        Err(e) => drop(lock(&trouble).get_or_insert(e)),
                     }
                     tokio::time::sleep(AGAIN).await;
                 }
-                if is_said {
-                    tracing::info!("what the authority decided is in the registry");
-                }
             }
         });
-        Self { decisions, wake }
+        this
+    }
+
+    /// Whether all is there.
+    ///
+    /// # Errors
+    /// Why something is not: it goes on being tried.
+    pub(super) fn outcome(&self) -> Result<(), String> {
+        match &*lock(&self.trouble) {
+            None => Ok(()),
+            Some(e) => Err(format!("what the authority decided is not published yet: {e}")),
+        }
     }
 
     /// Something may have been decided.
@@ -139,4 +154,8 @@ impl Publisher {
             Err(e) => tracing::error!("the authority's ledger: {e}"),
         }
     }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -134,9 +134,7 @@ fn clients_reach_all_nodes_through_theirs_and_are_reached_until_they_are_put_out
         key_is_kept_nowhere(serving, conf);
     }
 
-    let list = || -> Vec<ClientStatus> {
-        serde_json::from_str(&serving.adit(&["client", "list", "--json"])).unwrap()
-    };
+    let list = || -> Vec<ClientStatus> { serde_json::from_str(&serving.adit(&["client", "list", "--json"])).unwrap() };
     let before = list();
     assert_eq!(before.iter().map(|client| client.name.as_str()).collect::<Vec<_>>(), ["phone", "laptop"]);
     assert_eq!(before[0].addresses[0].addr(), address(&phone));

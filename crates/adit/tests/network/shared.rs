@@ -134,14 +134,18 @@ fn the_key_that_was_seen_first_counts() {
     let subnet = two.subnet();
     let key = format!("{PREFIX}/subnets/{}-24", subnet.addr());
     etcd.put(&key, &forged(&secret, "other", &subnet.to_string(), u64::MAX / 2));
-    one.await_problem(&format!("other claims {subnet}, which two holds: it stays where it is"));
+    let said = format!("other claims {subnet}, which two holds: it stays where it is");
+    wait_for("a word about it", || nodes[0].log().contains(&said).then_some(()));
     assert_eq!(keys(&one), before);
+    wait_for("the owner's record", || (!String::from_utf8_lossy(&etcd.get(&key)).contains("192.0.2.3")).then_some(()));
+    assert_eq!(two.subnet(), subnet);
     // Also after a restart.
     one.crash();
     let one =
         nodes[0].up_with(&options(&nodes[0], "one", &etcd, &secret).iter().map(String::as_str).collect::<Vec<_>>());
-    one.await_problem("which two holds");
+    one.await_problem("subnets/10.9.250.0-24 is not used");
     assert_eq!(keys(&one), before);
+    all_talk(&containers);
 }
 
 #[test]

@@ -6,19 +6,31 @@ use tokio::time::Instant;
 
 /// The first pause.
 const SHORTEST: Duration = Duration::from_millis(100);
-/// The longest.
+/// The longest, unless it is given.
 const LONGEST: Duration = Duration::from_secs(5);
 /// What has worked for so long was no false start.
 const STEADY: Duration = Duration::from_secs(5);
 
 /// How long to wait before the next try.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Backoff {
     failures: u32,
     since: Option<Instant>,
+    longest: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::up_to(LONGEST)
+    }
 }
 
 impl Backoff {
+    /// Pauses that are never longer than this.
+    pub(crate) fn up_to(longest: Duration) -> Self {
+        Self { failures: 0, since: None, longest }
+    }
+
     /// Something began to work.
     pub(crate) fn began(&mut self, now: Instant) {
         self.since = Some(now);
@@ -30,7 +42,7 @@ impl Backoff {
             self.failures = 0;
             return Duration::ZERO;
         }
-        let pause = SHORTEST.saturating_mul(1 << self.failures.min(10)).min(LONGEST);
+        let pause = SHORTEST.saturating_mul(1 << self.failures.min(10)).min(self.longest);
         self.failures = self.failures.saturating_add(1);
         jitter(pause)
     }

@@ -17,6 +17,9 @@ const WAITING: usize = 16;
 /// How many events may come while a listing is made before they wait for it.
 const MEANWHILE: usize = 16_384;
 
+/// The longest pause between tries: a registry that is there again is to be noticed within two seconds.
+const LONGEST_PAUSE: Duration = Duration::from_millis(1500);
+
 /// What a watcher tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Update {
@@ -57,7 +60,7 @@ impl Watcher {
             is_lost: false,
             failures: 0,
             cluster: None,
-            backoff: Backoff::default(),
+            backoff: Backoff::up_to(LONGEST_PAUSE),
             next_listing: Instant::now(),
             sender,
         };

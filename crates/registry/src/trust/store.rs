@@ -61,6 +61,11 @@ impl NodeStore {
         state.join(format!("{device}.network"))
     }
 
+    /// Whether a node that an authority certified has its files there, or some of them.
+    pub fn is_certified(path: &Path) -> bool {
+        [NODE_KEY, CERTIFICATE].iter().any(|name| path.join(name).exists())
+    }
+
     /// Makes the directory (0700), unless it is there.
     ///
     /// # Errors
