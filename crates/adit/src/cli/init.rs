@@ -86,11 +86,11 @@ pub(super) struct Arguments {
 pub(super) struct Reached {
     /// Where others reach this host; the addresses of its ways out unless given
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',', conflicts_with = "iface")]
-    public_ip: Vec<IpAddr>,
+    pub(super) public_ip: Vec<IpAddr>,
 
     /// The card by which others reach this host
     #[arg(long, value_name = "NAME")]
-    iface: Option<String>,
+    pub(super) iface: Option<String>,
 }
 
 impl Reached {

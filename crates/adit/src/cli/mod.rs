@@ -188,6 +188,8 @@ mod tests {
             ("adit upp", 2),
             ("adit up a --config b", 2),
             ("adit up --ip-masq", 2),
+            ("adit up a.toml --device adit1", 2),
+            ("adit up a.toml --lease-ttl 1h", 2),
             ("adit up --etcd-endpoints http://a:1 --secret-file s", 2),
             ("adit init --network 10.42.0.0", 2),
             ("adit init --public-ip 192.0.2.1 --iface eth0", 2),

@@ -1,6 +1,5 @@
 //! `adit up`
 
-use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,9 +12,6 @@ use crate::{Failure, Result, up};
 
 /// What is started without a name: the file that `init` and `join` write.
 const DEFAULT: &str = "/etc/adit/adit.toml";
-
-/// The port of the embedded registry.
-const REGISTRY: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 7780);
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -101,18 +97,23 @@ struct Flannel {
     #[arg(long, value_name = "NAME", requires = "etcd_endpoints")]
     node_name: Option<String>,
 
-    /// The name of the device
-    #[arg(long, value_name = "NAME", default_value = "adit0")]
-    device: String,
+    /// The name of the device [default: adit0]
+    #[arg(long, value_name = "NAME", requires = "etcd_endpoints")]
+    device: Option<String>,
 
-    /// How long the lease lives if it is not renewed
-    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = humantime::parse_duration)]
-    lease_ttl: Duration,
+    /// How long the lease lives if it is not renewed [default: 24h]
+    #[arg(long, value_name = "TIME", requires = "etcd_endpoints", value_parser = humantime::parse_duration)]
+    lease_ttl: Option<Duration>,
 }
 
 impl Arguments {
     pub(super) fn run(self) -> Result<()> {
         let tunnel = if self.flannel.etcd.etcd_endpoints.is_empty() {
+            if let Some(option) = self.flannel.first_option() {
+                return Err(Failure::usage(format!(
+                    "{option} is for a node without a file: write it into the file, or name the registry with --etcd-endpoints"
+                )));
+            }
             let file = self.file.or(self.config);
             if file.is_none() && !Path::new(DEFAULT).exists() {
                 return Err(Failure::usage(format!(
@@ -133,9 +134,25 @@ impl Arguments {
 }
 
 impl Flannel {
+    /// An option that was given and would do nothing beside a file; the parser sees to the others.
+    fn first_option(&self) -> Option<&'static str> {
+        let Self { etcd, reached, .. } = self;
+        let given = [
+            ("--etcd-prefix", etcd.etcd_prefix != Network::PREFIX),
+            ("--etcd-cafile", etcd.etcd_cafile.is_some()),
+            ("--etcd-certfile", etcd.etcd_certfile.is_some()),
+            ("--etcd-username", etcd.etcd_username.is_some()),
+            ("--public-ip", !reached.public_ip.is_empty()),
+            ("--iface", reached.iface.is_some()),
+        ];
+        given.into_iter().find_map(|(option, is_given)| is_given.then_some(option))
+    }
+
     fn tunnel(self) -> Result<Tunnel> {
         let Self { etcd, reached, .. } = self;
-        config::check_device(&self.device).map_err(|fault| Failure::usage(format!("{:?} {fault}", self.device)))?;
+        let device = self.device.unwrap_or_else(|| "adit0".into());
+        let lease_ttl = self.lease_ttl.unwrap_or(Network::LEASE_TTL);
+        config::check_device(&device).map_err(|fault| Failure::usage(format!("{device:?} {fault}")))?;
         config::check_key_prefix(&etcd.etcd_prefix)
             .map_err(|fault| Failure::usage(format!("--etcd-prefix {:?} {fault}", etcd.etcd_prefix)))?;
         let endpoints = etcd
@@ -158,7 +175,7 @@ impl Flannel {
                  nodes, in the clear, with --plain-from",
             ));
         }
-        if self.lease_ttl < Duration::from_secs(5) {
+        if lease_ttl < Duration::from_secs(5) {
             return Err(Failure::usage("--lease-ttl is shorter than 5s"));
         }
         let network = Network {
@@ -166,7 +183,7 @@ impl Flannel {
             node_name,
             prefix: etcd.etcd_prefix,
             public_ip: reached.public_ip(),
-            lease_ttl: self.lease_ttl,
+            lease_ttl,
             bridge: "adit-br0".into(),
             tls_ca: etcd.etcd_cafile,
             tls_cert: etcd.etcd_certfile,
@@ -179,8 +196,31 @@ impl Flannel {
             ip_masq: self.ip_masq,
             forward_rules: !self.no_forward_rules,
             subnet_files: self.subnet_file,
-            registry_listen: REGISTRY,
+            registry_listen: Network::REGISTRY_LISTEN,
         };
-        up::node(&self.device, network, self.private_key_file.as_deref())
+        up::node(&device, network, self.private_key_file.as_deref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn what_a_file_would_not_hear_of_is_refused() {
+        for option in ["--etcd-prefix=/x", "--etcd-cafile=a", "--public-ip=192.0.2.1", "--iface=eth0"] {
+            let line = Line::try_parse_from(["up", "/nowhere/a.toml", option]).unwrap();
+            let failure = line.arguments.run().unwrap_err();
+            let name = option.split('=').next().unwrap();
+            assert!(failure.exit_code() == 2 && failure.sentence().contains(name), "{option}: {failure}");
+        }
     }
 }

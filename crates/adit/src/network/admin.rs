@@ -148,13 +148,18 @@ pub fn found(founding: Founding, directories: &Directories) -> Result<Founded> {
     check_overlap(&mut netlink, &network.networks(), &founding.device)?;
     let reached = places::public_addresses(&mut netlink, &founding.public_ip, &[], &|_| false)?;
     let mut settings = Network::new(founding.registry, name.clone());
-    (settings.tls_ca, settings.tls_cert, settings.tls_key) = founding.tls;
-    (settings.user, settings.password_file) = (founding.user, founding.password_file);
+    let (ca, certificate, key) = founding.tls;
+    settings.tls_ca = ca.map(absolute).transpose()?;
+    settings.tls_cert = certificate.map(absolute).transpose()?;
+    settings.tls_key = key.map(absolute).transpose()?;
+    settings.user = founding.user;
+    settings.password_file = founding.password_file.map(absolute).transpose()?;
     (settings.prefix, settings.public_ip) = (founding.prefix, founding.public_ip);
     settings.registry_listen = founding.registry_listen.unwrap_or(settings.registry_listen);
     settings.lease_ttl = founding.lease_ttl.unwrap_or(settings.lease_ttl);
     let port = settings.registry_listen.port();
     let endpoints: Vec<String> = reached.iter().map(|ip| SocketAddr::new(*ip, port).to_string()).collect();
+    let configuration = configuration(&founding.config, &founding.device, founding.listen, &settings)?;
 
     let written = || {
         let store = new_store(&place.directory)?;
@@ -182,7 +187,7 @@ pub fn found(founding: Founding, directories: &Directories) -> Result<Founded> {
         let notes =
             Notes { network: Some(String::from_utf8_lossy(&network.to_json()).into_owned()), ..Notes::default() };
         NotesFile::within(&place.directory).write(&notes)?;
-        write_configuration(&founding.config, &config::network_file(&founding.device, founding.listen, &settings))?;
+        write_configuration(&founding.config, &configuration)?;
         Ok(token.text())
     };
     let token = place.keep_or_remove(written())?;
@@ -348,6 +353,20 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     written().map_err(|e: std::io::Error| Failure::failed(format!("cannot write {}: {e}", path.display())))
 }
 
+/// What is written as the configuration, once it is one that `adit up` takes.
+fn configuration(path: &Path, device: &str, listen: Option<SocketAddr>, settings: &Network) -> Result<String> {
+    let text = config::network_file(device, listen, settings);
+    match config::parse(path, text.clone()) {
+        Ok(_) => Ok(text),
+        Err(e) => Err(Failure::usage(e.sentence())),
+    }
+}
+
+/// A file of an option, wherever the configuration that names it will be.
+fn absolute(path: PathBuf) -> Result<PathBuf> {
+    std::path::absolute(&path).map_err(|e| Failure::usage(format!("{}: {e}", path.display())))
+}
+
 fn write_configuration(path: &Path, text: &str) -> Result<()> {
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         fs::create_dir_all(parent).map_err(|e| Failure::failed(format!("cannot make {}: {e}", parent.display())))?;
@@ -499,6 +518,7 @@ fn tell(runtime: &Path, device: &str, now: &str, later: &str) -> String {
 pub fn add_client(name: &str, qr: bool, device: &str, directories: &Directories) -> Result<Zeroizing<String>> {
     let directory = super::directory(directories, device);
     let store = open_store(&directory)?;
+    let _alone = store.lock().map_err(told)?;
     let mut known = read_clients(&store)?;
     let notes = NotesFile::within(&directory).read();
     let status = api::status(&directories.runtime, device).map_err(|e| {
@@ -545,6 +565,7 @@ pub fn clients(device: &str, directories: &Directories) -> Result<Vec<ClientStat
 /// There is none of this name.
 pub fn remove_client(name: &str, device: &str, directories: &Directories) -> Result<()> {
     let store = open_store(&super::directory(directories, device))?;
+    let _alone = store.lock().map_err(told)?;
     let mut known = read_clients(&store)?;
     let before = known.len();
     known.retain(|client| client.name != name);

@@ -16,7 +16,7 @@ use registry::schema::{Backend, Key, NetworkConfig, Subnets};
 use registry::trust::Serial;
 use registry::view::{self, PlainNode, View};
 use tokio::sync::mpsc::{self, Receiver, UnboundedReceiver};
-use tokio::time::{Instant as Later, MissedTickBehavior, interval, sleep_until, timeout_at};
+use tokio::time::{Instant as Later, MissedTickBehavior, interval, sleep_until, timeout, timeout_at};
 
 use super::host::Host;
 use super::lease::{self, Lease};
@@ -56,6 +56,9 @@ const SHORT: Duration = Duration::from_secs(1);
 /// How long nobody may answer at one of several endpoints before the next one is tried: longer than a peer may be silent that has nothing to
 /// say (10 s).
 const TRY: Duration = Duration::from_secs(15);
+
+/// How long the end waits for a lease to be given back.
+const GIVE_BACK: Duration = Duration::from_secs(4);
 
 /// How long after its handshake a session may be used ([`tunnel::session::REJECT_AFTER_TIME`]).
 const SESSION: Duration = Duration::from_secs(180);
@@ -253,7 +256,7 @@ impl Agent {
             other => drop(other?),
         }
         let patience = if remembered { Later::now() + SHORT } else { Later::now() + Duration::from_secs(1 << 30) };
-        let mut told = false;
+        let (mut told, mut said) = (false, false);
         loop {
             tokio::select! {
                 update = updates.recv() => {
@@ -275,20 +278,29 @@ impl Agent {
             }
             self.begin_lease()?;
             let Some(lease) = &mut self.lease else { continue };
-            let Ok(outcome) = timeout_at(patience, lease.acquire()).await else {
-                tracing::warn!("the registry is slow: going on with what is remembered");
-                return self.wanted();
+            let outcome = loop {
+                match timeout_at(patience, lease.acquire()).await {
+                    Ok(Err(lease::Trouble::Registry(reason))) => {
+                        if !std::mem::replace(&mut said, true) {
+                            tracing::warn!("no lease yet: {reason}");
+                        }
+                        sleep_until(patience.min(Later::now() + SHORT)).await;
+                    }
+                    other => break other,
+                }
             };
             match outcome {
-                Ok(()) => {
+                Ok(Ok(())) => {
                     // A full disk is no reason not to carry packets.
                     let noted = self.note_lease();
                     self.follow(Topic::Notes, noted);
-                    return self.wanted();
                 }
-                Err(lease::Trouble::Registry(reason)) => tracing::warn!("no lease yet: {reason}"),
-                Err(lease::Trouble::Fatal(failure)) => return Err(failure),
+                Ok(Err(lease::Trouble::Fatal(failure))) => return Err(failure),
+                Ok(Err(lease::Trouble::Registry(_))) | Err(_) => {
+                    tracing::warn!("the registry is slow: going on with what is remembered");
+                }
             }
+            return self.wanted();
         }
     }
 
@@ -341,7 +353,10 @@ impl Agent {
                                 if let Some(view) = &mut self.view {
                                     view.unpublish();
                                 }
-                                lease.give_back().await
+                                // It goes on by itself if it takes longer: an end is not to wait for a registry.
+                                timeout(GIVE_BACK, lease.give_back()).await.unwrap_or_else(|_| {
+                                    Err(Failure::failed("the registry did not answer in time"))
+                                })
                             }
                             None => Ok(()),
                         };
@@ -681,12 +696,12 @@ impl Agent {
             self.settings.plain_from.iter().any(|net| net.contains(&address)) && !self.public.contains(&address)
         });
         // Whose word is signed is not spoken to in the clear, whoever writes that somebody else is there.
-        let signed = view.nodes();
-        let at =
-            |address: IpAddr| signed.iter().find(|node| node.endpoints.iter().any(|endpoint| endpoint.ip() == address));
+        let signed = if plain.is_empty() { Vec::new() } else { view.nodes() };
+        let places = signed.iter().flat_map(|node| node.endpoints.iter().map(move |endpoint| (endpoint.ip(), node)));
+        let at: HashMap<IpAddr, &view::Node> = places.collect();
         let mut apart = Vec::new();
         plain.retain(|node| {
-            let other = at(node.public_ip.into());
+            let other = at.get(&IpAddr::from(node.public_ip));
             if let (Some(other), true) = (other, apart.len() < NAMED) {
                 let PlainNode { subnets, public_ip } = node;
                 apart.push(format!(

@@ -45,7 +45,7 @@ pub(super) struct Member {
     trust: Trust,
     anchor: Anchor,
     name: String,
-    /// Newest first, and since when a newer one is known.
+    /// Newest first, and until when one is good that has a newer one.
     epochs: Vec<(Epoch, Option<Instant>)>,
     /// As configured.
     pub(super) registry_urls: Vec<String>,
@@ -101,8 +101,9 @@ impl Member {
         self.anchor = Anchor::Authority(certificate.authority);
         self.name.clone_from(&certificate.name);
         self.epochs = store.epochs().map_err(needed)?.into_iter().map(|epoch| (epoch, None)).collect();
-        let now = Instant::now();
-        self.epochs.iter_mut().skip(1).for_each(|(_, since)| *since = Some(now));
+        // The file was written when the newest one was learned: starts make the time of the one before no longer.
+        let until = Instant::now() + GRACE.saturating_sub(store.epochs_age());
+        self.epochs.iter_mut().skip(1).for_each(|(_, good)| *good = Some(until));
         tunnel.device.private_key = Some(private(keys.sealed_private().clone())?);
         tunnel.device.wireguard_private_key = Some(private(store.wireguard_key().map_err(needed)?)?);
         self.trust = Trust::Authority(Box::new(certificate));
@@ -256,8 +257,8 @@ impl Member {
         }
         let epoch =
             bundle.unwrap(certificate.network, keys, certificate.serial, newest.as_ref()).map_err(|e| fault(&e))?;
-        for (_, since) in &mut self.epochs {
-            since.get_or_insert_with(Instant::now);
+        for (_, until) in &mut self.epochs {
+            until.get_or_insert_with(|| Instant::now() + GRACE);
         }
         self.epochs.insert(0, (epoch, None));
         self.epochs.truncate(2);
@@ -272,7 +273,7 @@ impl Member {
     /// Former secrets end some time after the next one; answers whether one did.
     pub(super) fn forget_old_secrets(&mut self) -> bool {
         let before = self.epochs.len();
-        self.epochs.retain(|(_, since)| since.is_none_or(|since| since.elapsed() < GRACE));
+        self.epochs.retain(|(_, until)| until.is_none_or(|until| Instant::now() < until));
         let ended = self.epochs.len() != before;
         if ended && let (Some(store), Trust::Authority(_)) = (&self.store, &self.trust) {
             let epochs: Vec<Epoch> = self.epochs.iter().map(|(epoch, _)| epoch.clone()).collect();

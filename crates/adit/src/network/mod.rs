@@ -104,7 +104,11 @@ pub fn begin(
             tracing::debug!("{e}");
         }
         match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime.block_on(agent.run(first, orders)),
+            Ok(runtime) => {
+                runtime.block_on(agent.run(first, orders));
+                // A resolver that does not answer may hold a thread of it for half a minute.
+                runtime.shutdown_background();
+            }
             Err(e) => drop(first.send(Err(Failure::failed(format!("cannot start the network: {e}"))))),
         }
     };

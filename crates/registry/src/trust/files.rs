@@ -115,6 +115,13 @@ impl PrivateDirectory {
         fs::symlink_metadata(self.at(name)).is_ok()
     }
 
+    /// Waits for the lock (flock) of this name, which is ours until the file is dropped.
+    pub(super) fn lock(&self, name: &str) -> Result<File, FileError> {
+        let path = self.at(name);
+        let open = || OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        open().and_then(|file| file.lock().map(|()| file)).map_err(|error| FileError::Io { verb: "lock", path, error })
+    }
+
     /// Reads a file, none if there is none.
     pub(super) fn read(&self, name: &str) -> Result<Zeroizing<Vec<u8>>, FileError> {
         let path = self.at(name);

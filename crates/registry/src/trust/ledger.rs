@@ -18,8 +18,7 @@ mod join;
 mod lists;
 mod removal;
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -238,7 +237,7 @@ impl Ledger {
 
     /// Makes one change, alone, and puts it on disk. An error changes nothing.
     fn change<T>(&self, change: impl FnOnce(&mut Books) -> Result<T, LedgerError>) -> Result<T, LedgerError> {
-        let _lock = self.lock()?;
+        let _lock = self.directory.lock(LOCK_FILE)?;
         let mut books = self.read()?;
         let result = change(&mut books)?;
         self.directory.replace(BOOKS_FILE, &books.to_bytes())?;
@@ -254,13 +253,6 @@ impl Ledger {
         let metadata = std::fs::symlink_metadata(self.directory.at(BOOKS_FILE)).ok()?;
         let changed = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
         Some((metadata.dev(), metadata.ino(), metadata.len(), changed))
-    }
-
-    /// Waits until nobody else changes the books; they are ours until the file is dropped.
-    fn lock(&self) -> Result<File, FileError> {
-        let path = self.directory.at(LOCK_FILE);
-        let open = || OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        open().and_then(|file| file.lock().map(|()| file)).map_err(|error| FileError::Io { verb: "lock", path, error })
     }
 }
 

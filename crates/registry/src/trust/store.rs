@@ -10,10 +10,13 @@
 //! | `registry.crt` | certificates (PEM) by which the registry is known |
 //! | `memory.json` | what [`view`](crate::view) remembers, behind a line with version and checksum |
 //! | `clients.json` | WireGuard clients of this node |
+//! | `lock` | empty; whoever reads something to write it changed holds it (flock) |
 //!
 //! Keys are made once and never written over. A `memory.json` that is damaged is set aside and counts as none: what it holds comes back from the registry.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -32,6 +35,7 @@ const CREDENTIAL: &str = "credential";
 const REGISTRY: &str = "registry.crt";
 const MEMORY: &str = "memory.json";
 const CLIENTS: &str = "clients.json";
+const LOCK: &str = "lock";
 
 /// What the first line of `memory.json` begins with.
 const MEMORY_HEAD: &str = "adit memory 1 ";
@@ -165,6 +169,12 @@ impl NodeStore {
         epochs.ok_or_else(fault)
     }
 
+    /// How long ago the epochs were written; no time at all where the clock does not know.
+    pub fn epochs_age(&self) -> Duration {
+        let written = std::fs::metadata(self.0.at(SECRETS)).and_then(|metadata| metadata.modified());
+        written.ok().and_then(|at| at.elapsed().ok()).unwrap_or_default()
+    }
+
     /// Writes the newest two of these epochs.
     ///
     /// # Errors
@@ -256,6 +266,14 @@ impl NodeStore {
         self.0.replace(MEMORY, &[memory_head(body).as_bytes(), body].concat())
     }
 
+    /// Waits until nobody else changes what is here; it is ours to change until the file is dropped.
+    ///
+    /// # Errors
+    /// The file cannot be made or locked.
+    pub fn lock(&self) -> Result<File, FileError> {
+        self.0.lock(LOCK)
+    }
+
     /// WireGuard clients, as they were written; none if there are none.
     ///
     /// # Errors
@@ -329,6 +347,14 @@ mod tests {
         let epoch = |number| Epoch { number, secret: Zeroizing::new([number as u8; KEY]) };
         store.set_epochs(&[epoch(1), epoch(3), epoch(2)]).unwrap();
         assert_eq!(store.epochs().unwrap(), [epoch(3), epoch(2)]);
+        assert!(store.epochs_age() < Duration::from_secs(60));
+        let hours = |ago: i64| {
+            let now = std::time::SystemTime::now();
+            let at = if ago < 0 { now + Duration::from_secs(3600) } else { now - Duration::from_secs(3600) };
+            File::options().write(true).open(store.path().join(SECRETS)).unwrap().set_modified(at).unwrap();
+            store.epochs_age().as_secs() / 3600
+        };
+        assert_eq!((hours(1), hours(-1)), (1, 0), "a clock that was set back makes nothing older");
         store.set_credential("node-3", "a:b").unwrap();
         assert_eq!(store.credential().unwrap(), ("node-3".to_owned(), Zeroizing::new("a:b".to_owned())));
         store.set_registry_ca(b"pem").unwrap();
@@ -338,6 +364,23 @@ mod tests {
         assert_eq!(store.clients().unwrap().unwrap().as_slice(), b"[]");
         store.create_wireguard_key(&[4; KEY]).unwrap();
         assert_eq!(*store.wireguard_key().unwrap(), [4; KEY]);
+    }
+
+    #[test]
+    fn who_changes_something_is_alone() {
+        let (_state, store) = store();
+        let count = |store: &NodeStore| store.clients().unwrap().map_or(0, |bytes| bytes.len());
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..8 {
+                        let _alone = store.lock().unwrap();
+                        store.set_clients(&vec![b'x'; count(&store) + 1]).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(count(&store), 32);
     }
 
     #[test]
