@@ -74,7 +74,7 @@ fn with(good: &Wanted, part: &[&Peer]) -> Wanted {
     let coming: HashMap<&str, &Peer> = part.iter().map(|peer| (peer.name.as_str(), *peer)).collect();
     let mut next = good.clone();
     next.peers.retain(|peer| !coming.contains_key(peer.name.as_str()));
-    next.peers.extend(part.iter().map(|peer| Peer::clone(peer)));
+    next.peers.extend(part.iter().copied().cloned());
     next
 }
 

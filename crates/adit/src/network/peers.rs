@@ -78,7 +78,7 @@ impl Local {
         let (mut names, mut keys, mut prefixes) = (HashSet::new(), HashSet::new(), HashSet::new());
         for peer in peers {
             names.insert(peer.name.to_ascii_lowercase());
-            keys.extend(peer.public_key.clone());
+            keys.extend(peer.public_key);
             prefixes.extend(peer.allowed_ips.iter().copied());
         }
         Self { names, keys, prefixes }
@@ -146,7 +146,7 @@ pub(super) fn of_plain_node(node: &PlainNode, port: u16) -> Peer {
 pub(super) fn of_client(client: &Client) -> Peer {
     Peer {
         name: client.name.clone(),
-        public_key: Some(client.public_key.clone()),
+        public_key: Some(client.public_key),
         endpoint: None,
         allowed_ips: client.addresses.clone(),
         transport: TransportKind::WireGuard,
