@@ -312,8 +312,9 @@ fn check_overlap(netlink: &mut Netlink, networks: &[IpNet], device: &str) -> Res
     let refuse = |netlink: &mut Netlink, net: &IpNet, what: String, index: Option<u32>, remedy: &str| {
         let link = index.and_then(|index| netlink.link_by_index(index).ok().flatten());
         let by = link.map_or(String::new(), |link| format!(" by {}", link.name));
-        Err(Failure::failed(format!("the network's addresses {net} overlap this host's {what}{by}"))
-            .with_remedy(format!("make the network with other addresses (`adit init --network`), or take the {remedy} away")))
+        Err(Failure::failed(format!("the network's addresses {net} overlap this host's {what}{by}")).with_remedy(
+            format!("make the network with other addresses (`adit init --network`), or take the {remedy} away"),
+        ))
     };
     for address in netlink.addresses(None)?.iter().filter(|address| Some(address.index) != own) {
         if let Some(net) = networks.iter().find(|net| net.contains(&address.net.addr())) {
@@ -430,7 +431,11 @@ impl Authority {
         let line = |token: registry::trust::TokenState| TokenLine {
             id: token.id,
             // Rounded up: as long as it is good, it has a second.
-            expires_s: token.expires.duration_since(now).ok().map(|left| left.as_nanos().div_ceil(1_000_000_000) as u64),
+            expires_s: token
+                .expires
+                .duration_since(now)
+                .ok()
+                .map(|left| left.as_nanos().div_ceil(1_000_000_000) as u64),
             uses: token.uses,
             used_by: token.used_by,
             revoked: token.revoked,

@@ -51,8 +51,8 @@ const SESSION: Duration = Duration::from_secs(180);
 pub(super) enum Command {
     /// The tunnel is up. Answered when `adit status` tells of the network.
     Start(Handle, SyncSender<()>),
-    /// Files may have changed.
-    Refresh,
+    /// Files may have changed. Answered when what follows from that is in force.
+    Refresh(SyncSender<()>),
     /// Give the lease back.
     Leave(SyncSender<Result<()>>),
     /// End.
@@ -274,7 +274,12 @@ impl Agent {
                         let _ = reply.send(());
                         true
                     }
-                    Some(Command::Refresh) => self.refresh().await,
+                    Some(Command::Refresh(reply)) => {
+                        self.refresh().await;
+                        self.put_into_force().await;
+                        let _ = reply.send(());
+                        true
+                    }
                     Some(Command::Leave(reply)) => {
                         let outcome = match &mut self.lease {
                             Some(lease) => {
@@ -786,8 +791,7 @@ impl Agent {
         }
         let local = places::local_addresses(&mut netlink)?;
         let behind_nat = self.settings.public_ip == config::PublicIp::Auto
-            && (self.notes.were_translated(&local)
-                || places::are_translated(&public, &self.member.registry_addresses));
+            && (self.notes.were_translated(&local) || places::are_translated(&public, &self.member.registry_addresses));
         let news = (&self.public, self.behind_nat) != (&public, behind_nat);
         (self.public, self.behind_nat) = (public, behind_nat);
         Ok(news)
@@ -819,7 +823,7 @@ async fn stopped(orders: &mut UnboundedReceiver<Command>) {
         match order {
             Command::Stop => return,
             Command::Leave(reply) => drop(reply.send(Ok(()))),
-            Command::Start(..) | Command::Refresh => {}
+            Command::Start(..) | Command::Refresh(_) => {}
         }
     }
 }

@@ -362,7 +362,9 @@ fn needed(error: FileError) -> Failure {
     if !is_lost {
         return failure;
     }
-    failure.with_remedy("bring it back from a backup, or make this host forget its network with `adit down --purge` and join again")
+    failure.with_remedy(
+        "bring it back from a backup, or make this host forget its network with `adit down --purge` and join again",
+    )
 }
 
 /// A fault of a file, as our reader meets it.

@@ -153,9 +153,11 @@ impl Drop for Running {
 }
 
 impl Caller {
-    /// Clients, tokens or removals may be other ones.
+    /// Clients, tokens or removals may be other ones. Waits until that is in force here, but not for long.
     pub fn refresh(&self) {
-        let _ = self.0.send(Command::Refresh);
+        let (reply, answer) = sync_channel(1);
+        let _ = self.0.send(Command::Refresh(reply));
+        let _ = answer.recv_timeout(PATIENCE);
     }
 
     /// Gives the lease back, so that another node may have the subnet at once.

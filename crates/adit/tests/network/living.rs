@@ -146,7 +146,9 @@ fn a_killed_daemon_costs_no_connection() {
                 if answered.is_none() && back.load(Ordering::Acquire) > goal {
                     answered = Some(began.elapsed());
                 }
-                if moved.is_none() && done.iter().zip(&before).all(|(done, before)| done.load(Ordering::Acquire) > before + 1) {
+                if moved.is_none()
+                    && done.iter().zip(&before).all(|(done, before)| done.load(Ordering::Acquire) > before + 1)
+                {
                     moved = Some(began.elapsed());
                 }
                 answered.and(moved)
@@ -177,7 +179,11 @@ fn purge_leaves_the_host_as_it_was_before_it_was_a_node() {
         let token = nodes[0].init(&["--lease-ttl", "1h"]);
         let one = nodes[0].up();
         nodes[1].join(&token);
-        nodes[1].configure(&format!("subnet-files = [\"{}\", \"{}\"]", subnet_file.display(), nodes[1].path("run/subnet.env").display()));
+        nodes[1].configure(&format!(
+            "subnet-files = [\"{}\", \"{}\"]",
+            subnet_file.display(),
+            nodes[1].path("run/subnet.env").display()
+        ));
         nodes[1].configure("ip-masq = true");
         let two = nodes[1].up();
         two.await_nodes(1);
@@ -205,7 +211,8 @@ fn purge_leaves_the_host_as_it_was_before_it_was_a_node() {
         for (node, before) in nodes.iter().zip(&before) {
             node.check_state(before);
             // The configuration is the administrator's.
-            let left: Vec<_> = node.files().into_iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
+            let left: Vec<_> =
+                node.files().into_iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
             assert_eq!(left, ["adit.toml"], "host{}", node.host.number);
             std::fs::remove_file(node.file()).unwrap();
         }
@@ -238,7 +245,8 @@ fn a_stop_by_signal_leaves_all_in_place_for_the_next_start() {
         nodes[victim].await_no_reader();
         let gone = |state: &[String]| -> Vec<String> {
             let now = nodes[victim].state();
-            let is_of_carrier = |line: &str| line.contains("adit0") && !line.starts_with("nft") && !line.contains("route");
+            let is_of_carrier =
+                |line: &str| line.contains("adit0") && !line.starts_with("nft") && !line.contains("route");
             state.iter().filter(|line| !now.contains(line) && !is_of_carrier(line)).cloned().collect()
         };
         let gone: Vec<_> = gone(&state).into_iter().filter(|line| !line.contains(" dev adit0")).collect();
@@ -259,7 +267,9 @@ fn a_node_starts_without_its_registry_and_catches_up() {
     let mut containers: Vec<_> = nodes[..3].iter().map(Node::container).collect();
     all_talk(&containers);
     // Written down soon after.
-    wait_for("the notes", || nodes[1].files().iter().any(|line| line.starts_with("state/adit0.network/memory.json")).then_some(()));
+    wait_for("the notes", || {
+        nodes[1].files().iter().any(|line| line.starts_with("state/adit0.network/memory.json")).then_some(())
+    });
     let subnet = daemons[1].subnet();
     let token = nodes[0].token(&[]);
     daemons.remove(0).terminate();
@@ -287,7 +297,8 @@ fn a_node_starts_without_its_registry_and_catches_up() {
             let network = daemon.network();
             let names: Vec<_> = network.nodes.iter().map(|node| node.name.as_str()).collect();
             let others = ["host1", "host2", "host4"].into_iter().filter(|name| *name != network.node);
-            (names == others.collect::<Vec<_>>() && network.epoch == Some(2) && network.registry_problem.is_none()).then_some(())
+            (names == others.collect::<Vec<_>>() && network.epoch == Some(2) && network.registry_problem.is_none())
+                .then_some(())
         });
     }
     containers.push(nodes[3].container());

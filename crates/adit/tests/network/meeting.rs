@@ -55,10 +55,14 @@ fn a_node_that_nobody_speaks_to_is_found_at_its_new_address_by_its_record() {
     let containers: Vec<_> = nodes.iter().map(Node::container).collect();
     // There was never a session.
     nodes[1].host.move_to("192.0.2.77/24".parse().unwrap());
-    nodes[1].host.netlink().delete_address(
-        nodes[1].host.netlink().existing_link("under0").unwrap().index,
-        "2001:db8::2/64".parse().unwrap(),
-    ).unwrap();
+    nodes[1]
+        .host
+        .netlink()
+        .delete_address(
+            nodes[1].host.netlink().existing_link("under0").unwrap().index,
+            "2001:db8::2/64".parse().unwrap(),
+        )
+        .unwrap();
     wait_at_most(FOUND, "a node that moved", || containers[0].pings(containers[1].address).then_some(()));
     all_talk(&containers);
 }

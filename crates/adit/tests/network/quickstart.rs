@@ -143,7 +143,10 @@ fn the_readme_s_lines_make_a_network() {
             "adit status" => assert!(machines[1].types(line).contains("oslo with 10.42.")),
             "cat /run/adit/subnet.env" => {
                 let text = machines[1].types(line);
-                assert!(text.contains("FLANNEL_NETWORK=10.42.0.0/16\n") && text.contains("FLANNEL_SUBNET=10.42."), "{text}");
+                assert!(
+                    text.contains("FLANNEL_NETWORK=10.42.0.0/16\n") && text.contains("FLANNEL_SUBNET=10.42."),
+                    "{text}"
+                );
             }
             "adit client add phone --qr" => assert!(machines[1].types(line).lines().count() > 20),
             "adit node remove paris" => {

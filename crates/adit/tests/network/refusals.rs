@@ -176,7 +176,10 @@ fn what_is_for_nodes_or_for_the_authority_is_refused_elsewhere() {
 
     // Nodes that are there, and are not up.
     fs::copy(two.file(), none.file()).unwrap();
-    says(&refused(none, &["up", "--config", &none.file()]), &["no node of a network yet", "adit init", "adit join TOKEN"]);
+    says(
+        &refused(none, &["up", "--config", &none.file()]),
+        &["no node of a network yet", "adit init", "adit join TOKEN"],
+    );
     let file = fs::read_to_string(two.file()).unwrap();
     drop(daemons);
     two.await_no_reader();
