@@ -99,7 +99,7 @@ pub fn token(data: &[u8]) {
 }
 
 /// How one step of [`view`] begins.
-pub mod step {
+pub mod how {
     /// It is deleted, not written.
     pub const DELETE: u8 = 1;
     /// It comes with a listing, not as an event.
@@ -144,11 +144,11 @@ pub fn wrapped(signed: &[u8], host: u8) -> Vec<u8> {
     .to_json()
 }
 
-/// Input: steps, each a byte of [`step`]s, the length of a key below the prefix, the length of a value (2 bytes, little endian), key and value. Three good nodes stay
+/// Input: steps, each a byte of [`how`], the length of a key below the prefix, the length of a value (2 bytes, little endian), key and value. Three good nodes stay
 /// what they are, whatever stands beside them.
 pub fn view(data: &[u8]) {
     let prefix = Prefix::default();
-    let is_udp = data.first().is_some_and(|first| first & step::UDP != 0);
+    let is_udp = data.first().is_some_and(|first| first & how::UDP != 0);
     let backend = if is_udp { "udp" } else { "adit" };
     let config = format!(r#"{{"Network":"10.42.0.0/16","Backend":{{"Type":"{backend}"}}}}"#);
     let setting = Setting {
@@ -177,16 +177,16 @@ pub fn view(data: &[u8]) {
         rest = after;
         let Ok(key) = std::str::from_utf8(key) else { continue };
         let key = prefix.all() + key;
-        let is_listed = how & step::LISTED != 0;
+        let is_listed = how & how::LISTED != 0;
         if good.contains(&key) {
             continue;
         }
-        if how & step::DELETE != 0 {
+        if how & how::DELETE != 0 {
             world.delete(&key, is_listed);
             continue;
         }
         let is_lease = key.starts_with(&prefix.subnets());
-        let value = match how & step::WRAPPED != 0 {
+        let value = match how & how::WRAPPED != 0 {
             true if is_lease => wrapped(value, 4),
             true => STANDARD.encode(value).into_bytes(),
             false => value.to_vec(),

@@ -321,18 +321,13 @@ fn answer(request: api::Request, handle: &Handle, network: Option<&network::Call
             handle.stop();
             api::Response::Done
         }
-        // One that has no file may have clients.
-        api::Request::Reload if handle.picture().tunnel.source.as_os_str().is_empty() && network.is_some() => {
-            network.iter().for_each(|network| network.refresh());
-            api::Response::Changed { sentence: "clients were read again".into() }
-        }
+        api::Request::Refresh => match network.map(network::Caller::refresh) {
+            Some(Ok(())) => api::Response::Done,
+            Some(Err(failure)) => api::Response::Error { sentence: failure.sentence().to_owned() },
+            None => api::Response::Error { sentence: "this daemon is no node of a network".into() },
+        },
         api::Request::Reload => match handle.reload_and_tell() {
-            Ok(summary) => {
-                if let Some(network) = network {
-                    network.refresh();
-                }
-                api::Response::Changed { sentence: summary.to_string() }
-            }
+            Ok(summary) => api::Response::Changed { sentence: summary.to_string() },
             Err(refusal) => {
                 let sentence = refusal.failure().sentence().to_owned();
                 match refusal.failure().exit_code() {

@@ -116,22 +116,6 @@ pub enum TrustError {
     Crypto,
 }
 
-/// What a node signs that is none of the values here: label and bytes.
-pub(crate) struct SignatureOver {
-    pub(crate) label: &'static [u8],
-    pub(crate) body: zeroize::Zeroizing<Vec<u8>>,
-}
-
-impl SignatureOver {
-    pub(crate) fn sign(&self, keys: &NodeKeys) -> [u8; 64] {
-        keys.sign(self.label, &self.body)
-    }
-
-    pub(crate) fn is_by(&self, record_key: &[u8; 32], signature: &[u8]) -> bool {
-        keys::is_record_key(record_key) && keys::verify(record_key, self.label, &self.body, signature).is_ok()
-    }
-}
-
 /// SHA-256 over parts in order.
 pub(crate) fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);

@@ -41,6 +41,8 @@ use removals::Removals;
 pub use memory::{Memory, MemoryError};
 pub use report::{Alarm, Problem, Problems};
 
+/// Longer keys mean nothing, in bytes.
+const MAX_KEY: usize = 512;
 /// As many entries are remembered by what was read of them. Beyond it they are counted only, or read again each time.
 const MAX_ENTRIES: usize = 262_144;
 
@@ -295,6 +297,10 @@ impl View {
             // Somebody else's, such as other tools' under the same prefix.
             return;
         }
+        if entry.key.len() > MAX_KEY {
+            self.untold += 1;
+            return;
+        }
         let hash = sha256(&[&entry.value]);
         if self.others.get(&entry.key).is_some_and(|before| before.hash == hash) {
             return;
@@ -383,7 +389,8 @@ pub fn contradiction(ours: &NetworkConfig, there: &NetworkConfig) -> Option<Stri
         Backend::Adit => "adit".to_owned(),
         Backend::Udp { port } if config.backend_is_written => format!("udp on port {port}"),
         Backend::Udp { .. } => "none, which means udp".to_owned(),
-        Backend::Other(kind) => kind.clone(),
+        // Whoever wrote it may have meant to write to a terminal.
+        Backend::Other(kind) => kind.escape_debug().to_string(),
     };
     let networks = |config: &NetworkConfig| {
         let pools = [&config.v4, &config.v6].into_iter().flatten();

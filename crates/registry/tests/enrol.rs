@@ -1,5 +1,5 @@
 //! Joining over the real wire: TLS, the service, the ledger.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failing test is to stop there")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing test is to stop there")]
 
 mod trust_bed;
 

@@ -69,7 +69,7 @@ fn a_record_of_either_kind_of_network_comes_back() {
 fn every_changed_bit_and_every_other_length_is_refused() {
     for node in [node(3), member(3, "paris")] {
         let epoch = Epoch::first().unwrap();
-        let signed: [(&str, Vec<u8>, fn(&[u8], &Anchor) -> bool); 3] = [
+        let signed: [(&str, Vec<u8>, Opens); 3] = [
             ("certificate", node.certificate.encode(), |bytes, anchor| Certificate::open(bytes, anchor).is_ok()),
             ("record", node.signed(1, subnet(7)), |bytes, anchor| Record::open(bytes, anchor).is_ok()),
             (
@@ -81,7 +81,7 @@ fn every_changed_bit_and_every_other_length_is_refused() {
             ),
         ];
         check_all(signed.to_vec(), &node.anchor);
-        let by_authority: Vec<(&str, Vec<u8>, fn(&[u8], &Anchor) -> bool)> = vec![
+        let by_authority: Vec<(&str, Vec<u8>, Opens)> = vec![
             ("tombstone", authority().bury(&Tombstone { number: 1, serial: 3 }), |bytes, anchor| {
                 Tombstone::open(bytes, anchor).is_ok()
             }),

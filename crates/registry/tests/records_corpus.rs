@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use checks::{authority, good_value, kind, node_keys, own_anchor, step};
+use checks::{authority, good_value, how, kind, node_keys, own_anchor};
 use registry::schema::LeaseValue;
 use registry::trust::{Certificate, Epoch, Record, Release, Subject, Token, Tombstone};
 use zeroize::Zeroizing;
@@ -37,6 +37,36 @@ fn every_corpus_replays() {
             count += 1;
         }
         assert!(count > 0, "{target} has no corpus");
+    }
+}
+
+/// As a fuzzer would begin; `ADIT_MUTATIONS` asks for more per target.
+#[test]
+fn changed_seeds_hold_too() {
+    let rounds: usize = std::env::var("ADIT_MUTATIONS").map_or(300, |text| text.parse().unwrap());
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut below = |bound: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % bound.max(1) as u64) as usize
+    };
+    for (target, check) in TARGETS {
+        let seeds: Vec<_> = seeds().into_iter().filter(|seed| seed.0 == target).map(|seed| seed.2).collect();
+        for _ in 0..rounds {
+            let mut input = seeds[below(seeds.len())].clone();
+            for _ in 0..=below(4) {
+                let at = below(input.len());
+                match below(5) {
+                    0 => input.truncate(at),
+                    1 => input.insert(at, below(256) as u8),
+                    2 => input.extend(seeds[below(seeds.len())].clone()),
+                    _ if at < input.len() => input[at] ^= 1 << below(8),
+                    _ => {}
+                }
+            }
+            check(&input);
+        }
     }
 }
 
@@ -161,18 +191,18 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let mut view = |name, steps: &[Vec<u8>]| seeds.push(("view", name, steps.concat()));
     view(
         "elsewhere",
-        &[one_step(0, "subnets/10.42.8.0-24", &moved), one_step(step::DELETE, "subnets/10.42.8.0-24", &[])],
+        &[one_step(0, "subnets/10.42.8.0-24", &moved), one_step(how::DELETE, "subnets/10.42.8.0-24", &[])],
     );
-    view("changed", &[one_step(step::WRAPPED | step::LISTED, "subnets/10.42.5.0-24", &own_value)]);
+    view("changed", &[one_step(how::WRAPPED | how::LISTED, "subnets/10.42.5.0-24", &own_value)]);
     view(
         "plain",
-        &[one_step(step::UDP, "subnets/10.42.7.0-24", plain), one_step(0, "subnets/10.42.7.0-24&fd00::-64", plain)],
+        &[one_step(how::UDP, "subnets/10.42.7.0-24", plain), one_step(0, "subnets/10.42.7.0-24&fd00::-64", plain)],
     );
     view("plain-refused", &[one_step(0, "subnets/10.42.7.0-24", plain)]);
-    view("config", &[one_step(0, "config", config), one_step(step::LISTED, "config", b"{")]);
+    view("config", &[one_step(0, "config", config), one_step(how::LISTED, "config", b"{")]);
     view(
         "tombstone",
-        &[one_step(step::WRAPPED, "adit/removed/0000000001", &tombstone), one_step(0, "adit/removed/1", b"")],
+        &[one_step(how::WRAPPED, "adit/removed/0000000001", &tombstone), one_step(0, "adit/removed/1", b"")],
     );
     view("junk", &[one_step(0, "subnets/junk", b"\xff"), one_step(0, "adit/epochs/0000000001", b"AAAA")]);
     seeds

@@ -1,5 +1,5 @@
 //! The authority's books: tokens, names, keys, removals, and what a node may write by them.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failing test is to stop there")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing test is to stop there")]
 
 mod trust_bed;
 

@@ -19,6 +19,8 @@ pub enum Request {
     Reload,
     /// Give the lease of a node's subnet back, then stop, and remove what was set up.
     Leave,
+    /// Look again at what a node of a network has in its files beside the configuration: clients, and what its authority decided.
+    Refresh,
 }
 
 impl Request {
@@ -26,7 +28,7 @@ impl Request {
     pub fn changes(self) -> bool {
         match self {
             Self::Status => false,
-            Self::Stop | Self::Reload | Self::Leave => true,
+            Self::Stop | Self::Reload | Self::Leave | Self::Refresh => true,
         }
     }
 }
@@ -67,7 +69,7 @@ pub enum RequestError {
     #[error("the request is not one line of JSON with a \"verb\"")]
     Malformed,
     /// A verb of another version.
-    #[error("this version knows the verbs \"status\", \"stop\", \"reload\" and \"leave\" only")]
+    #[error("this version knows the verbs \"status\", \"stop\", \"reload\", \"leave\" and \"refresh\" only")]
     UnknownVerb,
 }
 
@@ -91,6 +93,7 @@ pub fn decode_request(line: &[u8]) -> Result<Request, RequestError> {
         "stop" => Ok(Request::Stop),
         "reload" => Ok(Request::Reload),
         "leave" => Ok(Request::Leave),
+        "refresh" => Ok(Request::Refresh),
         _ => Err(RequestError::UnknownVerb),
     }
 }
@@ -102,7 +105,7 @@ mod tests {
 
     #[test]
     fn requests_survive_their_line() {
-        for request in [Request::Status, Request::Stop, Request::Reload, Request::Leave] {
+        for request in [Request::Status, Request::Stop, Request::Reload, Request::Leave, Request::Refresh] {
             let line = serde_json::to_vec(&request).unwrap();
             assert_eq!(decode_request(&line), Ok(request));
         }

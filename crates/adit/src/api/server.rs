@@ -340,7 +340,9 @@ mod tests {
                 stop.send(()).unwrap();
                 Response::Done
             }
-            Request::Reload | Request::Leave => Response::Changed { sentence: "1 peer added".into() },
+            Request::Reload | Request::Leave | Request::Refresh => {
+                Response::Changed { sentence: "1 peer added".into() }
+            }
         })
         .unwrap();
         House { directory, stops, server: Some(server), claim: Some(claim) }

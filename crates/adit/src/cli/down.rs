@@ -15,6 +15,7 @@ use crate::{
     api::{self, CallError, Claim, Request, Response},
     apply, config, dns,
     subnet_env::SubnetFiles,
+    uapi,
 };
 
 /// How long a daemon may take to remove everything.
@@ -164,7 +165,7 @@ pub(crate) fn forget_network(directories: &Directories, device: &str) -> Result<
     }
     drop(claim);
     // It fails for a directory that others use as well, which that of WireGuard's tools may be.
-    for directory in [&directories.state, &directories.wireguard] {
+    for directory in [&directories.state, &directories.runtime, &directories.wireguard] {
         let _ = fs::remove_dir(directory);
     }
     Ok(forgotten)
@@ -218,8 +219,12 @@ fn clean_up(device: &str, directories: &Directories) -> Result<Option<String>> {
     if resolvers? {
         removed.0.push("DNS servers".into());
     }
-    drop(claim);
+    // Before the directory that they may be in.
     SubnetFiles::of(device, &directories.state).remove()?;
+    if had_sockets || !removed.is_empty() {
+        uapi::remove_leftover(&directories.wireguard, device);
+    }
+    drop(claim);
     Ok(match (removed.is_empty(), had_sockets) {
         (false, _) => Some(format!("{device} was down; removed what its daemon had left: {removed}")),
         (true, true) => Some(format!("{device} was down; removed the sockets that its daemon had left")),

@@ -234,9 +234,8 @@ pub fn join(joining: Joining, directories: &Directories) -> Result<Joined> {
             store.set_credential(&joined.user, &joined.password).map_err(told)?;
         }
         let network = String::from_utf8_lossy(&joined.network_json).into_owned();
-        // An address that was its own then says nothing when it has another one.
-        let seen = Some(joined.seen).filter(|seen| !local.contains(seen));
-        let notes = Notes { network: Some(network), seen, ..Notes::default() };
+        let called_from = places::source_towards(joined.enroller);
+        let notes = Notes { network: Some(network), seen: Some(joined.seen), called_from, ..Notes::default() };
         NotesFile::within(&place.directory).write(&notes)?;
         write_configuration(&joining.config, &config::network_file(&joining.device, joining.listen, &settings))
     };
@@ -476,7 +475,7 @@ impl Authority {
         tell(
             &self.runtime,
             &self.device,
-            "; the daemon publishes it now",
+            ": this host goes by it, and the daemon publishes it now",
             "; it is published when the daemon of this host runs",
         )
     }
@@ -484,11 +483,9 @@ impl Authority {
 
 fn tell(runtime: &Path, device: &str, now: &str, later: &str) -> String {
     let path = api::control_socket(runtime, device);
-    match api::call_within(&path, Request::Reload, Duration::from_secs(60)) {
-        Ok(api::Response::Changed { .. }) => now.into(),
-        Ok(api::Response::Fault { sentence } | api::Response::Error { sentence }) => {
-            format!("{later} again ({sentence})")
-        }
+    match api::call_within(&path, Request::Refresh, Duration::from_secs(60)) {
+        Ok(api::Response::Done) => now.into(),
+        Ok(api::Response::Error { sentence }) => format!("; {sentence}"),
         _ => later.into(),
     }
 }

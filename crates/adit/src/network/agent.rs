@@ -1,10 +1,11 @@
 //! The thread `network`: what is learned of the network, and what follows from it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -21,13 +22,14 @@ use super::host::Host;
 use super::lease::{self, Lease};
 use super::member::Member;
 use super::notes::{Notes, NotesFile};
+use super::parts::{self, Outcome};
 use super::peers::{self, Turns, Wanted};
 use super::publish::Publisher;
 use super::report::{self, Situation};
 use super::{clients, places};
 use crate::config::{self, Network, Origin, Overlay, Tunnel};
 use crate::key::PublicKey;
-use crate::request::{Handle, Picture};
+use crate::request::{Handle, Picture, Summary};
 use crate::subnet_env::{Previous, SubnetEnv, SubnetFiles};
 use crate::{Directories, Failure, Result};
 
@@ -42,11 +44,18 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// How often traffic, addresses and times are looked at.
 const TICK: Duration = Duration::from_secs(2);
 
+/// When what could not be put into force is tried again, if nothing changes before.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// So many refusals are shown.
+const REFUSALS: usize = 16;
+
 /// How long a start waits for the registry if it remembers how things were.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// How long nobody may answer at one of several endpoints before the next one is tried.
-const TRY: Duration = Duration::from_secs(10);
+/// How long nobody may answer at one of several endpoints before the next one is tried: longer than a peer may be silent that has nothing to
+/// say (10 s).
+const TRY: Duration = Duration::from_secs(15);
 
 /// How long after its handshake a session may be used ([`tunnel::session::REJECT_AFTER_TIME`]).
 const SESSION: Duration = Duration::from_secs(180);
@@ -55,8 +64,8 @@ const SESSION: Duration = Duration::from_secs(180);
 pub(super) enum Command {
     /// The tunnel is up. Answered when `adit status` tells of the network.
     Start(Handle, SyncSender<()>),
-    /// Files may have changed.
-    Refresh,
+    /// Files may have changed. Answered when what they say is in force.
+    Refresh(SyncSender<()>),
     /// Give the lease back.
     Leave(SyncSender<Result<()>>),
     /// End.
@@ -85,6 +94,8 @@ enum Topic {
 struct Heard {
     /// Bytes that had come from it by then.
     received: u64,
+    /// Bytes that we had sent it by then: more say that we are calling it in vain.
+    sent: u64,
     /// Since we began; never, if nothing has come.
     at: Duration,
     ever: bool,
@@ -122,7 +133,12 @@ pub(super) struct Agent {
     /// What the view has raised, so that each is logged once.
     raised: Vec<String>,
     handle: Option<Handle>,
-    in_force: Option<Wanted>,
+    in_force: Option<Arc<Wanted>>,
+    /// When what could not be put into force is tried again.
+    again: Option<Instant>,
+    /// Whether there is something to remember, when that was done last, and how many removals there were then.
+    unsaved: bool,
+    remembered: (Option<Instant>, usize),
     refused: Vec<String>,
     /// What the subnet files say.
     written_env: Option<SubnetEnv>,
@@ -176,6 +192,9 @@ impl Agent {
             raised: Vec::new(),
             handle: None,
             in_force: None,
+            again: None,
+            unsaved: false,
+            remembered: (None, 0),
             refused: Vec::new(),
             written_env: None,
         })
@@ -201,7 +220,7 @@ impl Agent {
             // Nobody waits for us any more.
             () = stopped(&mut orders) => return,
         };
-        self.in_force = wanted.as_ref().ok().cloned();
+        self.in_force = wanted.as_ref().ok().cloned().map(Arc::new);
         let is_ready = wanted.is_ok();
         if first.send(wanted.map(|wanted| (wanted, self.listen))).is_err() || !is_ready {
             return;
@@ -227,8 +246,12 @@ impl Agent {
 
     /// What is in force at the start: by the registry, or by what is remembered if that does not answer soon.
     async fn begin(&mut self, updates: &mut Receiver<Update>) -> Result<Wanted> {
-        self.find_places()?;
         let remembered = self.recall();
+        match self.find_places() {
+            // It comes when the host has addresses.
+            Err(failure) if remembered => tracing::warn!("{failure}; going on with what is remembered"),
+            other => drop(other?),
+        }
         let patience = if remembered { Later::now() + SHORT } else { Later::now() + Duration::from_secs(1 << 30) };
         let mut told = false;
         loop {
@@ -258,7 +281,9 @@ impl Agent {
             };
             match outcome {
                 Ok(()) => {
-                    self.note_lease()?;
+                    // A full disk is no reason not to carry packets.
+                    let noted = self.note_lease();
+                    self.follow(Topic::Notes, noted);
                     return self.wanted();
                 }
                 Err(lease::Trouble::Registry(reason)) => tracing::warn!("no lease yet: {reason}"),
@@ -305,7 +330,11 @@ impl Agent {
                         let _ = reply.send(());
                         true
                     }
-                    Some(Command::Refresh) => self.refresh(),
+                    Some(Command::Refresh(reply)) => {
+                        self.refresh().await;
+                        let _ = reply.send(());
+                        false
+                    }
                     Some(Command::Leave(reply)) => {
                         let outcome = match &mut self.lease {
                             Some(lease) => {
@@ -319,7 +348,10 @@ impl Agent {
                         let _ = reply.send(outcome);
                         false
                     }
-                    Some(Command::Stop) | None => return,
+                    Some(Command::Stop) | None => {
+                        self.remember_now();
+                        return;
+                    }
                 },
             };
             if news && due.is_none() {
@@ -353,6 +385,14 @@ impl Agent {
                 self.learn_secrets(&listing.entries);
             }
             Update::Events { events, .. } => {
+                // What the authority said is not for others to take away.
+                let is_decision = |event: &Event| {
+                    matches!(event, Event::Delete { key, .. }
+                        if matches!(self.member.prefix.read(key), Some(Key::Config | Key::Removed(_) | Key::Epoch(_))))
+                };
+                if let Some(publisher) = self.publisher.as_ref().filter(|_| events.iter().any(is_decision)) {
+                    publisher.look();
+                }
                 let put: Vec<KeyValue> = events
                     .iter()
                     .filter_map(|event| match event {
@@ -514,7 +554,7 @@ impl Agent {
 
     fn places(&self) -> lease::Places {
         let (public, port) = (self.public.clone(), self.listen.port());
-        lease::Places { public, port, behind_nat: self.behind_nat, seen: self.notes.seen }
+        lease::Places { public, port, behind_nat: self.behind_nat }
     }
 
     fn note_lease(&mut self) -> Result<()> {
@@ -662,62 +702,66 @@ impl Agent {
     async fn put_into_force(&mut self) {
         let Some(handle) = self.handle.clone() else { return };
         let Ok(wanted) = self.wanted() else { return };
-        let is_news = self.in_force.as_ref().is_none_or(|before| *before != wanted);
-        if is_news {
-            let (asked, edit) = (wanted.clone(), handle.clone());
-            let outcome = tokio::task::spawn_blocking(move || {
-                edit.edit(Box::new(move |present| Ok(asked.of(present)))).map(|summary| summary.to_string())
-            });
+        if self.in_force.as_deref() != Some(&wanted) {
+            let wanted = Arc::new(wanted);
             self.refused = wanted.conflicts(&handle.picture().tunnel);
-            match outcome.await {
-                Ok(Ok(summary)) => tracing::info!("the network: {summary}"),
-                Ok(Err(refusal)) => {
-                    self.refused.push(refusal.to_string());
-                    self.put_one_by_one(&wanted).await;
+            match edit(&handle, &wanted).await {
+                Ok(summary) => {
+                    tracing::info!("the network: {summary}");
+                    self.in_force = Some(wanted);
+                    self.again = None;
                 }
-                Err(e) => tracing::error!("{e}"),
+                Err(refusal) => {
+                    self.refused.push(refusal);
+                    self.put_in_parts(&handle, &wanted).await;
+                    self.again = Some(Instant::now() + AGAIN);
+                }
             }
-            self.in_force = Some(wanted);
         }
         self.remember();
         self.write_subnet_files(&handle);
         self.report(&handle);
     }
 
-    /// One of them cannot be put into force: the others are.
-    async fn put_one_by_one(&mut self, wanted: &Wanted) {
-        let Some(handle) = self.handle.clone() else { return };
-        let mut good = Wanted { overlay: wanted.overlay.clone(), peers: Vec::new() };
-        let known: Vec<_> = self.in_force.iter().flat_map(|before| &before.peers).cloned().collect();
-        let (old, new): (Vec<_>, Vec<_>) = wanted.peers.iter().cloned().partition(|peer| known.contains(peer));
-        good.peers = old;
-        for peer in new {
-            good.peers.push(peer.clone());
-            let (asked, edit) = (good.clone(), handle.clone());
-            let outcome = tokio::task::spawn_blocking(move || {
-                edit.edit(Box::new(move |present| Ok(asked.of(present)))).map(drop)
-            });
-            if let Ok(Err(refusal)) = outcome.await {
-                good.peers.pop();
-                let sentence = format!("{} is left out: {refusal}", peer.name);
-                tracing::warn!("{sentence}");
-                self.refused.truncate(15);
-                self.refused.push(sentence);
-            }
+    /// Not all can be put into force: what can be is.
+    async fn put_in_parts(&mut self, handle: &Handle, wanted: &Wanted) {
+        let before = self.in_force.clone();
+        let outcome = parts::put(before.as_deref(), wanted, async |next: &Wanted| {
+            edit(handle, &Arc::new(next.clone())).await.map(drop)
+        });
+        let Some(Outcome { good, left_out }) = outcome.await else { return };
+        for sentence in left_out {
+            tracing::warn!("{sentence}");
+            self.refused.push(sentence);
+        }
+        self.refused.truncate(REFUSALS);
+        self.in_force = Some(Arc::new(good));
+    }
+
+    /// Notes what is known: a removal at once, everything else not too often.
+    fn remember(&mut self) {
+        let Some(view) = &mut self.view else { return };
+        self.unsaved |= view.is_unsaved();
+        let removals = view.removals().count();
+        let (last, noted) = self.remembered;
+        let is_due = removals != noted || last.is_none_or(|last| last.elapsed() >= TICK);
+        if self.unsaved && is_due {
+            self.remembered = (Some(Instant::now()), removals);
+            self.remember_now();
         }
     }
 
-    fn remember(&mut self) {
-        if let Some(view) = &mut self.view
-            && view.is_unsaved()
-        {
+    fn remember_now(&mut self) {
+        let Some(view) = &mut self.view else { return };
+        self.unsaved |= view.is_unsaved();
+        if self.unsaved {
             let outcome = self.member.remember(&view.memory());
+            // What could not be written is tried again.
+            self.unsaved = outcome.is_err();
             self.follow(Topic::Memory, outcome);
         }
     }
 
-    /// The files for who gives addresses to containers: as they are to be, also where somebody changed or deleted them. There are none without
-    /// a subnet.
     fn write_subnet_files(&mut self, handle: &Handle) {
         let Some(wanted) = &self.in_force else { return };
         if wanted.overlay.subnets.is_empty() {
@@ -748,7 +792,7 @@ impl Agent {
         let situation = Situation {
             member: &self.member,
             view: self.view.as_ref(),
-            wanted: self.in_force.as_ref(),
+            wanted: self.in_force.as_deref(),
             lease: self.lease.as_ref(),
             clients: &self.clients,
             public: &self.public,
@@ -767,21 +811,21 @@ impl Agent {
 
     /// Traffic, addresses and times; answers whether anything follows.
     fn look_around(&mut self) -> bool {
-        let mut news = self.member.forget_old_secrets();
+        let mut news = self.member.forget_old_secrets() | self.again.is_some_and(|again| again <= Instant::now());
+        self.remember();
         if let Some(outcome) = self.publisher.as_ref().map(Publisher::outcome) {
             self.follow(Topic::Authority, outcome);
         }
+        // A file that was read again may say another port.
+        let listen = self.handle.as_ref().map_or(self.listen, |handle| handle.facts().listen());
+        let moved = std::mem::replace(&mut self.listen, listen) != listen;
         match self.find_places() {
             Ok(changed) => {
-                if changed && let Some(lease) = &mut self.lease {
-                    lease.publish(lease::Places {
-                        public: self.public.clone(),
-                        port: self.listen.port(),
-                        behind_nat: self.behind_nat,
-                        seen: self.notes.seen,
-                    });
+                let places = self.places();
+                if let Some(lease) = self.lease.as_mut().filter(|_| changed || moved) {
+                    lease.publish(places);
                 }
-                news |= changed;
+                news |= changed || moved;
             }
             // The host may be between two addresses.
             Err(failure) => tracing::debug!("{failure}"),
@@ -831,21 +875,25 @@ impl Agent {
         let Some(view) = &self.view else { return false };
         let nodes: HashMap<[u8; 32], view::Node> =
             view.nodes().into_iter().map(|node| (node.sealed_key, node)).collect();
+        let names: HashSet<&str> = nodes.values().map(|node| node.name.as_str()).collect();
+        self.heard.retain(|serial, _| view.name(*serial).is_some());
+        self.calling.retain(|name, _| names.contains(name.as_str()));
+        self.turns.keep(|name| names.contains(name));
         let mut news = false;
         for (peer, state) in picture.peers().filter(|(peer, _)| peer.origin == Origin::Network) {
             let Some(node) = peer.public_key.as_ref().and_then(|key| nodes.get(key.as_bytes())) else { continue };
             let heard = self.heard.entry(node.serial).or_default();
+            // A peer that was away and is there again counts from nothing.
+            (heard.received, heard.sent) = (heard.received.min(state.received), heard.sent.min(state.sent));
             if state.received > heard.received {
-                *heard = Heard { received: state.received, at: self.began.elapsed(), ever: true };
+                *heard = Heard { received: state.received, sent: state.sent, at: self.began.elapsed(), ever: true };
                 self.calling.remove(&peer.name);
-            } else if state.sent > 0
-                && self.began.elapsed().saturating_sub(heard.at) > TRY
-                && peers::choices(node, self.listen) > 1
-            {
+            } else if state.sent > heard.sent && peers::choices(node, self.listen) > 1 {
                 let since = *self.calling.entry(peer.name.clone()).or_insert(now);
                 if now.saturating_duration_since(since) > TRY {
                     self.turns.advance(&peer.name);
                     self.calling.remove(&peer.name);
+                    heard.sent = state.sent;
                     news = true;
                 }
             }
@@ -865,19 +913,30 @@ impl Agent {
         }
         let local = places::local_addresses(&mut netlink)?;
         let behind_nat = self.settings.public_ip == config::PublicIp::Auto
-            && self.notes.seen.is_some_and(|seen| !local.contains(&seen) && !seen.is_loopback());
+            && (self.notes.were_translated(&local) || places::are_translated(&public, &self.member.registry_addresses));
         let news = (&self.public, self.behind_nat) != (&public, behind_nat);
         (self.public, self.behind_nat) = (public, behind_nat);
         Ok(news)
     }
 
-    fn refresh(&mut self) -> bool {
+    /// Files may have changed. What they say is in force here when this is done; a removal does not wait for the registry.
+    async fn refresh(&mut self) {
         self.clients = self.member.clients();
         if let Some(publisher) = &self.publisher {
             publisher.look();
+            let removals = publisher.removals();
+            let learned = removals.and_then(|removals| self.learn(removals).map_err(|e| e.to_string()));
+            self.follow(Topic::Authority, learned.map(drop));
         }
-        true
+        self.put_into_force().await;
     }
+}
+
+/// Puts a configuration into force, and waits until that is done.
+async fn edit(handle: &Handle, wanted: &Arc<Wanted>) -> std::result::Result<Summary, String> {
+    let (handle, wanted) = (handle.clone(), Arc::clone(wanted));
+    let made = tokio::task::spawn_blocking(move || handle.edit(Box::new(move |present| Ok(wanted.of(present)))));
+    made.await.map_err(|e| e.to_string())?.map_err(|refusal| refusal.to_string())
 }
 
 /// The subnets of an earlier run, by our notes or by flannel's file.
@@ -895,7 +954,8 @@ async fn stopped(orders: &mut UnboundedReceiver<Command>) {
         match order {
             Command::Stop => return,
             Command::Leave(reply) => drop(reply.send(Ok(()))),
-            Command::Start(..) | Command::Refresh => {}
+            Command::Refresh(reply) => drop(reply.send(())),
+            Command::Start(..) => {}
         }
     }
 }

@@ -35,8 +35,6 @@ pub(super) struct Places {
     pub(super) port: u16,
     /// Whether they cannot be called.
     pub(super) behind_nat: bool,
-    /// Where the enroller saw us.
-    pub(super) seen: Option<IpAddr>,
 }
 
 /// What became of the lease.
@@ -403,8 +401,9 @@ impl Describe for Signer {
         // Beyond what any earlier run signed, also if its notes were lost.
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         published.sequence = (published.sequence + 1).max(u64::try_from(clock).unwrap_or(u64::MAX));
-        let Places { public, port, behind_nat, seen } = &published.places;
-        let shown = if *behind_nat { seen.iter().copied().collect() } else { public.clone() };
+        let Places { public, port, behind_nat } = &published.places;
+        // What stands outside of the signature must stand inside as well.
+        let shown: &[IpAddr] = if *behind_nat { &[] } else { public };
         let public_ip = shown.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None });
         // flannel names one in networks of IPv6 only.
         let public_ipv6 = shown.iter().find_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None });
@@ -412,8 +411,7 @@ impl Describe for Signer {
         let mut value =
             LeaseValue { public_ip, public_ipv6, backend_type: None, backend_data: None, backend_v6_data: None };
         let Some((keys, certificate, anchor)) = &self.signer else { return value.to_json() };
-        let endpoints =
-            if *behind_nat { Vec::new() } else { public.iter().map(|ip| SocketAddr::new(*ip, *port)).collect() };
+        let endpoints = shown.iter().map(|ip| SocketAddr::new(*ip, *port)).collect();
         let record = Record {
             certificate: certificate.clone(),
             sequence: published.sequence,

@@ -12,6 +12,7 @@
 //! | `host.rs` | the registry and the enroller inside this daemon |
 //! | `publish.rs` | what the authority decided → the registry |
 //! | `peers.rs` | nodes and clients → peers of the tunnel (pure) |
+//! | `parts.rs` | what of a change can be put into force, where the whole cannot |
 //! | `report.rs` | what `adit status` shows |
 //! | `clients.rs` | phones and laptops |
 //! | `places.rs` | where this host is reached |
@@ -25,6 +26,7 @@ mod host;
 mod lease;
 mod member;
 mod notes;
+mod parts;
 mod peers;
 pub mod places;
 mod publish;
@@ -155,9 +157,15 @@ impl Drop for Running {
 }
 
 impl Caller {
-    /// Clients, tokens or removals may be other ones.
-    pub fn refresh(&self) {
-        let _ = self.0.send(Command::Refresh);
+    /// Clients or removals may be other ones. Who is out then is out when this returns: no worker sends to him or takes anything from him, and his keys are
+    /// erased.
+    ///
+    /// # Errors
+    /// The network is busy with something else: it is done as soon as that is.
+    pub fn refresh(&self) -> Result<()> {
+        let (reply, answer) = sync_channel(1);
+        let _ = self.0.send(Command::Refresh(reply));
+        answer.recv_timeout(PATIENCE).map_err(|_| Failure::failed("the daemon is busy, and does it as soon as it can"))
     }
 
     /// Gives the lease back, so that another node may have the subnet at once.

@@ -27,8 +27,18 @@ pub(super) struct Notes {
     pub(super) sequence: u64,
     /// The address that it was seen from when it joined, if that was none of its own: a NAT's.
     pub(super) seen: Option<IpAddr>,
+    /// Its own address at which that call began.
+    pub(super) called_from: Option<IpAddr>,
     /// The keys (base64) of the nodes that it had sessions with.
     pub(super) recent: Vec<String>,
+}
+
+impl Notes {
+    /// Whether this node, which has these addresses, was seen from one that is not its own. Where it has moved since, that says nothing any more.
+    pub(super) fn were_translated(&self, local: &[IpAddr]) -> bool {
+        let is_local = |address: IpAddr| local.contains(&address);
+        self.seen.is_some_and(|seen| !is_local(seen) && !seen.is_loopback()) && self.called_from.is_none_or(is_local)
+    }
 }
 
 /// Where they are.
@@ -72,6 +82,18 @@ impl NotesFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_is_behind_nat_until_it_moves() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let notes = |seen, from| Notes { seen: Some(ip(seen)), called_from: Some(ip(from)), ..Notes::default() };
+        let private = [ip("127.0.0.1"), ip("192.168.1.2")];
+        assert!(notes("192.0.2.3", "192.168.1.2").were_translated(&private));
+        assert!(!notes("192.168.1.2", "192.168.1.2").were_translated(&private));
+        assert!(!notes("192.0.2.3", "192.0.2.3").were_translated(&private), "it moved");
+        assert!(!notes("192.0.2.3", "192.168.7.7").were_translated(&[ip("198.51.100.1")]), "it moved");
+        assert!(!Notes::default().were_translated(&private));
+    }
 
     #[test]
     fn notes_survive_and_rubbish_is_none() {

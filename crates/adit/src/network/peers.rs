@@ -27,9 +27,10 @@ pub(super) struct Wanted {
 impl Wanted {
     /// The configuration that it makes of the present one; what the file says stays.
     pub(super) fn of(&self, present: &Tunnel) -> Tunnel {
-        let mut tunnel = present.clone();
-        tunnel.peers.retain(|peer| peer.origin == Origin::File);
-        let (names, keys, prefixes) = local(&tunnel);
+        let file: Vec<Peer> = present.peers.iter().filter(|peer| peer.origin == Origin::File).cloned().collect();
+        let Local { mut names, keys, prefixes } = Local::of(&file);
+        let mut tunnel = Tunnel { peers: file.clone(), overlay: Some(self.overlay.clone()), ..present.clone() };
+        tunnel.peers.reserve(self.peers.len());
         for peer in &self.peers {
             let mut peer = peer.clone();
             if peer.public_key.as_ref().is_some_and(|key| keys.contains(key)) {
@@ -39,20 +40,18 @@ impl Wanted {
             if peer.allowed_ips.is_empty() {
                 continue;
             }
-            if names.contains(&peer.name.to_lowercase()) {
-                peer.name.push_str(".node");
+            // A client and a node, or a node and a peer of the file, know nothing of each other's names.
+            while !names.insert(peer.name.to_ascii_lowercase()) {
+                peer.name.push_str(if peer.origin == Origin::Client { ".client" } else { ".node" });
             }
             tunnel.peers.push(peer);
         }
-        tunnel.overlay = Some(self.overlay.clone());
         tunnel
     }
 
     /// What the file of `present` keeps from being in force, as sentences.
     pub(super) fn conflicts(&self, present: &Tunnel) -> Vec<String> {
-        let mut file = present.clone();
-        file.peers.retain(|peer| peer.origin == Origin::File);
-        let (_, keys, prefixes) = local(&file);
+        let Local { keys, prefixes, .. } = Local::of(present.peers.iter().filter(|peer| peer.origin == Origin::File));
         let mut conflicts = Vec::new();
         for peer in &self.peers {
             if peer.public_key.as_ref().is_some_and(|key| keys.contains(key)) {
@@ -66,14 +65,24 @@ impl Wanted {
     }
 }
 
-/// Names (in small letters), keys and prefixes of the file.
-fn local(tunnel: &Tunnel) -> (HashSet<String>, HashSet<PublicKey>, HashSet<IpNet>) {
-    let peers = &tunnel.peers;
-    (
-        peers.iter().map(|peer| peer.name.to_lowercase()).collect(),
-        peers.iter().filter_map(|peer| peer.public_key.clone()).collect(),
-        peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied()).collect(),
-    )
+/// What the file gives to its peers.
+struct Local {
+    /// In small letters.
+    names: HashSet<String>,
+    keys: HashSet<PublicKey>,
+    prefixes: HashSet<IpNet>,
+}
+
+impl Local {
+    fn of<'a>(peers: impl IntoIterator<Item = &'a Peer>) -> Self {
+        let (mut names, mut keys, mut prefixes) = (HashSet::new(), HashSet::new(), HashSet::new());
+        for peer in peers {
+            names.insert(peer.name.to_ascii_lowercase());
+            keys.extend(peer.public_key);
+            prefixes.extend(peer.allowed_ips.iter().copied());
+        }
+        Self { names, keys, prefixes }
+    }
 }
 
 /// Which of several endpoints of each node is tried.
@@ -84,6 +93,11 @@ impl Turns {
     /// The next one, since nobody answers at the present one.
     pub(super) fn advance(&mut self, name: &str) {
         *self.0.entry(name.to_owned()).or_default() += 1;
+    }
+
+    /// Forgets those who are not there any more.
+    pub(super) fn keep(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.0.retain(|name, _| is_there(name));
     }
 
     fn choose<'a>(&self, name: &str, endpoints: &[&'a SocketAddr]) -> Option<&'a SocketAddr> {
@@ -132,7 +146,7 @@ pub(super) fn of_plain_node(node: &PlainNode, port: u16) -> Peer {
 pub(super) fn of_client(client: &Client) -> Peer {
     Peer {
         name: client.name.clone(),
-        public_key: Some(client.public_key.clone()),
+        public_key: Some(client.public_key),
         endpoint: None,
         allowed_ips: client.addresses.clone(),
         transport: TransportKind::WireGuard,
@@ -144,4 +158,53 @@ pub(super) fn of_client(client: &Client) -> Peer {
 
 fn at(address: &SocketAddr) -> Endpoint {
     Endpoint { host: Host::Address(address.ip()), port: address.port() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn peer(name: &str, key: u8, prefix: &str, origin: Origin) -> Peer {
+        Peer {
+            name: name.into(),
+            public_key: Some(PublicKey::from_bytes([key; 32])),
+            endpoint: None,
+            allowed_ips: vec![prefix.parse().unwrap()],
+            transport: TransportKind::Sealed,
+            preshared_key: None,
+            keepalive: None,
+            origin,
+        }
+    }
+
+    fn wanted(peers: Vec<Peer>) -> Wanted {
+        let overlay =
+            Overlay { networks: Vec::new(), subnets: Vec::new(), masquerade: true, forward: true, membership: None };
+        Wanted { overlay, peers }
+    }
+
+    fn names(tunnel: &Tunnel) -> Vec<&str> {
+        tunnel.peers.iter().map(|peer| peer.name.as_str()).collect()
+    }
+
+    #[test]
+    fn who_has_the_name_of_another_is_called_otherwise_and_the_file_counts() {
+        let network = config::Network::new(config::RegistryAt::Embedded, "here".into());
+        let mut present = crate::up::node("adit0", network, None).unwrap();
+        present.peers =
+            vec![peer("Paris", 1, "10.1.0.0/16", Origin::File), peer("old", 2, "10.2.0.0/16", Origin::Network)];
+        let wanted = wanted(vec![
+            peer("berlin", 3, "10.3.0.0/24", Origin::Network),
+            peer("berlin", 4, "10.4.0.1/32", Origin::Client),
+            peer("paris", 5, "10.5.0.0/24", Origin::Network),
+            peer("paris.node", 6, "10.6.0.0/24", Origin::Network),
+            peer("thief", 1, "10.7.0.0/24", Origin::Network),
+            peer("other", 7, "10.1.0.0/16", Origin::Network),
+        ]);
+        let tunnel = wanted.of(&present);
+        assert_eq!(names(&tunnel), ["Paris", "berlin", "berlin.client", "paris.node", "paris.node.node"]);
+        assert_eq!(names(&wanted.of(&tunnel)), names(&tunnel), "made twice it is the same");
+        assert_eq!(wanted.conflicts(&present).len(), 2);
+    }
 }

@@ -94,6 +94,20 @@ pub fn local_addresses(netlink: &mut Netlink) -> Result<Vec<IpAddr>> {
     Ok(netlink.addresses(None)?.into_iter().map(|a| a.net.addr()).collect())
 }
 
+/// Whether somebody between us and `others` (the registry) must be translating our addresses: they are where everybody is, and we are not.
+pub(super) fn are_translated(public: &[IpAddr], others: &[SocketAddr]) -> bool {
+    let is_everywhere = |ip: IpAddr| is_public(ip) && !is_private(ip);
+    others.iter().any(|other| is_everywhere(other.ip())) && !public.iter().any(|ip| is_everywhere(*ip))
+}
+
+/// Addresses that many networks have (RFC 1918, RFC 6598, RFC 4193).
+fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => v4.is_private() || (v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64),
+        IpAddr::V6(v6) => v6.is_unique_local(),
+    }
+}
+
 fn is_public(address: IpAddr) -> bool {
     let link_local = match address {
         IpAddr::V4(v4) => v4.is_link_local() || v4 == Ipv4Addr::BROADCAST,
@@ -120,6 +134,22 @@ mod tests {
             ("fd00::1", true),
         ] {
             assert_eq!(is_public(address.parse().unwrap()), public, "{address}");
+        }
+    }
+
+    #[test]
+    fn who_is_private_before_a_public_registry_is_translated() {
+        let ips = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
+        let registry = |text: &str| [text.parse::<SocketAddr>().unwrap()];
+        for (public, other, expected) in [
+            (&["192.168.1.2"][..], "192.0.2.1:7780", true),
+            (&["100.64.3.2", "fd00::2"], "192.0.2.1:7780", true),
+            (&["192.168.1.2", "2001:db8::2"], "192.0.2.1:7780", false),
+            (&["192.168.1.2"], "192.168.7.1:7780", false),
+            (&["192.168.1.2"], "127.0.0.1:7780", false),
+            (&["198.51.100.2"], "192.0.2.1:7780", false),
+        ] {
+            assert_eq!(are_translated(&ips(public), &registry(other)), expected, "{public:?} {other}");
         }
     }
 

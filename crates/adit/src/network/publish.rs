@@ -1,13 +1,13 @@
 //! What the authority decided, in the registry: the network's configuration, tombstones, wrapped secrets. A task of its own puts there what is not
 //! there, for as long as that takes: a removal is not to wait for the next listing because a leader was elected just now.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use registry::client::{Client, Listing};
+use registry::client::{Client, Event, KeyValue, Listing, Update};
 use registry::schema::{Key, LeaseValue, Prefix};
 use registry::trust::{Ledger, Record, Serial};
 use tokio::sync::Notify;
@@ -28,16 +28,23 @@ impl Decisions {
         Self { ledger, network, prefix }
     }
 
-    /// What is missing: keys and values.
-    fn missing(&self, listing: &Listing) -> Result<Vec<(String, Vec<u8>)>, String> {
-        let encoded = |bytes: Vec<u8>| STANDARD.encode(bytes).into_bytes();
+    /// Tombstones: keys and values.
+    fn tombstones(&self) -> Result<Vec<(String, Vec<u8>)>, String> {
         let tombstones = self.ledger.tombstones().map_err(|e| e.to_string())?.into_iter();
+        Ok(tombstones.map(|(number, bytes)| (self.prefix.removed_at(number), encoded(&bytes))).collect())
+    }
+
+    /// What is missing, or is there with another value than the authority gave it: keys and values.
+    fn missing(&self, listing: &Listing) -> Result<Vec<(String, Vec<u8>)>, String> {
         let bundles = self.ledger.bundles().map_err(|e| e.to_string())?.into_iter();
-        let mut all: Vec<(String, Vec<u8>)> = vec![(self.prefix.config(), self.network.clone())];
-        all.extend(tombstones.map(|(number, bytes)| (self.prefix.removed_at(number), encoded(bytes))));
-        all.extend(bundles.map(|(epoch, bytes)| (self.prefix.epoch_at(epoch), encoded(bytes))));
-        let present: HashSet<&str> = listing.entries.iter().map(|entry| entry.key.as_str()).collect();
-        all.retain(|(key, _)| !present.contains(key.as_str()));
+        let mut all = self.tombstones()?;
+        all.extend(bundles.map(|(epoch, bytes)| (self.prefix.epoch_at(epoch), encoded(&bytes))));
+        let present: HashMap<&str, &[u8]> =
+            listing.entries.iter().map(|entry| (entry.key.as_str(), entry.value.as_slice())).collect();
+        all.retain(|(key, value)| present.get(key.as_str()) != Some(&value.as_slice()));
+        if !present.contains_key(self.prefix.config().as_str()) {
+            all.insert(0, (self.prefix.config(), self.network.clone()));
+        }
         Ok(all)
     }
 
@@ -52,6 +59,8 @@ impl Decisions {
         let anchor = self.ledger.anchor();
         let is_removed = |value: &[u8]| {
             let signed = STANDARD.decode(LeaseValue::parse(value).ok()?.signed()?).ok()?;
+            // Signatures are dear, and most records are of others.
+            Record::claimed_serial(&signed).filter(|serial| removed.contains(serial))?;
             Some(removed.contains(&Record::open(&signed, &anchor).ok()?.certificate.serial))
         };
         let leases =
@@ -74,6 +83,10 @@ impl Decisions {
         }
         Ok(())
     }
+}
+
+fn encoded(bytes: &[u8]) -> Vec<u8> {
+    STANDARD.encode(bytes).into_bytes()
 }
 
 /// Puts decisions into the registry.
@@ -123,6 +136,14 @@ impl Publisher {
     /// Something may have been decided.
     pub(super) fn look(&self) {
         self.wake.notify_one();
+    }
+
+    /// Who was removed, as the registry will say it once it was told.
+    pub(super) fn removals(&self) -> Result<Update, String> {
+        let entry = |(key, value)| {
+            Event::Put(KeyValue { key, value, create_revision: 0, mod_revision: 0, version: 0, lease: 0 })
+        };
+        Ok(Update::Events { revision: 0, events: self.decisions.tombstones()?.into_iter().map(entry).collect() })
     }
 
     /// The registry may have lost something.

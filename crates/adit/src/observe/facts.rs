@@ -130,6 +130,11 @@ impl Facts {
         self.known.load().tunnel.device.addresses.clone()
     }
 
+    /// The address and port that the sockets are bound to.
+    pub fn listen(&self) -> SocketAddr {
+        self.known.load().listen()
+    }
+
     /// One line for a person who waits for it to be up.
     pub fn ready_line(&self) -> String {
         let (device, known) = (self.device.load(), self.known.load());

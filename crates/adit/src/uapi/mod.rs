@@ -40,7 +40,7 @@ use crate::{
 pub use edit::edit;
 pub use errno::Errno;
 pub use parse::{PeerSet, PrefixChange, Request, Set};
-pub use server::{Device, Server};
+pub use server::{Device, Server, remove_leftover};
 pub use show::show;
 
 /// What the daemon does when its socket is removed.

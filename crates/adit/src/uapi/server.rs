@@ -91,6 +91,15 @@ struct SocketFile {
     lost: AtomicBool,
 }
 
+/// Removes the socket that a killed daemon of `device` left in `directory`. One that somebody listens on stays.
+pub fn remove_leftover(directory: &Path, device: &str) {
+    let path = directory.join(format!("{device}.sock"));
+    let is_dead = UnixStream::connect(&path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    if is_dead && let Err(error) = fs::remove_file(&path) {
+        tracing::warn!("cannot remove {}: {error}", path.display());
+    }
+}
+
 impl Server {
     /// Makes the socket `directory`/`device`.sock (0600), in the place of one that nobody listens on, and answers.
     ///

@@ -251,7 +251,6 @@ fn what_was_removed_stays_so_whatever_the_registry_hides() {
     let third = nodes[2].up();
     third.await_problem("removal 1 is withheld");
     // The authority's host puts it there again, and then it is everywhere as it was.
-    let _ = nodes[0].try_adit(&["reload"]);
     wait_for("the removal", || is_out(&third).then_some(()));
     wait_for("no alarm", || (!third.network().problems.iter().any(|p| p.contains("withheld"))).then_some(()));
     assert!(!network.containers[3].pings(network.containers[2].address));

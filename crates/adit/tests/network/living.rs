@@ -73,7 +73,11 @@ fn probe(from: &Container, to: &Container, sent: &AtomicU64, back: &AtomicU64, s
                 let _ = there.send_to(&number.to_be_bytes(), source);
             });
         });
-        scope.spawn(|| receive(&here, &|number, _| drop(back.fetch_max(number, Ordering::AcqRel))));
+        scope.spawn(|| {
+            receive(&here, &|number, _| {
+                let _ = back.fetch_max(number, Ordering::AcqRel);
+            })
+        });
         while !stop.load(Ordering::Acquire) {
             let number = sent.fetch_add(1, Ordering::AcqRel) + 1;
             let _ = here.send_to(&number.to_be_bytes(), address);

@@ -1,7 +1,10 @@
 //! Networks of nodes: made and joined by the verbs, on hosts in namespaces.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing test is to stop there")]
+
 #[path = "../bed/mod.rs"]
 mod bed;
+mod clients;
 mod cluster;
 mod crowd;
 mod etcd;
@@ -9,6 +12,8 @@ mod flannel;
 mod flow;
 mod hostile;
 mod living;
+mod meeting;
+mod quickstart;
 mod refusals;
 mod shared;
 mod story;

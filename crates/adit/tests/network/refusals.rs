@@ -101,7 +101,7 @@ fn a_token_that_is_not_good_says_why() {
     // The token is as good as before; another's keys are not.
     two.join(&good);
     let keys = NodeStore::open(&two.path("state/adit0.network")).unwrap().keys().unwrap();
-    says(&joined_with(four, &good, "host4", &keys), &["these keys are those of host2"]);
+    says(&joined_with(four, &good, "host4", &keys), &["this node has already joined as host2"]);
     let list = one.adit(&["token", "list"]);
     assert!(list.contains("1 of 3") && list.contains("host2"), "{list}");
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -15,11 +15,12 @@ use adit::api::{self, Status};
 use ipnet::IpNet;
 use linux::netlink::{Link, LinkChange, Netlink, Route, VethEnd};
 use linux::netns::NetNs;
+use linux::sysctl;
 use tempfile::TempDir;
 
 use crate::bed::daemon::ADIT;
 use crate::bed::traffic::{End, exchange_tcp};
-use crate::bed::{Family, Host, PATIENCE, wait_for};
+use crate::bed::{Family, Host, PATIENCE, await_address, wait_for};
 
 /// One host with directories of its own, as if it had a disk of its own.
 pub(crate) struct Node<'a> {
@@ -131,24 +132,24 @@ impl<'a> Node<'a> {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    /// The lease as flannel's file has it: the variables.
+    /// The lease as flannel's file has it: a variable.
     pub(crate) fn subnet_env(&self, name: &str) -> String {
+        self.find_in_subnet_env(name).unwrap_or_else(|| panic!("{name} is not in subnet.env"))
+    }
+
+    fn find_in_subnet_env(&self, name: &str) -> Option<String> {
         let text = fs::read_to_string(self.path("run/subnet.env")).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
-        line.unwrap_or_else(|| panic!("{name} is not in {text}")).to_owned()
+        text.lines().find_map(|line| line.strip_prefix(&format!("{name}="))).map(str::to_owned)
     }
 
     /// A container on a bridge of this host, as any runtime makes one from the lease: the first address is the bridge's, this one's the second.
     pub(crate) fn container(&self) -> Container {
-        let gateway: IpNet = self.subnet_env("FLANNEL_SUBNET").parse().unwrap();
-        let IpAddr::V4(first) = gateway.addr() else { panic!("{gateway}") };
-        let address = Ipv4Addr::from(u32::from(first) + 1);
         let mut outside = self.host.netlink();
         outside.create_bridge("br0", Some([2, 0, 0, 0, 1, 1])).unwrap();
         let bridge = outside.existing_link("br0").unwrap().index;
         outside.set_up(bridge, true).unwrap();
-        outside.add_address(bridge, gateway, true).unwrap();
         let namespace = NetNs::anonymous().unwrap();
+        namespace.run(|| sysctl::set(&["net", "ipv6", "conf", "default", "accept_dad"], "0")).unwrap().unwrap();
         Netlink::open_in(&namespace).unwrap().set_up(1, true).unwrap();
         let ends = (
             VethEnd { name: "c0", ..VethEnd::default() },
@@ -161,12 +162,25 @@ impl<'a> Node<'a> {
         let mut inside = Netlink::open_in(&namespace).unwrap();
         let index = inside.existing_link("eth0").unwrap().index;
         inside.set_up(index, true).unwrap();
-        inside.add_address(index, IpNet::new(address.into(), gateway.prefix_len()).unwrap(), true).unwrap();
         let mtu = self.subnet_env("FLANNEL_MTU").parse().unwrap();
         inside.change_link(index, &LinkChange { mtu: Some(mtu), ..LinkChange::default() }).unwrap();
-        let route = Route::new("0.0.0.0/0".parse().unwrap());
-        inside.add_route(&Route { gateway: Some(gateway.addr()), device: Some(index), ..route }).unwrap();
-        Container { namespace, address: address.into() }
+        let mut addresses = Vec::new();
+        for (name, everywhere) in [("FLANNEL_SUBNET", "0.0.0.0/0"), ("FLANNEL_IPV6_SUBNET", "::/0")] {
+            let Some(gateway) = self.find_in_subnet_env(name) else { continue };
+            let gateway: IpNet = gateway.parse().unwrap();
+            let address = match gateway.addr() {
+                IpAddr::V4(first) => IpAddr::from(Ipv4Addr::from(u32::from(first) + 1)),
+                IpAddr::V6(first) => IpAddr::from(Ipv6Addr::from(u128::from(first) + 1)),
+            };
+            outside.add_address(bridge, gateway, true).unwrap();
+            inside.add_address(index, IpNet::new(address, gateway.prefix_len()).unwrap(), true).unwrap();
+            await_address(&namespace, address);
+            await_address(&self.host.namespace, gateway.addr());
+            let route = Route::new(everywhere.parse().unwrap());
+            inside.add_route(&Route { gateway: Some(gateway.addr()), device: Some(index), ..route }).unwrap();
+            addresses.push(address);
+        }
+        Container { namespace, address: addresses[0], addresses }
     }
 
     /// Takes the bridge of containers away.
@@ -293,7 +307,10 @@ fn token(text: &str) -> String {
 /// A namespace behind a bridge.
 pub(crate) struct Container {
     pub(crate) namespace: NetNs,
+    /// The first of them.
     pub(crate) address: IpAddr,
+    /// One of each family that the network has.
+    pub(crate) addresses: Vec<IpAddr>,
 }
 
 impl Container {
@@ -309,7 +326,9 @@ impl Container {
 
     /// Waits until pings to an address are answered.
     pub(crate) fn reaches(&self, to: &Self) {
-        wait_for(&format!("an answer of {} to {}", to.address, self.address), || self.pings(to.address).then_some(()));
+        for address in &to.addresses {
+            wait_for(&format!("an answer of {address} to {}", self.address), || self.pings(*address).then_some(()));
+        }
     }
 }
 
@@ -319,7 +338,9 @@ pub(crate) fn all_talk(containers: &[Container]) {
         for other in &containers[i + 1..] {
             one.reaches(other);
             other.reaches(one);
-            exchange_tcp(one.end(), other.end(), 300_000, 200_000);
+            for (a, b) in one.addresses.iter().zip(&other.addresses) {
+                exchange_tcp(End::new(&one.namespace, *a), End::new(&other.namespace, *b), 300_000, 200_000);
+            }
         }
     }
 }

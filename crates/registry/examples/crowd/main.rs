@@ -6,7 +6,13 @@
 //!
 //! DIRECTORY is the authority's, HOST:PORT where its daemon lets nodes in. Prints `admitted` when all are in its books. After a line of standard input 16
 //! writers put all records but the last one into the registry, which prints `published`; after another line the last one, and `published` again.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, unreachable_pub, reason = "a tool of measurements: it may fail")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "a tool of measurements: it may fail"
+)]
 
 mod maker;
 

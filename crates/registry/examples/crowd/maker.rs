@@ -26,7 +26,7 @@ const ADDRESSES: u32 = u32::from_be_bytes([198, 18, 0, 1]);
 const LEASE: i64 = 3600;
 
 /// See the module.
-pub struct Crowd {
+pub(crate) struct Crowd {
     url: String,
     ca: Vec<u8>,
     prefix: Prefix,
@@ -45,7 +45,7 @@ struct One {
 impl Crowd {
     /// Lets `count` nodes into the network whose authority is in `directory`, the first `called` of them by the call that a host makes which joins, at
     /// `enroller` (`host:port`). The network's own file is read there for its addresses.
-    pub async fn admit(directory: &Path, enroller: &str, count: usize, called: usize) -> Self {
+    pub(crate) async fn admit(directory: &Path, enroller: &str, count: usize, called: usize) -> Self {
         let ledger = Ledger::open(directory).unwrap();
         let network = NetworkConfig::parse(&std::fs::read(directory.join("network.json")).unwrap()).unwrap();
         let (ca, _) = ledger.tls().unwrap();
@@ -80,7 +80,7 @@ impl Crowd {
     }
 
     /// Writes the records of nodes `from..to`, by `writers` at once.
-    pub async fn publish(self: &Arc<Self>, from: usize, to: usize, writers: usize) {
+    pub(crate) async fn publish(self: &Arc<Self>, from: usize, to: usize, writers: usize) {
         let next = Arc::new(AtomicUsize::new(from));
         let tasks: Vec<_> = (0..writers)
             .map(|_| {

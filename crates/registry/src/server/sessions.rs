@@ -1,7 +1,7 @@
 //! Who is here: tokens that stand for a name and a password, and the end of all that somebody has open who is no longer welcome.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -132,7 +132,9 @@ impl Sessions {
 
 impl Table {
     fn issue(&mut self, token: [u8; 32], who: Principal, now: Instant) {
-        self.forget(now);
+        if self.tokens.len() >= TOKENS {
+            self.forget(now);
+        }
         if self.tokens.values().filter(|other| other.who == who).count() >= TOKENS_OF_ONE {
             self.drop_oldest(|other| other.who == who);
         }
@@ -170,9 +172,8 @@ impl Table {
 
     fn forget(&mut self, now: Instant) {
         self.tokens.retain(|_, token| now.duration_since(token.used) < UNUSED);
-        let tokens = &self.tokens;
-        self.present
-            .retain(|who, presence| Arc::strong_count(presence) > 1 || tokens.values().any(|token| token.who == *who));
+        let known: HashSet<&Principal> = self.tokens.values().map(|token| &token.who).collect();
+        self.present.retain(|who, presence| Arc::strong_count(presence) > 1 || known.contains(who));
     }
 }
 

@@ -140,6 +140,11 @@ impl Certificate {
         if same { Ok(()) } else { Err(TrustError::Keys) }
     }
 
+    /// Whose certificate this claims to be.
+    pub(super) fn claimed_serial(bytes: &[u8]) -> Option<Serial> {
+        Self::parse(bytes).ok().map(|certificate| certificate.serial)
+    }
+
     fn parse(bytes: &[u8]) -> Result<Self, TrustError> {
         let mut reader = Reader::new(bytes);
         reader.version()?;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::bytes::{Reader, put_endpoint, put_subnets};
 use super::keys::{self, KEY, NodeKeys, SIGNATURE};
-use super::{Anchor, Certificate, TrustError, VERSION, label};
+use super::{Anchor, Certificate, Serial, TrustError, VERSION, label};
 use crate::schema::Subnets;
 
 /// How many endpoints a record can name.
@@ -71,6 +71,15 @@ impl Record {
         bytes.push(self.endpoints.len() as u8);
         self.endpoints.iter().for_each(|endpoint| put_endpoint(&mut bytes, endpoint));
         seal(bytes, label::RECORD, keys, anchor)
+    }
+
+    /// Whose record this claims to be, before anything of it is believed.
+    pub fn claimed_serial(bytes: &[u8]) -> Option<Serial> {
+        let mut reader = Reader::new(bytes);
+        reader.version().ok()?;
+        reader.u8().ok()?;
+        let length = reader.u16().ok()?;
+        Certificate::claimed_serial(reader.take(length.into()).ok()?)
     }
 
     /// Reads a record and believes it, if its certificate is of this network and the node itself signed it.

@@ -30,6 +30,8 @@ pub(super) struct Known {
     pub(super) absent_for: Duration,
     /// Until when that is counted.
     counted: Duration,
+    /// Whether it held what it claims when we last ran.
+    held_before: bool,
 }
 
 /// Whether a node has what it claims.
@@ -66,6 +68,7 @@ pub(super) struct Nodes {
     known: BTreeMap<Serial, Known>,
     sequences: BTreeMap<Serial, Sequences>,
     addresses: Ranges<Serial>,
+    /// In small letters: two names that differ in nothing else are one to people, and to a configuration.
     names: HashMap<String, Serial>,
     keys: HashMap<[u8; 32], Serial>,
     /// Those who hold nothing, in the order in which they are asked again.
@@ -124,10 +127,10 @@ impl Nodes {
     pub(super) fn take(&mut self, record: Record, signed: Vec<u8>, order: i64) -> (What, bool) {
         let (serial, sequence) = (record.certificate.serial, record.sequence);
         let what = |counts| What::Signed { serial, sequence, counts };
-        if self.own == Some(serial) {
-            if let Some(published) = self.published {
-                return (what(self.take_own(&record, published)), false);
-            }
+        if self.own == Some(serial)
+            && let Some(published) = self.published
+        {
+            return (what(self.take_own(&record, published)), false);
         }
         if let Some(known) = self.known.get(&serial) {
             // Who gave everything up may come back otherwise.
@@ -140,6 +143,9 @@ impl Nodes {
             if sequence == known.record.sequence {
                 let same = known.record == record;
                 if let Some(known) = self.known.get_mut(&serial).filter(|_| same) {
+                    if !known.present && known.standing == Standing::Waits {
+                        self.fresh.push((known.order, serial));
+                    }
                     known.present = true;
                     known.absent_for = Duration::ZERO;
                 }
@@ -192,8 +198,9 @@ impl Nodes {
         }
         let changed = self.withdraw(serial);
         let standing = if released { Standing::Released } else { Standing::Waits };
-        let (absent_for, counted) = (Duration::ZERO, Duration::ZERO);
-        self.known.insert(serial, Known { record, signed, order, standing, present, absent_for, counted });
+        let (absent_for, counted, held_before) = (Duration::ZERO, Duration::ZERO, false);
+        let known = Known { record, signed, order, standing, present, absent_for, counted, held_before };
+        self.known.insert(serial, known);
         if !released {
             self.waiting.insert((order, serial));
             self.fresh.push((order, serial));
@@ -223,13 +230,13 @@ impl Nodes {
         }
     }
 
-    /// Takes in a node from memory.
-    pub(super) fn recall(&mut self, record: Record, signed: Vec<u8>, order: i64, absent_for: Duration) {
+    /// Takes in a node from memory, which held what it claims or did not.
+    pub(super) fn recall(&mut self, record: Record, signed: Vec<u8>, order: i64, held: bool, absent_for: Duration) {
         let serial = record.certificate.serial;
         if self.known.len() < MAX_NODES && !self.known.contains_key(&serial) {
             self.replace(record, signed, order, false);
             if let Some(known) = self.known.get_mut(&serial) {
-                known.absent_for = absent_for;
+                (known.absent_for, known.held_before) = (absent_for, held);
             }
         }
     }
@@ -315,7 +322,7 @@ impl Nodes {
                 self.addresses.give_back(&net, serial);
             }
             let certificate = &known.record.certificate;
-            self.names.remove(&certificate.name);
+            self.names.remove(&certificate.name.to_ascii_lowercase());
             self.keys.remove(&certificate.record_key);
             self.keys.remove(&certificate.sealed_key);
             self.is_due = true;
@@ -364,8 +371,13 @@ impl Nodes {
     /// Gives a node what it claims, if nobody else has any of it, or only nodes whose time is over.
     fn claim(&mut self, serial: Serial, now: Duration, ttl: Duration, heard: Heard<'_>) -> Standing {
         let Some(known) = self.known.get(&serial) else { return Standing::Waits };
+        if !known.present && !known.held_before && self.own != Some(serial) {
+            // Who is not there gets nothing new.
+            return Standing::Waits;
+        }
         let certificate = &known.record.certificate;
-        let (name, record_key, sealed_key) = (certificate.name.clone(), certificate.record_key, certificate.sealed_key);
+        let (record_key, sealed_key) = (certificate.record_key, certificate.sealed_key);
+        let name = certificate.name.to_ascii_lowercase();
         let subnets = known.record.subnets;
         let mut against: Vec<Standing> = Vec::new();
         against.extend(self.keys.get(&record_key).or_else(|| self.keys.get(&sealed_key)).map(|by| Standing::Key(*by)));

@@ -152,7 +152,8 @@ impl View {
                 let Ok(record) = Record::open(&signed, &self.setting.anchor) else { continue };
                 let is_out = self.removals.is_removed(record.certificate.serial);
                 if !is_out && self.setting.network.permits(&record.subnets) {
-                    self.nodes.recall(record, signed, node.order, Duration::from_secs(node.absent_seconds));
+                    let absent_for = Duration::from_secs(node.absent_seconds);
+                    self.nodes.recall(record, signed, node.order, node.holds, absent_for);
                 }
             }
             self.settle_all_heard();

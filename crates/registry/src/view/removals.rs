@@ -64,7 +64,7 @@ mod tests {
     fn gaps_are_missing_and_so_is_what_a_bundle_counted() {
         let mut removals = Removals::default();
         assert!(removals.missing().is_empty());
-        let tombstone = |number| Tombstone { number, serial: number + 100 };
+        let tombstone = |number| Tombstone { number, serial: number.wrapping_add(100) };
         assert!(removals.add(tombstone(2), Vec::new()));
         assert_eq!(removals.missing(), [1]);
         assert!(removals.claim(4));

@@ -193,7 +193,7 @@ impl View {
             alarms.push(Alarm::Doubled);
         }
         let disputes = self.nodes.iter().filter_map(|(_, known)| match known.standing {
-            Standing::Addresses(by) => Some(Alarm::Dispute {
+            Standing::Addresses(by) if known.present => Some(Alarm::Dispute {
                 claimant: known.record.certificate.name.clone(),
                 subnets: known.record.subnets,
                 holder: self.called(by),

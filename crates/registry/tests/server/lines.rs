@@ -9,7 +9,7 @@ use std::{
 use rcgen::{CertificateParams, KeyPair};
 use registry::{
     api::enrolment::{
-        JoinReply, JoinRequest,
+        JoinReply, JoinRequest, LookReply, LookRequest,
         enrolment_client::EnrolmentClient,
         enrolment_server::{Enrolment, EnrolmentServer},
     },
@@ -96,6 +96,10 @@ struct Mirror;
 
 #[tonic::async_trait]
 impl Enrolment for Mirror {
+    async fn look(&self, _: Request<LookRequest>) -> Result<Response<LookReply>, Status> {
+        Ok(Response::new(LookReply::default()))
+    }
+
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
         let seen = request.remote_addr().map(|at| at.to_string()).unwrap_or_default();
         Ok(Response::new(JoinReply { seen, ..JoinReply::default() }))
