@@ -7,7 +7,7 @@ use std::num::NonZero;
 use ipnet::IpNet;
 use linux::netlink::{Family, Netlink, PROTOCOL, Rule, RuleAction};
 
-use crate::config::{Host, Overlay, Table, Tunnel};
+use crate::config::{self, Host, Overlay, Table, Tunnel};
 use crate::plan::{
     self, Desired, FIRST_PRIORITY, FullTunnel, MAIN, MOST, Owned, PRIORITY_STEP, Road, Territory, everywhere,
 };
@@ -128,7 +128,7 @@ pub fn desired(tunnel: &Tunnel, mtu: u32, road: Option<Road>, port: u16) -> Desi
         (Table::Auto, _) if length > 0 => Some(MAIN),
         (Table::Auto, road) => road.map(|road| road.table),
     };
-    let territory = tunnel.overlay.as_ref().map(territory);
+    let territory = tunnel.overlay.as_ref().map(|overlay| territory(overlay, &tunnel.peers));
     let mut addresses: Vec<IpNet> = territory.iter().flat_map(Territory::addresses).collect();
     addresses.extend(
         tunnel.device.addresses.iter().filter(|address| !addresses.contains(address)).copied().collect::<Vec<_>>(),
@@ -145,15 +145,25 @@ pub fn desired(tunnel: &Tunnel, mtu: u32, road: Option<Road>, port: u16) -> Desi
 }
 
 /// What of a lease is the host's matter.
-fn territory(overlay: &Overlay) -> Territory {
+fn territory(overlay: &Overlay, peers: &[config::Peer]) -> Territory {
     let Overlay { networks, subnets, masquerade, forward, .. } = overlay;
-    Territory { networks: networks.clone(), subnets: subnets.clone(), masquerade: *masquerade, forward: *forward }
+    let all = peers.iter().flat_map(|peer| &peer.allowed_ips);
+    let is_client = |net: &&IpNet| {
+        net.prefix_len() == net.max_prefix_len() && subnets.iter().any(|subnet| subnet.contains(&net.addr()))
+    };
+    Territory {
+        networks: networks.clone(),
+        subnets: subnets.clone(),
+        masquerade: *masquerade,
+        forward: *forward,
+        clients: all.filter(is_client).map(IpNet::addr).collect(),
+    }
 }
 
 /// The lease of an earlier run, for a node that has not heard of its network yet: until then all stays as it stands.
 pub fn remembered(tunnel: &Tunnel, owned: &Owned) -> Option<Overlay> {
     let (Some(_), None, Some(territory)) = (&tunnel.network, &tunnel.overlay, &owned.territory) else { return None };
-    let Territory { networks, subnets, masquerade, forward } = territory.clone();
+    let Territory { networks, subnets, masquerade, forward, clients: _ } = territory.clone();
     Some(Overlay { networks, subnets, masquerade, forward, membership: None })
 }
 

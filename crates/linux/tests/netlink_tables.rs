@@ -7,7 +7,8 @@ mod support;
 use std::net::IpAddr;
 
 use linux::netlink::{
-    Changes, Database, EVERYONE, LinkChange, Monitor, NeighbourState, Netlink, Route, RouteKind, VethEnd, Vxlan,
+    Changes, Database, EVERYONE, LinkChange, Monitor, NeighbourState, Netlink, PROTOCOL, Proxy, Route, RouteKind,
+    VethEnd, Vxlan,
 };
 use linux::sysctl;
 use support::{fresh, wait_for};
@@ -42,6 +43,21 @@ fn neighbours_come_and_go() {
         assert!(netlink.neighbours(None).unwrap().contains(entry));
         netlink.delete_neighbour(index, address).unwrap();
         assert!(!netlink.neighbours(Some(index)).unwrap().iter().any(|entry| entry.mac == Some(other)));
+    }
+}
+
+#[test]
+fn the_kernel_answers_for_others() {
+    let (_namespace, mut netlink) = fresh();
+    let index = bridge(&mut netlink);
+    for address in [ip("10.0.0.9"), ip("fd00::9")] {
+        let proxy = Proxy { index, address, protocol: PROTOCOL };
+        netlink.add_proxy(&proxy).unwrap();
+        netlink.add_proxy(&proxy).unwrap();
+        assert_eq!(netlink.proxies().unwrap(), [proxy]);
+        netlink.delete_proxy(&proxy).unwrap();
+        assert_eq!(netlink.proxies().unwrap(), []);
+        assert_eq!(netlink.delete_proxy(&proxy).unwrap_err().errno(), Some(libc::ENOENT));
     }
 }
 

@@ -173,24 +173,33 @@ async fn a_lease_of_flannels_is_taken_over_with_its_bytes() {
 }
 
 #[tokio::test]
-async fn a_blind_write_of_flannels_is_noticed_and_fences_us() {
+async fn a_blind_write_of_flannels_is_answered_and_a_lease_that_it_made_anew_fences_us() {
     let etcd = Etcd::single().await;
     let client = etcd.client();
     let (mut keeper, mut watcher) = (keeper(&client, &small(), &Node::named("a", [192, 0, 2, 1])), watch(&client));
     let held = keeper.acquire().await.unwrap();
-    // flannel renews with a put that asks nothing.
-    flannels_lease(&client, &held.subnets.to_key(), "192.0.2.7").await;
-    let start = Instant::now();
-    let change = loop {
-        tokio::select! {
-            update = watcher.next() => keeper.observe(&update),
-            () = tokio::time::sleep_until(keeper.due()) => match keeper.maintain().await {
-                Change::Nothing => {}
-                change => break change,
-            },
+    let mut next_change = async || {
+        loop {
+            tokio::select! {
+                update = watcher.next() => keeper.observe(&update),
+                () = tokio::time::sleep_until(keeper.due()) => match keeper.maintain().await {
+                    Change::Nothing => {}
+                    change => return change,
+                },
+            }
         }
     };
-    assert!(matches!(change, Change::Taken { .. }) && start.elapsed() < SOON);
+    // flannel renews with a put that asks nothing. While our lease lives the subnet is ours.
+    flannels_lease(&client, &held.subnets.to_key(), "192.0.2.7").await;
+    let start = Instant::now();
+    assert!(matches!(next_change().await, Change::Reclaimed(_)) && start.elapsed() < SOON);
+    let entry = client.get(&key(&held.subnets.to_key())).await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&entry.value).contains("192.0.2.1"));
+    // One that was made where there was none is somebody else's.
+    client.delete(&entry.key).await.unwrap();
+    flannels_lease(&client, &held.subnets.to_key(), "192.0.2.7").await;
+    let start = Instant::now();
+    assert!(matches!(next_change().await, Change::Taken { .. }) && start.elapsed() < SOON);
     let next = keeper.acquire().await.unwrap();
     assert_ne!(next.subnets, held.subnets);
 }

@@ -256,8 +256,13 @@ async fn renewal_keeps_the_lease_for_many_times_its_life() {
     assert!((12..60).contains(&renewals), "{renewals}");
 }
 
-/// Somebody else writes where we were, as after we slept.
-async fn usurp(client: &Client, subnets: &str) -> i64 {
+/// Our lease ended while we slept, and somebody else writes where we were.
+async fn usurp(client: &Client, held: &Held) -> i64 {
+    client.revoke(held.lease).await.unwrap();
+    write_over(client, &held.subnets.to_key()).await
+}
+
+async fn write_over(client: &Client, subnets: &str) -> i64 {
     let (lease, _) = client.grant(600).await.unwrap();
     client.put(&key(subnets), &flannels_value("198.51.100.9"), lease).await.unwrap();
     lease
@@ -313,7 +318,7 @@ async fn no_word_of_ours_overwrites_another_owner() {
         let mut keeper = keeper(&client, &small(), &Node::named("a", [192, 0, 2, 1]));
         let held = keeper.acquire().await.unwrap();
         let at = held.subnets.to_key();
-        let lease = usurp(&client, &at).await;
+        let lease = usurp(&client, &held).await;
         let change = match way {
             0 => keeper.maintain().await,
             1 => keeper.republish().await,
@@ -326,6 +331,28 @@ async fn no_word_of_ours_overwrites_another_owner() {
         assert_eq!(client.get(&key(&at)).await.unwrap().unwrap().lease, lease);
         client.revoke(lease).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn who_writes_over_a_lease_that_lives_gets_nothing_by_it() {
+    let etcd = Etcd::single().await;
+    let client = etcd.client();
+    let mut keeper = keeper(&client, &small(), &Node::named("a", [192, 0, 2, 1]));
+    let held = keeper.acquire().await.unwrap();
+    let at = held.subnets.to_key();
+    for _ in 0..3 {
+        write_over(&client, &at).await;
+        let change = keeper.maintain().await;
+        assert!(matches!(&change, Change::Reclaimed(again) if again.subnets == held.subnets), "{change:?}");
+        let entry = client.get(&key(&at)).await.unwrap().unwrap();
+        assert_eq!((entry.lease, entry.create_revision), (held.lease, held.create_revision));
+        assert!(String::from_utf8_lossy(&entry.value).contains(r#""node":"a""#));
+        assert_eq!(keeper.maintain().await, Change::Nothing);
+    }
+    // Where our entry was deleted and somebody made one in its place, two would go by the rules: the one whose entry stands has the subnet.
+    assert_eq!(client.delete(&key(&at)).await, Ok(true));
+    write_over(&client, &at).await;
+    assert!(matches!(keeper.maintain().await, Change::Taken { .. }));
 }
 
 #[tokio::test]

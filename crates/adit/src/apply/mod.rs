@@ -58,7 +58,7 @@ pub fn observe_for(
     territory: Option<&Territory>,
     owned: &Owned,
 ) -> Result<Actual> {
-    let asked = territory.is_some() || !owned.settings.is_empty();
+    let asked = territory.is_some() || owned.territory.is_some() || !owned.settings.is_empty();
     observe_all(netlink, device, asked.then_some((territory, owned)))
 }
 
@@ -80,10 +80,14 @@ fn observe_all(netlink: &mut Netlink, device: &str, asked: Option<(Option<&Terri
     let mut routes = netlink.routes(None)?;
     let links = if plan::asks_for_links(&routes, index) { netlink.links()? } else { Vec::new() };
     let nearby = plan::find_nearby(&routes, &links, index);
-    let switches = match asked {
-        Some((territory, owned)) => Some(switches::read(netlink, (device, &routes), territory, owned)?),
-        None => None,
-    };
+    let (mut switches, mut to_answer, mut answered) = (None, Vec::new(), Vec::new());
+    if let Some((territory, owned)) = asked {
+        let of_network = territory.or(owned.territory.as_ref());
+        to_answer = territory.map_or_else(Vec::new, |territory| plan::answering(territory, &routes, index));
+        answered = netlink.proxies()?;
+        answered.retain(|proxy| plan::may_be_ours(of_network, proxy.address));
+        switches = Some(switches::read(netlink, (device, &routes), territory, owned, &to_answer)?);
+    }
     routes.retain(|r| {
         let is_here =
             matches!(r.kind, RouteKind::Blackhole | RouteKind::Throw) || (index.is_some() && r.device == index);
@@ -93,7 +97,8 @@ fn observe_all(netlink: &mut Netlink, device: &str, asked: Option<(Option<&Terri
     rules.retain(|rule: &Rule| rule.protocol == PROTOCOL || rule.mark.is_some());
     // Where it cannot be read, there is no IPv4, and nothing to change.
     let valid_mark = sysctl::get(&VALID_MARK).map_or(true, |value| value != "0");
-    Ok(Actual { device: link, addresses, routes, rules, nearby, filters: filters(device), valid_mark, switches })
+    let filters = filters(device);
+    Ok(Actual { device: link, addresses, routes, rules, nearby, filters, valid_mark, switches, to_answer, answered })
 }
 
 /// Chain and comment of each rule of our packet filters. A kernel that has none of any kind has none of ours.
@@ -159,6 +164,8 @@ fn carry_out(netlink: &mut Netlink, device: &str, step: &Operation) -> Result<()
         Operation::DeleteFilters => replace_filters(device, &[]),
         Operation::SetValidMark(on) => sysctl::set(&VALID_MARK, if *on { "1" } else { "0" }),
         Operation::Set(setting, to, _) => sysctl::set(&setting.path(), &to.to_string()).or_else(absent),
+        Operation::AddProxy(proxy) => netlink.add_proxy(proxy),
+        Operation::DeleteProxy(proxy) => netlink.delete_proxy(proxy).or_else(absent),
     };
     done.map_err(|e| explain(step, e))
 }
@@ -253,6 +260,7 @@ pub fn remove_leftovers(device: &str, state_dir: &Path) -> Result<Removed> {
         (count(|step| matches!(step, Operation::DeleteRoute(_))), "route"),
         (count(|step| matches!(step, Operation::DeleteFilters)), "set of packet filters"),
         (count(|step| matches!(step, Operation::Set(..))), "setting"),
+        (count(|step| matches!(step, Operation::DeleteProxy(_))), "neighbour"),
     ] {
         match count {
             0 => {}

@@ -163,6 +163,7 @@ mod tests {
                 subnets: vec!["10.42.7.0/24".parse().unwrap()],
                 masquerade: true,
                 forward: false,
+                clients: vec!["10.42.7.254".parse().unwrap()],
             }),
             settings: [(Setting::Forward4("eth0".into()), 0), (Setting::ForwardAll6, 0)].into(),
         };

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use linux::netlink::{Netlink, Route, RouteKind};
+use linux::netlink::{Netlink, Proxy, Route, RouteKind};
 use linux::sysctl;
 
 use crate::Result;
@@ -14,12 +14,14 @@ const ALL4: [&str; 5] = ["net", "ipv4", "conf", "all", "forwarding"];
 /// The loopback device, which nothing is forwarded from.
 const LOOPBACK: &str = "lo";
 
-/// Reads the switches of the devices by which packets of a network come, and of those in `owned`. `routes` are all of the host.
+/// Reads the switches of the devices by which packets of a network come, of those where clients are to be answered for, and of those in `owned`. `routes`
+/// are all of the host.
 pub(super) fn read(
     netlink: &mut Netlink,
     (device, routes): (&str, &[Route]),
     territory: Option<&Territory>,
     owned: &Owned,
+    to_answer: &[Proxy],
 ) -> Result<Switches> {
     let links = netlink.links()?;
     let name = |index: u32| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
@@ -39,6 +41,9 @@ pub(super) fn read(
         let is_ours = territory.is_some_and(|t| t.networks.iter().any(|network| network.contains(&route.destination)));
         is_network(route) && route.destination.addr().is_ipv6() && !is_ours && route.device.is_some_and(is_bridge)
     });
+    let answering: BTreeSet<u32> =
+        to_answer.iter().filter(|proxy| proxy.address.is_ipv6()).map(|proxy| proxy.index).collect();
+    let answering6: Vec<String> = answering.into_iter().filter_map(name).collect();
     let mut values = BTreeMap::new();
     let mut note = |setting: Setting| {
         // Where there is none, this host has no such family, device or switch.
@@ -54,9 +59,12 @@ pub(super) fn read(
         }
         note(Setting::ForwardAll6);
     }
+    for device in &answering6 {
+        [Setting::Router6(device.clone()), Setting::Answer6(device.clone())].into_iter().for_each(&mut note);
+    }
     owned.settings.keys().cloned().for_each(&mut note);
     let all4 = sysctl::get(&ALL4).is_ok_and(|value| value != "0");
-    Ok(Switches { all4, values, ways, hearing, others6 })
+    Ok(Switches { all4, values, ways, answering6, hearing, others6 })
 }
 
 /// Whether a route says that a device is in a network, or leads on from there.

@@ -26,6 +26,10 @@ pub enum Setting {
     AcceptRouters(String),
     /// `net.ipv6.conf.all.forwarding`
     ForwardAll6,
+    /// `net.ipv6.conf.DEVICE.forwarding`: whether we are a router there, without which nobody is answered for.
+    Router6(String),
+    /// `net.ipv6.conf.DEVICE.proxy_ndp`
+    Answer6(String),
 }
 
 impl Setting {
@@ -36,6 +40,8 @@ impl Setting {
             Self::Forward6(device) => ["net", "ipv6", "conf", device, "force_forwarding"],
             Self::AcceptRouters(device) => ["net", "ipv6", "conf", device, "accept_ra"],
             Self::ForwardAll6 => ["net", "ipv6", "conf", "all", "forwarding"],
+            Self::Router6(device) => ["net", "ipv6", "conf", device, "forwarding"],
+            Self::Answer6(device) => ["net", "ipv6", "conf", device, "proxy_ndp"],
         }
     }
 }
@@ -49,6 +55,8 @@ pub struct Switches {
     pub values: BTreeMap<Setting, u8>,
     /// The devices by which packets of the network come in, per family.
     pub ways: [Vec<String>; 2],
+    /// The devices behind which containers look for IPv6 clients.
+    pub answering6: Vec<String>,
     /// All devices that may hear of IPv6 routers.
     pub hearing: Vec<String>,
     /// Whether another bridge has IPv6, whose owner may rely on forwarding by now.
@@ -86,6 +94,9 @@ fn needed(territory: &Territory, switches: &Switches, settings: &BTreeMap<Settin
             needed.push((Setting::ForwardAll6, 1));
         }
     }
+    for device in &switches.answering6 {
+        needed.extend([Setting::Router6(device.clone()), Setting::Answer6(device.clone())].map(|setting| (setting, 1)));
+    }
     needed.retain(|(setting, _)| switches.values.contains_key(setting));
     needed
 }
@@ -108,7 +119,8 @@ pub(super) fn changes(
             Setting::Forward4(_) => !switches.all4,
             Setting::ForwardAll6 => !switches.others6,
             Setting::AcceptRouters(_) => !switches.others6,
-            Setting::Forward6(_) => true,
+            Setting::Router6(_) => switches.get(&Setting::ForwardAll6) != Some(1),
+            Setting::Forward6(_) | Setting::Answer6(_) => true,
         })
         // Only what is as we left it.
         .filter(|(setting, _)| {
@@ -152,6 +164,7 @@ mod tests {
             subnets: nets(["10.42.7.0/24", "fd42:0:0:7::/64"]),
             masquerade: true,
             forward: true,
+            clients: Vec::new(),
         }
     }
 
@@ -206,6 +219,24 @@ mod tests {
             settle(None, &mut now, &mut settings);
             assert_eq!((now.values, settings.len()), (before.values, 0));
         }
+    }
+
+    #[test]
+    fn clients_are_answered_for_while_there_are_some() {
+        let mut now = switches(true);
+        now.values.insert(Setting::Router6("br0".into()), 0);
+        now.values.insert(Setting::Answer6("br0".into()), 0);
+        let (before, mut settings) = (now.clone(), BTreeMap::new());
+        now.answering6 = vec!["br0".into()];
+        settle(Some(&territory()), &mut now, &mut settings);
+        for setting in [Setting::Router6("br0".into()), Setting::Answer6("br0".into())] {
+            assert_eq!(now.get(&setting), Some(1));
+        }
+        now.answering6.clear();
+        settle(Some(&territory()), &mut now, &mut settings);
+        assert_eq!(now.get(&Setting::Answer6("br0".into())), Some(0));
+        settle(None, &mut now, &mut settings);
+        assert_eq!((now.values, settings.len()), (before.values, 0));
     }
 
     #[test]

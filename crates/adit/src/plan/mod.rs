@@ -1,6 +1,7 @@
 //! From what the host should look like and what it looks like, the steps between: pure, so that start-up, repair and removal
 //! share it and every case is a table test.
 
+mod answering;
 mod forwarding;
 mod full_tunnel;
 mod nearby;
@@ -9,6 +10,7 @@ mod territory;
 #[cfg(test)]
 mod tests;
 
+pub use answering::{answering, may_be_ours};
 pub use forwarding::{Setting, Switches};
 pub use full_tunnel::{FIRST_PRIORITY, FullTunnel, MOST, PRIORITY_STEP, Road, everywhere};
 pub use nearby::{Nearby, asks_for_links, find as find_nearby};
@@ -19,7 +21,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use linux::netlink::{Link, PROTOCOL, Route, RouteKind, Rule};
+use linux::netlink::{Link, PROTOCOL, Proxy, Route, RouteKind, Rule};
 use linux::nft::Ruleset;
 
 /// The alias that marks a device as ours (`ip link show` prints it).
@@ -92,6 +94,10 @@ pub struct Actual {
     pub valid_mark: bool,
     /// Who forwards, as far as that was asked for.
     pub switches: Option<Switches>,
+    /// The clients to be answered for, each on a device behind which it is looked for.
+    pub to_answer: Vec<Proxy>,
+    /// The addresses of the network that are answered for.
+    pub answered: Vec<Proxy>,
 }
 
 /// One step, on our device where it says nothing else.
@@ -125,6 +131,10 @@ pub enum Operation {
     SetValidMark(bool),
     /// Changes a setting of the kernel's to the first number; the second is what it was.
     Set(Setting, u8, u8),
+    /// Has the kernel answer for a client.
+    AddProxy(Proxy),
+    /// Has it do so no more.
+    DeleteProxy(Proxy),
 }
 
 impl Operation {
@@ -142,6 +152,8 @@ impl Operation {
             Self::ReplaceFilters(_, false) => Some(Self::DeleteFilters),
             Self::SetValidMark(on) => Some(Self::SetValidMark(!on)),
             Self::Set(setting, to, was) => Some(Self::Set(setting.clone(), *was, *to)),
+            Self::AddProxy(proxy) => Some(Self::DeleteProxy(*proxy)),
+            Self::DeleteProxy(proxy) => Some(Self::AddProxy(*proxy)),
         }
     }
 }
@@ -176,6 +188,7 @@ pub fn plan(desired: &Desired, actual: &Actual, owned: &Owned) -> Vec<Operation>
     steps.extend(stale.cloned().map(Operation::DeleteRoute));
     // Nothing is forwarded before what guards it stands.
     steps.extend(switching(desired.territory.as_ref(), actual, owned));
+    steps.extend(answering::steps(actual));
     if filters.is_empty() && !actual.filters.is_empty() {
         steps.push(Operation::DeleteFilters);
     }
@@ -263,7 +276,8 @@ pub fn removal(actual: &Actual, owned: &Owned) -> Vec<Operation> {
     let routes = unicast.into_iter().chain(others).map(Operation::DeleteRoute);
     let filters = (!actual.filters.is_empty()).then_some(Operation::DeleteFilters);
     let mark = owned.may_reset_valid_mark(actual).then_some(Operation::SetValidMark(false));
-    rules.chain(routes).chain(switching(None, actual, owned)).chain(filters).chain(mark).collect()
+    let answers = answering::steps(actual);
+    rules.chain(routes).chain(answers).chain(switching(None, actual, owned)).chain(filters).chain(mark).collect()
 }
 
 /// Whether the kernel routes just this prefix through the device already, because it is the network of an address there. A part

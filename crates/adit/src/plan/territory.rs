@@ -30,6 +30,9 @@ pub struct Territory {
     pub masquerade: bool,
     /// Whether forwarding to and from the network is accepted.
     pub forward: bool,
+    /// Addresses of our subnets that are behind the tunnel: clients.
+    #[serde(default)]
+    pub clients: Vec<IpAddr>,
 }
 
 impl Territory {

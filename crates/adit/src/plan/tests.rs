@@ -75,6 +75,8 @@ fn after(mut actual: Actual, steps: &[Operation]) -> Actual {
                 let switches = actual.switches.as_mut().unwrap();
                 assert_eq!(switches.values.insert(setting.clone(), *to), Some(*was));
             }
+            Operation::AddProxy(proxy) => actual.answered.push(*proxy),
+            Operation::DeleteProxy(proxy) => actual.answered.retain(|x| x != proxy),
         }
     }
     actual
@@ -284,6 +286,7 @@ fn territory() -> Territory {
         subnets: nets(&["10.42.7.0/24", "fd42:0:0:7::/64"]),
         masquerade: true,
         forward: true,
+        clients: Vec::new(),
     }
 }
 

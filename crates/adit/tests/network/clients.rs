@@ -18,20 +18,26 @@ fn value<'a>(conf: &'a str, key: &str) -> &'a str {
     conf.lines().find_map(|line| line.strip_prefix(&format!("{key} = "))).unwrap_or_else(|| panic!("{key} in {conf}"))
 }
 
-/// A client's address.
-fn address(conf: &str) -> IpAddr {
-    value(conf, "Address").parse::<IpNet>().unwrap().addr()
+/// A client's addresses, one of each family.
+fn addresses(conf: &str) -> Vec<IpAddr> {
+    value(conf, "Address").split(", ").map(|net| net.parse::<IpNet>().unwrap().addr()).collect()
+}
+
+/// The ends of a client that is up on a host.
+fn ends<'a>(host: &'a Host, conf: &str) -> Vec<End<'a>> {
+    addresses(conf)
+        .into_iter()
+        .inspect(|a| await_address(&host.namespace, *a))
+        .map(|a| End::new(&host.namespace, a))
+        .collect()
 }
 
 /// A laptop with Debian's wireguard-go and `wg`. It is ended when this is dropped.
-struct Laptop<'a> {
-    host: &'a Host,
-    child: Child,
-}
+struct Laptop(Child);
 
-impl<'a> Laptop<'a> {
+impl Laptop {
     /// As wg-quick does it: keys and peers by `wg setconf`, addresses and routes by hand.
-    fn new(host: &'a Host, device: &str, conf: &str) -> Self {
+    fn new(host: &Host, device: &str, conf: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("wg.conf");
         let for_wg: Vec<_> = conf.lines().filter(|line| !line.starts_with("Address")).collect();
@@ -40,7 +46,7 @@ impl<'a> Laptop<'a> {
         let mut command = Command::new("wireguard-go");
         command.args(["-f", device]).env("LOG_LEVEL", "error").stdin(Stdio::null());
         let child = host.namespace.run(|| command.spawn()).unwrap().expect("wireguard-go");
-        let laptop = Self { host, child };
+        let laptop = Self(child);
         let wg = |arguments: &[&str]| {
             host.namespace.run(|| Command::new("wg").args(arguments).output()).unwrap().expect("wg").status.success()
         };
@@ -57,29 +63,30 @@ impl<'a> Laptop<'a> {
         }
         laptop
     }
-
-    fn end(&self, conf: &str) -> End<'a> {
-        await_address(&self.host.namespace, address(conf));
-        End::new(&self.host.namespace, address(conf))
-    }
 }
 
-impl Drop for Laptop<'_> {
+impl Drop for Laptop {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
-/// Each reaches the other, by ping and by TCP of either's making.
-fn both_ways(client: End<'_>, container: &Container) {
-    let ping = || Command::new("ping").args(["-c", "1", "-W", "1", "-n", &container.address.to_string()]).output();
-    wait_for(&format!("an answer of {} to the client", container.address), || {
-        client.namespace.run(ping).unwrap().unwrap().status.success().then_some(())
-    });
-    exchange_tcp(client, container.end(), 100_000, 150_000);
-    exchange_tcp(container.end(), client, 80_000, 60_000);
-    wait_for("an answer of the client", || container.pings(client.address).then_some(()));
+/// Whether one ping of the client's is answered.
+fn pings(client: End<'_>, to: IpAddr) -> bool {
+    let ping = || Command::new("ping").args(["-c", "1", "-W", "1", "-n", &to.to_string()]).output();
+    client.namespace.run(ping).unwrap().unwrap().status.success()
+}
+
+/// Each reaches the other, by ping and by TCP of either's making, in both families.
+fn both_ways(client: &[End<'_>], container: &Container) {
+    for (client, address) in client.iter().zip(&container.addresses) {
+        let there = End::new(&container.namespace, *address);
+        wait_for(&format!("an answer of {address} to the client"), || pings(*client, *address).then_some(()));
+        exchange_tcp(*client, there, 100_000, 150_000);
+        exchange_tcp(there, *client, 80_000, 60_000);
+        wait_for("an answer of the client", || container.pings(client.address).then_some(()));
+    }
 }
 
 /// Nobody but the client has its key: neither as text nor as bytes.
@@ -105,70 +112,75 @@ fn base64(text: &str, bytes: &mut [u8]) -> usize {
 fn clients_reach_all_nodes_through_theirs_and_are_reached_until_they_are_put_out() {
     let bed = Bed::new(5);
     let nodes: Vec<Node<'_>> = bed.hosts.iter().map(Node::new).collect();
-    let mut daemons = network(&nodes[..3], &[]);
+    let mut daemons = network(&nodes[..3], &["--ipv6-network", "fd42::/48"]);
     let containers: Vec<_> = nodes[..3].iter().map(Node::container).collect();
     let serving = &nodes[1];
     let phone = serving.adit(&["client", "add", "phone"]);
     let laptop = serving.adit(&["client", "add", "laptop", "--conf"]);
-    let subnet = daemons[1].subnet();
-    assert!(subnet.contains(&address(&phone)) && subnet.contains(&address(&laptop)));
-    assert_ne!(address(&phone), address(&laptop));
-    assert!(value(&phone, "Endpoint").starts_with("192.0.2.2:"), "{phone}");
-    assert_eq!(value(&phone, "AllowedIPs"), "10.42.0.0/16");
-
-    // One has adit's own WireGuard, by the file as it is; one the stock one.
-    let file = nodes[3].path("phone.conf");
-    fs::write(&file, &phone).unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-    let up = nodes[3].up_with(&["up", file.to_str().unwrap()]);
-    let phone_end = End::new(&nodes[3].host.namespace, address(&phone));
-    let stock = Laptop::new(nodes[4].host, "adit-laptop", &laptop);
-    let laptop_end = stock.end(&laptop);
-    for container in &containers {
-        both_ways(phone_end, container);
-        both_ways(laptop_end, container);
-    }
-    // They reach each other as well.
-    exchange_tcp(phone_end, laptop_end, 50_000, 50_000);
+    let subnets = daemons[1].network().subnets;
     for conf in [&phone, &laptop] {
-        key_is_kept_nowhere(serving, conf);
+        assert!(subnets.iter().zip(addresses(conf)).all(|(subnet, address)| subnet.contains(&address)), "{conf}");
+        assert_eq!(addresses(conf).len(), 2);
     }
+    assert_ne!(addresses(&phone), addresses(&laptop));
+    assert!(value(&phone, "Endpoint").starts_with("192.0.2.2:"), "{phone}");
+    assert_eq!(value(&phone, "AllowedIPs"), "10.42.0.0/16, fd42::/48");
 
     let list = || -> Vec<ClientStatus> { serde_json::from_str(&serving.adit(&["client", "list", "--json"])).unwrap() };
     let before = list();
     assert_eq!(before.iter().map(|client| client.name.as_str()).collect::<Vec<_>>(), ["phone", "laptop"]);
-    assert_eq!(before[0].addresses[0].addr(), address(&phone));
+    assert_eq!(before[0].addresses.iter().map(IpNet::addr).collect::<Vec<_>>(), addresses(&phone));
     let table = serving.adit(&["client", "list"]);
-    assert!(table.contains("laptop") && table.contains(&address(&laptop).to_string()), "{table}");
+    assert!(table.contains("laptop") && table.contains(&addresses(&laptop)[0].to_string()), "{table}");
     assert_eq!(nodes[0].adit(&["client", "list"]).lines().count(), 1, "they are of one node alone");
 
     // A restart changes nothing of it.
     daemons.remove(1).crash();
     daemons.insert(1, serving.up());
     assert_eq!(list(), before);
+
+    // One has adit's own WireGuard, by the file as it is; one the stock one.
+    let file = nodes[3].path("phone.conf");
+    fs::write(&file, &phone).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let up = nodes[3].up_with(&["up", file.to_str().unwrap()]);
+    let phone_ends = ends(nodes[3].host, &phone);
+    let _stock = Laptop::new(nodes[4].host, "adit-laptop", &laptop);
+    let laptop_ends = ends(nodes[4].host, &laptop);
     for container in &containers {
-        both_ways(phone_end, container);
-        both_ways(laptop_end, container);
+        both_ways(&phone_ends, container);
+        both_ways(&laptop_ends, container);
     }
-    put_out(serving, &daemons[1], "laptop", laptop_end, &containers);
-    both_ways(phone_end, &containers[0]);
+    // They reach each other as well.
+    exchange_tcp(phone_ends[0], laptop_ends[0], 50_000, 50_000);
+    for conf in [&phone, &laptop] {
+        key_is_kept_nowhere(serving, conf);
+    }
+
+    put_out(serving, &daemons[1], "laptop", &laptop_ends, &containers);
+    both_ways(&phone_ends, &containers[1]);
     // Its address is free again, and nobody else's in between.
     let tablet = serving.adit(&["client", "add", "tablet"]);
-    assert_ne!(address(&tablet), address(&phone));
-    put_out(serving, &daemons[1], "phone", phone_end, &containers);
+    assert_ne!(addresses(&tablet), addresses(&phone));
+    put_out(serving, &daemons[1], "phone", &phone_ends, &containers);
     drop(up);
+    // Containers of the serving node look for clients on their bridge, where the host answers for those that there are, and for no others.
+    let answered = || serving.host.run("ip", &["neighbour", "show", "proxy"]);
+    wait_for("the host to answer for one client", || (answered().lines().count() == 2).then_some(()));
+    addresses(&tablet).iter().for_each(|address| assert!(answered().contains(&format!("{address} dev br0"))));
+    serving.adit(&["client", "remove", "tablet"]);
+    wait_for("nobody to be answered for", || answered().is_empty().then_some(()));
 }
 
 /// After `remove` nothing of the client arrives any more, and nothing goes to it.
-fn put_out(node: &Node<'_>, daemon: &Daemon<'_, '_>, name: &str, client: End<'_>, containers: &[Container]) {
+fn put_out(node: &Node<'_>, daemon: &Daemon<'_, '_>, name: &str, client: &[End<'_>], containers: &[Container]) {
     assert!(node.adit(&["client", "remove", name]).contains(&format!("{name} is out")));
     let status = daemon.status();
     assert!(status.peers.iter().all(|peer| peer.name != name), "{:?}", status.peers);
     for container in containers {
-        let ping = || Command::new("ping").args(["-c", "1", "-W", "1", "-n", &container.address.to_string()]).output();
-        assert!(!client.namespace.run(ping).unwrap().unwrap().status.success(), "{name} reaches {}", container.address);
+        assert!(!pings(client[0], container.addresses[0]), "{name} reaches {}", container.address);
     }
-    assert!(!containers[0].pings(client.address));
+    assert!(!pings(client[1], containers[1].addresses[1]) && !containers[0].pings(client[0].address));
 }
 
 /// Reads the code that is drawn in half blocks, light on dark, as a camera would see it in a terminal.

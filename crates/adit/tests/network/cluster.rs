@@ -208,7 +208,7 @@ fn changes_arrive_while_the_cluster_forgets_all_the_time() {
     let (stop, compactions) = (AtomicBool::new(false), AtomicU32::new(0));
     thread::scope(|scope| {
         let churn = scope.spawn(|| {
-            let churned = etcd.with_client(async |client| {
+            etcd.with_client(async |client| {
                 let (mut writes, mut due) = (0u32, Instant::now());
                 while !stop.load(Ordering::Relaxed) {
                     let key = format!("{PREFIX}/subnets/10.42.{}.0-24", 200 + writes % 50);
@@ -229,8 +229,7 @@ fn changes_arrive_while_the_cluster_forgets_all_the_time() {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
                 writes
-            });
-            churned
+            })
         });
         let mut slowest = Duration::ZERO;
         let mut rotations = 0;
@@ -270,17 +269,14 @@ fn an_endpoint_that_swallows_everything_holds_nothing_up() {
     let (mut daemons, mut containers) = network(&nodes, 2, &endpoints);
     let flows = flows(&containers);
     println!("a change takes {:?}", rotate(&nodes, &daemons));
-    // One member after the other falls silent with its connections open.
-    for port in [2389, 2399, 2409] {
-        nft(&format!("add rule ip hole in tcp dport {port} drop"));
-        nft(&format!("add chain ip hole out {{ type filter hook output priority 0; }}"));
-        nft(&format!("add rule ip hole out tcp sport {port} drop"));
-        let took = rotate(&nodes, &daemons);
-        println!("port {port} is silent: a change takes {took:?}");
-        nft("flush chain ip hole in");
-        nft("flush chain ip hole out");
-        nft("add rule ip hole in ip daddr 192.0.2.99 drop");
-    }
+    // Two members fall silent with their connections open; among themselves they speak on loopback.
+    nft("add rule ip hole in tcp dport { 2389, 2409 } drop");
+    nft("add chain ip hole out { type filter hook output priority 0; }");
+    nft("add rule ip hole out tcp sport { 2389, 2409 } drop");
+    println!("two of three members are silent: a change takes {:?}", rotate(&nodes, &daemons));
+    nft("flush chain ip hole out");
+    nft("flush chain ip hole in");
+    nft("add rule ip hole in ip daddr 192.0.2.99 drop");
     nodes[2].join(&nodes[0].token(&[]));
     daemons.push(nodes[2].up());
     daemons.iter().for_each(|daemon| daemon.await_nodes(2));

@@ -1,6 +1,6 @@
 //! Traffic that goes on while something happens: questions and answers over one TCP connection and in single datagrams, without a break.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +30,7 @@ pub(crate) struct Tally {
 pub(crate) struct Flow {
     what: String,
     stop: Arc<AtomicBool>,
-    stream: JoinHandle<Tally>,
+    stream: JoinHandle<io::Result<Tally>>,
     datagrams: JoinHandle<Tally>,
 }
 
@@ -55,7 +55,8 @@ impl Flow {
     /// Ends it. The connection has to be as it was, no datagram in a hundred may be lost, and nothing silent for longer than `silence`.
     pub(crate) fn end(self, silence: Duration) -> Tally {
         self.stop.store(true, Ordering::Relaxed);
-        let stream = self.stream.join().unwrap_or_else(|_| panic!("the connection of {} broke", self.what));
+        let stream =
+            self.stream.join().unwrap().unwrap_or_else(|e| panic!("the connection of {} broke: {e}", self.what));
         let datagrams = self.datagrams.join().unwrap();
         for tally in [stream, datagrams] {
             assert!(tally.silence <= silence && tally.lost * 100 <= tally.asked, "{}: {tally:?}", self.what);
@@ -72,7 +73,9 @@ impl Flow {
 fn echo_stream(mut stream: TcpStream) {
     let mut buffer = [0; 512];
     while let Ok(length @ 1..) = stream.read(&mut buffer) {
-        stream.write_all(&buffer[..length]).unwrap();
+        if stream.write_all(&buffer[..length]).is_err() {
+            return;
+        }
     }
 }
 
@@ -86,20 +89,21 @@ fn echo_datagrams(socket: &UdpSocket, stop: &AtomicBool) {
     }
 }
 
-fn ask_stream(mut stream: TcpStream, stop: &AtomicBool) -> Tally {
+fn ask_stream(mut stream: TcpStream, stop: &AtomicBool) -> io::Result<Tally> {
     let (mut tally, mut random, mut last) = (Tally::default(), Random::new(3), Instant::now());
     while !stop.load(Ordering::Relaxed) {
         let question = random.bytes(200);
         let mut answer = vec![0; question.len()];
-        stream.write_all(&question).and_then(|()| stream.read_exact(&mut answer)).unwrap();
+        stream.write_all(&question)?;
+        stream.read_exact(&mut answer)?;
         assert!(question == answer, "other bytes arrive");
         tally.asked += 1;
         tally.silence = tally.silence.max(last.elapsed());
         last = Instant::now();
         thread::sleep(PACE);
     }
-    stream.shutdown(Shutdown::Both).unwrap();
-    tally
+    stream.shutdown(Shutdown::Both)?;
+    Ok(tally)
 }
 
 fn ask_datagrams(socket: &UdpSocket, stop: &AtomicBool) -> Tally {

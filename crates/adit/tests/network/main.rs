@@ -1,5 +1,7 @@
 //! Networks of nodes: made and joined by the verbs, on hosts in namespaces.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failing test is to stop there")]
+
 #[path = "../bed/mod.rs"]
 mod bed;
 mod clients;

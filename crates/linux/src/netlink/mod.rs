@@ -35,7 +35,7 @@ pub use address::Address;
 pub use fdb::{Database, EVERYONE, Forwarding};
 pub use link::{Layer, Link, LinkChange, Port, PortChange, Statistics, VethEnd, Vxlan, is_valid_name};
 pub use monitor::{Changes, Monitor};
-pub use neighbour::{Neighbour, NeighbourState};
+pub use neighbour::{Neighbour, NeighbourState, Proxy};
 pub use route::{PROTOCOL, Route, RouteKind, RouteLookup};
 pub use rule::{Rule, RuleAction};
 

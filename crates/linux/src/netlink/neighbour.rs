@@ -3,13 +3,17 @@
 use std::fmt::Arguments;
 use std::net::IpAddr;
 
-use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState as State};
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState as State};
+use netlink_packet_route::route::RouteProtocol;
 
 use super::{Family, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Netlink, attributes};
 use crate::Result;
 
 /// Size of `struct ndmsg`.
 const HEADER: usize = 12;
+
+/// Who made an entry: an attribute of linux/neighbour.h.
+const NDA_PROTOCOL: u16 = 12;
 
 /// How sure the kernel is of a neighbour (`NUD_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +64,19 @@ pub struct Neighbour {
     pub state: NeighbourState,
 }
 
+/// An address that is elsewhere and that the kernel answers for on a device: to ARP, or to neighbour discovery, as if it were there.
+///
+/// It does so while the device forwards and the way to the address leads out by another one; with IPv6 only where the setting `proxy_ndp` says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Proxy {
+    /// The device.
+    pub index: u32,
+    /// The address.
+    pub address: IpAddr,
+    /// Who made the entry; [`PROTOCOL`] for us.
+    pub protocol: u8,
+}
+
 impl Netlink {
     /// Adds a permanent entry; EEXIST if there is one.
     pub fn add_neighbour(&mut self, index: u32, address: IpAddr, mac: [u8; 6]) -> Result<()> {
@@ -91,6 +108,48 @@ impl Netlink {
             parse_neighbour(body).filter(|neighbour| index.is_none_or(|index| neighbour.index == index))
         })
     }
+}
+
+impl Netlink {
+    /// Has the kernel answer for an address. There is no error if it does already; the entry is then said to be of this maker.
+    pub fn add_proxy(&mut self, proxy: &Proxy) -> Result<()> {
+        let operation = format_args!("answer for {} on device {}", proxy.address, proxy.index);
+        self.acknowledge(operation, (libc::RTM_NEWNEIGH, NLM_F_CREATE), &proxy_message(proxy))
+    }
+
+    /// Has it not do so any more; ENOENT if it does not.
+    pub fn delete_proxy(&mut self, proxy: &Proxy) -> Result<()> {
+        let operation = format_args!("answer for {} on device {} no more", proxy.address, proxy.index);
+        self.acknowledge(operation, (libc::RTM_DELNEIGH, 0), &proxy_message(proxy))
+    }
+
+    /// All addresses that the kernel answers for.
+    pub fn proxies(&mut self) -> Result<Vec<Proxy>> {
+        let mut message = NeighbourMessage::default();
+        message.header.flags = NeighbourFlags::Proxy;
+        self.dump(format_args!("list addresses that are answered for"), libc::RTM_GETNEIGH, &message, parse_proxy)
+    }
+}
+
+fn proxy_message(proxy: &Proxy) -> NeighbourMessage {
+    let mut message = message_for(proxy.index, proxy.address, None);
+    message.header.flags = NeighbourFlags::Proxy;
+    message.attributes.push(NeighbourAttribute::Protocol(RouteProtocol::from(proxy.protocol)));
+    message
+}
+
+fn parse_proxy(body: &[u8]) -> Option<Proxy> {
+    let (header, list) = parse_header(body)?;
+    Family::from_number(header.family).filter(|_| header.flags & libc::NTF_PROXY != 0)?;
+    let (mut address, mut protocol) = (None, 0);
+    for attribute in attributes(list) {
+        match attribute.kind {
+            libc::NDA_DST => address = attribute.address(),
+            NDA_PROTOCOL => protocol = *attribute.value.first()?,
+            _ => {}
+        }
+    }
+    Some(Proxy { index: header.index, address: address?, protocol })
 }
 
 fn message_for(index: u32, address: IpAddr, mac: Option<[u8; 6]>) -> NeighbourMessage {
@@ -142,6 +201,7 @@ mod tests {
         #[test]
         fn any_answer_is_read_without_panic(body in proptest::collection::vec(any::<u8>(), 0..128)) {
             parse_neighbour(&body);
+            parse_proxy(&body);
         }
     }
 }

@@ -31,10 +31,10 @@ pub(super) const STREAMS: usize = 8192;
 
 /// Answers that wait for a client to take them. When they are full, the stream waits, and its watches fall behind: the store still has what they
 /// want, or tells them that it is compacted.
-const ANSWERS: usize = 4;
+const ANSWERS: usize = 1;
 
-/// Bytes of events of one answer, after which no further revision is added.
-const ANSWER: usize = 1024 * 1024;
+/// Bytes of events of one answer, after which no further revision is added. A thousand streams may have two such in memory, each.
+const ANSWER: usize = 64 * 1024;
 
 /// How long a watch that asked for it is without news, until it hears which revision it has reached. (etcd: ten minutes.)
 const PROGRESS: Duration = Duration::from_secs(60);

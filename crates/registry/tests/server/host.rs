@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     future::Future,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
@@ -22,6 +22,7 @@ use registry::{
     server::{Policy, Principal, Store, Tls, Write, lies_under, serve},
 };
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Request, Status,
@@ -99,17 +100,18 @@ impl Host {
         extra: impl FnOnce(Routes) -> Routes + Send + 'static,
     ) -> Self {
         let store = Arc::new(Store::open(file(directory.path()), 4 << 20).unwrap());
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let at = listener.local_addr().unwrap();
+        let (bound, at) = std::sync::mpsc::channel();
         let (stop, serving) = (CancellationToken::new(), Arc::clone(&store));
         let stopping = stop.clone();
         let thread = std::thread::spawn(move || {
             tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+                // Its queue is longer than that of the standard library: many come at once.
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                bound.send(listener.local_addr().unwrap()).unwrap();
                 serve(listener, tls, Some(serving), policy, extra, stopping).await.unwrap();
             });
         });
+        let at = at.recv().unwrap();
         Self { at, directory, store: Some(store), stop, thread: Some(thread) }
     }
 

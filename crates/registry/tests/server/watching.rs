@@ -1,16 +1,19 @@
 //! Watches under load, and where etcd 3.4's are wrong.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use registry::api::etcdserverpb::{
-    CompactionRequest, DeleteRangeRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
-    watch_request::RequestUnion,
+    CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, PutRequest, WatchCreateRequest, WatchProgressRequest,
+    WatchRequest, WatchResponse, watch_request::RequestUnion,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use crate::host::{Client, Host, end, run};
+use crate::host::{Client, Host, Nodes, end, run};
 
 pub(crate) struct Watch {
     pub(crate) requests: mpsc::Sender<WatchRequest>,
@@ -154,7 +157,7 @@ fn a_deletion_in_the_compacted_revision_is_still_told() {
         client.put("/b", "1").await.unwrap();
         client.kv.compact(CompactionRequest { revision: 3, physical: true }).await.unwrap();
         // By the file, as after a restart, and not only by what memory still has.
-        let host = host.again(std::sync::Arc::new(crate::host::Open));
+        let host = host.again(Arc::new(crate::host::Open));
         let client = host.client().await;
         let mut watch = Watch::of(&client, WatchCreateRequest { start_revision: 3, ..all("/") }).await;
         let mut heard = Vec::new();
@@ -189,5 +192,41 @@ fn progress_is_never_told_before_the_events() {
             }
         }
         assert_eq!((events, progress), (2000, Some((-1, 2001))));
+    });
+}
+
+/// How many join at once; `ADIT_NODES` has another number.
+const NODES: i64 = 200;
+
+#[test]
+fn nodes_that_join_at_once_all_hear_of_each_other() {
+    let count = std::env::var("ADIT_NODES").map_or(NODES, |count| count.parse().unwrap());
+    let host = Host::start(Arc::new(Nodes::default()), None, |routes| routes);
+    let at = host.at;
+    run(async {
+        let begin = Instant::now();
+        let mut nodes = tokio::task::JoinSet::new();
+        for number in 0..count {
+            nodes.spawn(async move {
+                let name = format!("node-{number}");
+                let client = Client::to(at, Some((&name, "pw"))).await;
+                let mut heard = client.list("/net/").await.unwrap().header.unwrap().revision;
+                let create = WatchCreateRequest { start_revision: heard + 1, ..all("/net/") };
+                let mut watch = Watch::of(&client, create).await;
+                let lease = client.lease.clone().lease_grant(LeaseGrantRequest { id: 0, ttl: 600 }).await.unwrap();
+                // As long as a record is.
+                let (value, lease) = (format!("{name:700}").into_bytes(), lease.into_inner().id);
+                let put = PutRequest { key: format!("/net/{number}").into(), value, lease, ..PutRequest::default() };
+                client.kv.clone().put(put).await.unwrap();
+                while heard < count + 1 {
+                    for event in watch.next().await.events {
+                        heard += 1;
+                        assert_eq!(event.kv.unwrap().mod_revision, heard);
+                    }
+                }
+            });
+        }
+        nodes.join_all().await;
+        println!("{count} nodes after {:?}", begin.elapsed());
     });
 }

@@ -16,7 +16,7 @@ const BYTES: usize = 8 * 1024 * 1024;
 
 /// What is handed out at once, likewise. A revision is never cut.
 const CHUNK: usize = 512;
-const CHUNK_BYTES: usize = 1024 * 1024;
+const CHUNK_BYTES: usize = 128 * 1024;
 
 /// All that happened in one revision; each event has the previous value of its key.
 #[derive(Debug)]
