@@ -33,6 +33,14 @@ pub struct Tunnel {
     pub overlay: Option<Overlay>,
 }
 
+impl Tunnel {
+    /// The addresses of the device: those of the file, and the first one of each subnet that the lease gives.
+    pub fn addresses(&self) -> impl Iterator<Item = IpNet> {
+        let subnets = self.overlay.iter().flat_map(|overlay| &overlay.subnets);
+        self.device.addresses.iter().copied().chain(subnets.map(|subnet| IpNet::from(subnet.network())))
+    }
+}
+
 /// How this host takes part in a network of nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {

@@ -127,7 +127,7 @@ impl Facts {
 
     /// The addresses of the device, with the prefix length of their network.
     pub fn addresses(&self) -> Vec<IpNet> {
-        self.known.load().tunnel.device.addresses.clone()
+        self.known.load().tunnel.addresses().collect()
     }
 
     /// The address and port that the sockets are bound to.
@@ -140,6 +140,10 @@ impl Facts {
         let (device, known) = (self.device.load(), self.known.load());
         let tunnel = &known.tunnel;
         let mut addresses: Vec<_> = tunnel.device.addresses.iter().map(IpNet::to_string).collect();
+        if let Some(overlay) = &tunnel.overlay {
+            let list = |nets: &[IpNet]| nets.iter().map(IpNet::to_string).collect::<Vec<_>>().join(" and ");
+            addresses.push(format!("{} of {}", list(&overlay.subnets), list(&overlay.networks)));
+        }
         if addresses.is_empty() {
             addresses.push("no address".into());
         }
@@ -189,7 +193,7 @@ impl Facts {
                 name: self.name.clone(),
                 mode: "tun".into(),
                 mtu: device.mtu,
-                addresses: known.tunnel.device.addresses.clone(),
+                addresses: known.tunnel.addresses().collect(),
                 offloads: offload_names(device.offloads.level),
                 reason: device.offloads.reason.clone(),
             },
