@@ -18,7 +18,7 @@ const WAITING: usize = 16;
 const MEANWHILE: usize = 16_384;
 
 /// The longest pause between tries: a registry that is there again is to be noticed within two seconds.
-const LONGEST_PAUSE: Duration = Duration::from_millis(1500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a watcher tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
