@@ -6,7 +6,7 @@
 //! | file | what it is for |
 //! |---|---|
 //! | `mod.rs` | how a daemon begins and ends with a network |
-//! | `agent.rs` | the thread: what is learned, and what follows from it |
+//! | `agent.rs`, `agent/` | the thread: what is learned, and what follows from it |
 //! | `member.rs` | who we are and whom we believe: keys, certificate, secrets |
 //! | `lease.rs` | our subnet: taken, kept, published, given back |
 //! | `host.rs` | the registry and the enroller inside this daemon |
