@@ -108,6 +108,9 @@ fn compaction_and_others_leases_are_not_for_nodes() {
             }
         };
         denied(keep(&two).await, ": the lease is somebody else's");
+        // Nor may one lend it a key, with which its owner could not end it any more.
+        let lent = PutRequest { key: b"/net/b".to_vec(), value: b"node-2".to_vec(), lease: 7, ..PutRequest::default() };
+        denied(two.kv.put(lent).await, ": the lease is somebody else's");
         assert_eq!(keep(&one).await.unwrap().unwrap().ttl, 60);
         assert_eq!(keep(&root(&host).await).await.unwrap().unwrap().ttl, 60);
         // A key of root's is bound to the node's lease: only root may let it go.

@@ -200,8 +200,13 @@ impl<'txn> Pen<'txn> {
         if (put.ignore_value || put.ignore_lease) && present.is_none() {
             return Err(Refusal::KeyNotFound);
         }
-        if put.lease != 0 && self.lessor().get(put.lease).is_none() {
-            return Err(Refusal::LeaseNotFound);
+        if put.lease != 0 {
+            let lessor = self.lessor();
+            let lease = lessor.get(put.lease).ok_or(Refusal::LeaseNotFound)?;
+            // Who lends somebody a key could no longer end his own lease.
+            if !by.who.is_root() && lease.owner != by.who.0 {
+                return Err(Refusal::Denied("the lease is somebody else's".into()));
+            }
         }
         by.may_put(&renewed(put, present.as_ref(), self.revision + 1), present.as_ref())
     }
