@@ -15,7 +15,7 @@ use bed::{Bed, Family};
 const MIB: u64 = 1 << 20;
 
 /// Of a daemon that has nothing to do.
-const IDLE: u64 = 16 * MIB;
+const IDLE: u64 = 8 * MIB;
 
 /// Of each worker of a daemon that had much to do.
 const BUSY: u64 = 64 * MIB;

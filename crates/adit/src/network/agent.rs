@@ -51,6 +51,9 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// How often traffic, addresses and times are looked at.
 const TICK: Duration = Duration::from_secs(2);
 
+/// So many peers are noted for the next start at every change.
+const LITTLE: usize = 64;
+
 /// When what could not be put into force is tried again, if nothing changes before.
 const AGAIN: Duration = Duration::from_secs(30);
 

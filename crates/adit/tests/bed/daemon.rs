@@ -394,11 +394,15 @@ impl Daemon<'_> {
         self.child.id()
     }
 
-    /// Resident memory in bytes.
+    /// Resident memory of its own in bytes. Pages of the program's file, which all daemons share and the kernel may drop, are as many as the
+    /// program is large, which a build without optimisation is.
     pub(crate) fn memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+        let kilobytes = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+        };
+        (kilobytes("RssAnon:") + kilobytes("RssShmem:")) * 1024
     }
 
     pub(crate) fn is_running(&mut self) -> bool {

@@ -15,7 +15,7 @@ use super::super::host::Host;
 use super::super::parts::{self, Outcome};
 use super::super::peers::{self, Wanted};
 use super::super::report::{self, Situation};
-use super::{AGAIN, Agent, NAMED, REFUSALS, TICK, Topic, edit};
+use super::{AGAIN, Agent, LITTLE, NAMED, REFUSALS, TICK, Topic, edit};
 use crate::config::{self, Overlay};
 use crate::request::Handle;
 use crate::subnet_env::SubnetEnv;
@@ -122,13 +122,14 @@ impl Agent {
         self.in_force = Some(Arc::new(good));
     }
 
-    /// Notes what is known: a removal at once, everything else not too often.
+    /// Notes what is known: a removal at once, and all else where that is little; otherwise not too often.
     pub(super) fn remember(&mut self) {
         let Some(view) = &mut self.view else { return };
         self.unsaved |= view.is_unsaved();
         let removals = view.removals().count();
         let (last, noted) = self.remembered;
-        let is_due = removals != noted || last.is_none_or(|last| last.elapsed() >= TICK);
+        let is_little = self.in_force.as_ref().is_none_or(|wanted| wanted.peers.len() <= LITTLE);
+        let is_due = is_little || removals != noted || last.is_none_or(|last| last.elapsed() >= TICK);
         if self.unsaved && is_due {
             self.remembered = (Some(Instant::now()), removals);
             self.remember_now();
