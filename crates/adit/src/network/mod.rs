@@ -82,7 +82,7 @@ pub struct Running {
 pub struct Caller(UnboundedSender<Command>);
 
 /// Begins to take part, as far as is needed to set up the device: waits until there is a lease, or one is remembered, and gives `tunnel` what
-/// follows from it. `is_stopped` is asked meanwhile. Nothing happens for a tunnel from a file.
+/// follows from it. `is_stopped` is asked meanwhile. Nothing happens for a tunnel from a file, and where the caller knows the lease already.
 ///
 /// # Errors
 /// What keeps this host from being a node: keys or files that are missing, no subnet left, a network that contradicts what is
@@ -92,7 +92,7 @@ pub fn begin(
     directories: &Directories,
     is_stopped: &mut dyn FnMut() -> bool,
 ) -> Result<Option<Running>> {
-    if tunnel.network.is_none() {
+    if tunnel.network.is_none() || tunnel.overlay.is_some() {
         return Ok(None);
     }
     let agent = Agent::new(tunnel, directories)?;
