@@ -73,7 +73,7 @@ pub struct Proxy {
     pub index: u32,
     /// The address.
     pub address: IpAddr,
-    /// Who made the entry; [`PROTOCOL`] for us.
+    /// Who made the entry; `PROTOCOL` for us.
     pub protocol: u8,
 }
 
