@@ -345,31 +345,42 @@ impl Client {
     {
         let order = lock(&self.0.rotation).order(Instant::now());
         let short = if order.len() > 1 { self.0.deadline.min(IMPATIENT) } else { self.0.deadline };
-        let mut failures = Vec::new();
+        let mut failures: Vec<Failure> = Vec::new();
         let mut tries: VecDeque<(usize, Duration)> = order.into_iter().map(|index| (index, short)).collect();
+        // A member that says it cannot do it just now soon can: who asks comes again sooner than one that says nothing would be waited for.
+        let mut has_word = false;
         while let Some((index, patience)) = tries.pop_front() {
-            let attempt = timeout(patience, self.attempt(index, &ask)).await;
-            if attempt.is_err() && patience < self.0.deadline {
-                // It may be slow and no more than that.
-                tries.push_back((index, self.0.deadline));
-                self.failed(index);
-                continue;
+            if has_word && patience > short {
+                break;
             }
-            let attempt = attempt.unwrap_or_else(|_| Attempt::Failed(error::no_answer(patience)));
+            let attempt = timeout(patience, self.attempt(index, &ask)).await;
             let cause = match attempt {
-                Attempt::Done(answer) => {
+                Ok(Attempt::Done(answer)) => {
                     lock(&self.0.rotation).worked(index);
                     return Ok(answer);
                 }
-                Attempt::Refused(status) => {
+                Ok(Attempt::Refused(status)) => {
                     lock(&self.0.rotation).worked(index);
                     let user = self.0.user.as_ref().map(|(user, _)| user.as_str());
                     return Err(ClientError::refused(self.0.lines.name(index), user, &status));
                 }
-                Attempt::Failed(cause) => cause,
+                Ok(Attempt::Failed(cause)) => {
+                    has_word |= error::is_word(&cause);
+                    cause
+                }
+                Err(_) => {
+                    if patience < self.0.deadline {
+                        // It may be slow and no more than that.
+                        tries.push_back((index, self.0.deadline));
+                    }
+                    error::no_answer(patience)
+                }
             };
+            let endpoint = self.0.lines.name(index);
+            tracing::debug!(endpoint, cause, "no answer");
             self.failed(index);
-            failures.push(Failure { endpoint: self.0.lines.name(index).to_owned(), cause });
+            failures.retain(|failure| failure.endpoint != endpoint);
+            failures.push(Failure { endpoint: endpoint.to_owned(), cause });
         }
         Err(ClientError::Unreachable(failures))
     }

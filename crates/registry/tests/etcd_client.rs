@@ -6,7 +6,7 @@ mod support_etcd;
 
 use std::time::Duration;
 
-use registry::client::{Client, ClientError, Options, OptionsError};
+use registry::client::{Client, ClientError, Options, OptionsError, Update, Watcher};
 use support_etcd::proxy::{Hole, Mode, Proxy};
 use support_etcd::{Etcd, Tls, client, free_address, options};
 use tokio::time::Instant;
@@ -137,6 +137,50 @@ async fn a_member_that_is_killed_and_one_that_freezes_are_passed_over() {
         }
         etcd.members[index].start();
         etcd.ready().await;
+    }
+}
+
+/// The leader dies when another member has just come back: what is written and told just then takes little longer than the election.
+#[tokio::test]
+async fn a_leaders_death_holds_nothing_up_for_long() {
+    let mut etcd = Etcd::cluster().await;
+    let new = |etcd: &Etcd| {
+        Client::new(Options { request_timeout: Duration::from_secs(3), ..options(&etcd.endpoints()) }).unwrap()
+    };
+    for round in 0..3 {
+        etcd.ready().await;
+        let mut watchers: Vec<_> =
+            (0..6).map(|_| Watcher::new(new(&etcd), "/a".to_owned(), Duration::from_secs(60))).collect();
+        for watcher in &mut watchers {
+            assert!(matches!(watcher.next().await, Update::Listing(_)));
+        }
+        let client = new(&etcd);
+        let other = (etcd.leader().await + 1) % 3;
+        etcd.members[other].kill();
+        client.put("/other", b"1", 0).await.unwrap();
+        etcd.members[other].start();
+        etcd.members[other].ready().await;
+        let leader = etcd.leader().await;
+        etcd.members[leader].kill();
+        let start = Instant::now();
+        let key = format!("/a{round}");
+        while client.put(&key, b"2", 0).await.is_err() {
+            assert!(start.elapsed() < Duration::from_secs(20));
+        }
+        let written = start.elapsed();
+        for watcher in &mut watchers {
+            let mut is_told = false;
+            while !is_told {
+                is_told = match watcher.next().await {
+                    Update::Listing(listing) => listing.entries.iter().any(|entry| entry.key == key),
+                    Update::Events { events, .. } => events.iter().any(|event| event.key() == key),
+                    Update::Lost(_) | Update::Back => false,
+                };
+            }
+        }
+        println!("written after {written:?}, told after {:?}", start.elapsed());
+        assert!(start.elapsed() < written + Duration::from_secs(3), "written after {written:?}");
+        etcd.members[leader].start();
     }
 }
 

@@ -94,6 +94,11 @@ pub(super) fn of_cancelled(reason: &str) -> Status {
     Status::new(code, words(reason))
 }
 
+/// Whether a cause is etcd's own word, and not what became of a connection.
+pub(super) fn is_word(cause: &str) -> bool {
+    cause.starts_with("etcdserver: ")
+}
+
 pub(super) fn no_answer(deadline: Duration) -> String {
     format!("no answer within {} s", deadline.as_secs_f32())
 }
