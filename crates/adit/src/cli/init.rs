@@ -162,7 +162,7 @@ impl Arguments {
             token: self.token.terms(),
         };
         let founded = admin::found(founding, &directories)?;
-        let start = service::start(&self.config, &directories, self.no_start)?;
+        let (start, started) = service::start(&self.config, &directories, self.no_start);
         output::print(&format!(
             "The {} is made, and this host is its first node, {}.\n\
              Written: {} and {}\n\n\
@@ -174,7 +174,7 @@ impl Arguments {
             founded.directory.display(),
             founded.terms,
             *founded.token,
-        ))
-        .map(drop)
+        ))?;
+        started
     }
 }

@@ -84,7 +84,7 @@ impl Arguments {
             listen: self.listen,
         };
         let joined = admin::join(joining, &directories)?;
-        let start = service::start(&self.config, &directories, self.no_start)?;
+        let (start, started) = service::start(&self.config, &directories, self.no_start);
         output::print(&format!(
             "This host is a node of the {} now, {}.\nWritten: {} and {}\n{}\n{start}",
             joined.networks,
@@ -92,8 +92,8 @@ impl Arguments {
             self.config.display(),
             joined.directory.display(),
             joined.remark,
-        ))
-        .map(drop)
+        ))?;
+        started
     }
 }
 

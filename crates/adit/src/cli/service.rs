@@ -11,24 +11,19 @@ const BOOTED: &str = "/run/systemd/system";
 /// Where its unit finds configurations by name.
 const CONFIGURATIONS: &str = "/etc/adit";
 
-/// Starts the daemon, or says how. A paragraph for the reader.
-///
-/// # Errors
-/// systemd did not start it.
-pub(super) fn start(config: &Path, directories: &Directories, only_say: bool) -> Result<String> {
+/// Starts the daemon, or says how: a paragraph for the reader, and whether systemd did it. What was made stands in any case, so that the
+/// reader is told all of it before a failure.
+pub(super) fn start(config: &Path, directories: &Directories, only_say: bool) -> (String, Result<()>) {
     if let Some(unit) = unit(config, directories).filter(|_| Path::new(BOOTED).is_dir()) {
         let command = format!("systemctl enable --now {unit}");
+        let by_hand = format!("Start it:\n\n  {command}\n");
         if only_say {
-            return Ok(format!("Start it:\n\n  {command}\n"));
+            return (by_hand, Ok(()));
         }
-        let output = Command::new("systemctl").args(["enable", "--now", &unit]).output();
-        let output = output.map_err(|e| Failure::failed(format!("cannot run systemctl: {e}")))?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            return Err(Failure::failed(format!("`{command}` failed: {}", said.trim()))
-                .with_remedy(format!("see `journalctl -u {unit}`")));
-        }
-        return Ok(format!("It is started, and will be at each boot ({unit}).\n"));
+        return match enable(&unit, &command) {
+            Ok(()) => (format!("It is started, and will be at each boot ({unit}).\n"), Ok(())),
+            Err(failure) => (by_hand, Err(failure)),
+        };
     }
     let mut command = "adit up".to_owned();
     if config != Path::new("/etc/adit/adit.toml") {
@@ -43,7 +38,18 @@ pub(super) fn start(config: &Path, directories: &Directories, only_say: bool) ->
             command.push_str(&format!(" {option} {}", directory.display()));
         }
     }
-    Ok(format!("Start it:\n\n  {command}\n"))
+    (format!("Start it:\n\n  {command}\n"), Ok(()))
+}
+
+fn enable(unit: &str, command: &str) -> Result<()> {
+    let output = Command::new("systemctl").args(["enable", "--now", unit]).output();
+    let output = output.map_err(|e| Failure::failed(format!("cannot run systemctl: {e}")))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(Failure::failed(format!("`{command}` failed: {}", said.trim()))
+            .with_remedy(format!("see `journalctl -u {unit}`")));
+    }
+    Ok(())
 }
 
 /// The unit that would start just this configuration, if there is one.
@@ -74,7 +80,7 @@ mod tests {
     #[test]
     fn the_command_says_what_is_not_as_usual() {
         let elsewhere = Directories { state: "/x".into(), ..Directories::default() };
-        let said = start("/tmp/a.toml".as_ref(), &elsewhere, true).unwrap();
+        let (said, _) = start("/tmp/a.toml".as_ref(), &elsewhere, true);
         assert_eq!(said, "Start it:\n\n  adit up --config /tmp/a.toml --state-dir /x\n");
     }
 }
