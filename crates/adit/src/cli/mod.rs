@@ -198,6 +198,7 @@ mod tests {
             ("adit token", 2),
             ("adit token create --uses 0", 2),
             ("adit token create --ttl soon", 2),
+            ("adit token create --ttl 0s", 2),
             ("adit node remove", 2),
             ("adit secret", 2),
             ("adit client add phone --qr --conf", 2),

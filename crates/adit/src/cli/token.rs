@@ -53,12 +53,17 @@ enum Verb {
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(super) struct Lifetime {
     /// How long the token is good
-    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = lifetime)]
     ttl: Duration,
 
     /// How many hosts may join with it
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     uses: u32,
+}
+
+fn lifetime(text: &str) -> std::result::Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    if time < Duration::from_secs(1) { Err("a token has to be good for a second at least".into()) } else { Ok(time) }
 }
 
 impl Lifetime {
