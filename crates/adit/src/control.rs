@@ -40,7 +40,7 @@ use crate::request::{Handle, Request};
 use crate::roster::{Member, Roster};
 use crate::switchboard::{self, Switchboard};
 use crate::worker::View;
-use crate::{Failure, Result, roads, underlay};
+use crate::{Failure, Result, underlay};
 
 pub use host::Opened;
 pub use inbox::{Inbox, Order};
@@ -141,10 +141,6 @@ impl Control {
         let Parts { scope, tunnel, road, roster, surroundings, record, switchboard, names, resolvers, inbox } = parts;
         let owned = if scope == Scope::Host { record.read()? } else { Owned::default() };
         let device = Arc::new(ArcSwap::from_pointee(DeviceFacts::default()));
-        let mut tunnel = tunnel;
-        if let Some(overlay) = roads::remembered(&tunnel, &owned) {
-            tunnel.overlay = Some(overlay);
-        }
         let tunnel = Arc::new(tunnel);
         let (node, shown) = (switchboard.node(), Arc::clone(&device));
         let facts = Arc::new(Facts::new(Arc::clone(&tunnel), &roster, &surroundings, node, shown));

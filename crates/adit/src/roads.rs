@@ -160,13 +160,6 @@ fn territory(overlay: &Overlay, peers: &[config::Peer]) -> Territory {
     }
 }
 
-/// The lease of an earlier run, for a node that has not heard of its network yet: until then all stays as it stands.
-pub fn remembered(tunnel: &Tunnel, owned: &Owned) -> Option<Overlay> {
-    let (Some(_), None, Some(territory)) = (&tunnel.network, &tunnel.overlay, &owned.territory) else { return None };
-    let Territory { networks, subnets, masquerade, forward, clients: _ } = territory.clone();
-    Some(Overlay { networks, subnets, masquerade, forward, membership: None })
-}
-
 /// What the names of endpoints came to, to be remembered.
 pub fn addresses(roster: &Roster) -> BTreeMap<String, SocketAddr> {
     let named = roster.members().filter_map(|member| Some((member.peer.endpoint.as_ref()?, member.configured?)));
