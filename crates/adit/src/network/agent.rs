@@ -260,6 +260,7 @@ impl Agent {
     /// What is in force at the start: by the registry, or by what is remembered if that does not answer soon.
     async fn begin(&mut self, updates: &mut Receiver<Update>) -> Result<Wanted> {
         let remembered = self.recall();
+        self.member.find_registries().await;
         match self.find_places() {
             // It comes when the host has addresses.
             Err(failure) if remembered => tracing::warn!("{failure}; going on with what is remembered"),

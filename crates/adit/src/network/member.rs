@@ -1,6 +1,6 @@
 //! Who we are in the network and whom we believe: keys, certificate, the network's secrets, and the files that they are in.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +11,8 @@ use registry::client::{Client, Options};
 use registry::schema::{Backend, NetworkConfig, Prefix};
 use registry::trust::{Anchor, Bundle, Certificate, Epoch, FileError, NodeKeys, NodeStore, Serial, random};
 use registry::view::{Memory, Setting, View};
+use tokio::net::lookup_host;
+use tokio::time::timeout;
 use tunnel::network::Membership;
 use zeroize::Zeroizing;
 
@@ -22,6 +24,9 @@ use crate::{Failure, Result};
 
 /// How long the former secret is good after the next one is known.
 const GRACE: Duration = Duration::from_secs(600);
+
+/// How long a resolver has to say where a registry is.
+const RESOLUTION: Duration = Duration::from_secs(1);
 
 /// How long the registry has for one answer.
 const REQUEST: Duration = Duration::from_secs(3);
@@ -65,7 +70,8 @@ impl Member {
             RegistryAt::Embedded => vec![super::host::own_url(settings)],
             RegistryAt::Endpoints(urls) => urls.clone(),
         };
-        let registry_addresses = registry_urls.iter().flat_map(|url| addresses(url)).collect();
+        // Names are asked for once the thread runs, which waits for a resolver no longer than it should.
+        let registry_addresses = registry_urls.iter().filter_map(|url| place(url).parse().ok()).collect();
         let mut member = Self {
             store: None,
             prefix,
@@ -128,6 +134,17 @@ impl Member {
         self.trust = Trust::Shared(Box::new(certificate));
         self.keys = Some(Arc::new(keys));
         Ok(())
+    }
+
+    /// Asks for the addresses of registries that are named, for a moment.
+    pub(super) async fn find_registries(&mut self) {
+        let mut found = Vec::new();
+        for url in self.registry_urls.iter().filter(|url| place(url).parse::<SocketAddr>().is_err()) {
+            if let Ok(Ok(addresses)) = timeout(RESOLUTION, lookup_host(place(url))).await {
+                found.extend(addresses);
+            }
+        }
+        self.registry_addresses.extend(found);
     }
 
     /// A client of the registry.
@@ -374,8 +391,7 @@ pub(super) fn told(error: FileError) -> Failure {
     Failure::failed(error.to_string())
 }
 
-/// The addresses of a URL, `https://host:port`.
-fn addresses(url: &str) -> Vec<SocketAddr> {
-    let place = url.split_once("://").map_or(url, |(_, place)| place).trim_end_matches('/');
-    place.to_socket_addrs().map(Iterator::collect).unwrap_or_default()
+/// Host and port of a URL, `https://host:port`.
+fn place(url: &str) -> &str {
+    url.split_once("://").map_or(url, |(_, place)| place).trim_end_matches('/')
 }
