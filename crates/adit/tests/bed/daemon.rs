@@ -397,12 +397,21 @@ impl Daemon<'_> {
     /// Resident memory of its own in bytes. Pages of the program's file, which all daemons share and the kernel may drop, are as many as the
     /// program is large, which a build without optimisation is.
     pub(crate) fn memory(&self) -> u64 {
+        self.resident(&["RssAnon:", "RssShmem:"])
+    }
+
+    /// All resident memory in bytes.
+    pub(crate) fn all_memory(&self) -> u64 {
+        self.resident(&["VmRSS:"])
+    }
+
+    fn resident(&self, names: &[&str]) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let kilobytes = |name: &str| {
+        let kilobytes = |name: &&str| {
             let line = status.lines().find(|line| line.starts_with(name)).unwrap();
             line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
         };
-        (kilobytes("RssAnon:") + kilobytes("RssShmem:")) * 1024
+        names.iter().map(kilobytes).sum::<u64>() * 1024
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
