@@ -332,7 +332,6 @@ mod tests {
             prefix: "/coreos.com/network".into(),
             public_ip: config::PublicIp::Auto,
             lease_ttl: Duration::from_secs(60),
-            bridge: "adit-br0".into(),
             tls_ca: None,
             tls_cert: None,
             tls_key: None,

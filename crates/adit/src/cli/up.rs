@@ -184,7 +184,6 @@ impl Flannel {
             prefix: etcd.etcd_prefix,
             public_ip: reached.public_ip(),
             lease_ttl,
-            bridge: "adit-br0".into(),
             tls_ca: etcd.etcd_cafile,
             tls_cert: etcd.etcd_certfile,
             tls_key: etcd.etcd_keyfile,

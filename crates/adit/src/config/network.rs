@@ -107,8 +107,8 @@ pub fn host_name() -> Result<String, String> {
     Ok(name)
 }
 
-/// Resolves the section. `device` is the name of the device.
-pub(super) fn network(document: &Document, raw: raw::Network, device: &str) -> Result<Network, Error> {
+/// Resolves the section.
+pub(super) fn network(document: &Document, raw: raw::Network) -> Result<Network, Error> {
     let Some(typed) = &raw.registry else {
         let needed = "[network] has no registry: write registry = \"embedded\" to hold it here, or the URL of one, such as \
                       \"https://192.0.2.1:2379\"";
@@ -150,11 +150,8 @@ pub(super) fn network(document: &Document, raw: raw::Network, device: &str) -> R
         network.lease_ttl = lease_ttl(document, &ttl)?;
     }
     if let Some(bridge) = raw.bridge {
-        names::check_device(&bridge.value).map_err(|fault| refuse(document, &bridge, fault))?;
-        network.bridge = bridge.value.clone();
-        if bridge.value == device {
-            return Err(refuse(document, &bridge, "is the name of the device itself: choose another for the bridge"));
-        }
+        let sentence = "bridge is not in this version yet, which leaves containers to others: remove it";
+        return Err(document.error(&bridge.span, sentence));
     }
     if let Some(listen) = raw.registry_listen {
         network.registry_listen = resolve::listen(document, &listen, Network::REGISTRY_LISTEN.port())?;
@@ -370,9 +367,6 @@ pub fn network_file(device: &str, listen: Option<SocketAddr>, network: &Network)
     if network.lease_ttl != defaults.lease_ttl {
         file.line("lease-ttl", quoted(humantime::format_duration(network.lease_ttl)));
     }
-    if network.bridge != defaults.bridge {
-        file.line("bridge", quoted(&network.bridge));
-    }
     let files = [
         ("tls-ca", &network.tls_ca),
         ("tls-cert", &network.tls_cert),
@@ -512,7 +506,6 @@ mod tests {
                 prefix: format!("/{}", node_name.replace('.', "x")),
                 public_ip,
                 lease_ttl: Duration::from_secs(ttl),
-                bridge: "br-7".into(),
                 tls_ca: file(0),
                 user: file(3).map(|_| "root \"\\".into()),
                 password_file: file(3),
