@@ -300,6 +300,8 @@ fn root_has_one_password_at_a_time_and_nobody_else_has_it() {
     for user in ["", "node-", "node-0", "node-01", "node-1", "root ", "admin"] {
         assert!(!check(user, &second.password), "{user}");
     }
+    // Nothing of it is on disk: a host starts also on a full one.
+    assert!(!Ledger::open(books.path()).unwrap().has_password("root", &second.password).unwrap());
 }
 
 struct Rules {

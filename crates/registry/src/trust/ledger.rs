@@ -109,6 +109,8 @@ pub struct Ledger {
     authority: Authority,
     /// What the file said when it was this.
     cache: Mutex<Option<(Stamp, Arc<Books>)>>,
+    /// Of root's password for the registry, which is good as long as this is open: a full disk does not keep a host from starting.
+    root: Mutex<Option<books::Hash>>,
 }
 
 /// What tells one state of a file from another: device, inode, length, and time of the last change in ns.
@@ -127,7 +129,7 @@ impl Ledger {
         // The key comes last: without it the rest was never used.
         directory.replace(BOOKS_FILE, &Books::new(&Epoch::first()?).to_bytes())?;
         directory.create_key(KEY_FILE, authority.seed())?;
-        Ok(Self { directory, authority, cache: Mutex::default() })
+        Ok(Self { directory, authority, cache: Mutex::default(), root: Mutex::default() })
     }
 
     /// The books that are there.
@@ -137,7 +139,7 @@ impl Ledger {
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         let directory = PrivateDirectory::open(path)?;
         let authority = Authority::from_seed(directory.read_key(KEY_FILE, "an authority's private key")?)?;
-        let ledger = Self { directory, authority, cache: Mutex::default() };
+        let ledger = Self { directory, authority, cache: Mutex::default(), root: Mutex::default() };
         ledger.books()?;
         Ok(ledger)
     }
@@ -177,16 +179,14 @@ impl Ledger {
         Ok(self.books()?.epoch())
     }
 
-    /// A new password for `root`, who may everything in the registry; the one before is void.
+    /// A new password for `root`, who may everything in the registry; the one before is void. It is in memory alone: whoever opens the books
+    /// besides has another.
     ///
     /// # Errors
-    /// The books cannot be written.
+    /// The kernel gives no random numbers.
     pub fn renew_root(&self) -> Result<Credential, LedgerError> {
         let (credential, hash) = new_credential("root".to_owned())?;
-        self.change(|books| {
-            books.root = Some(hash);
-            Ok(())
-        })?;
+        *self.root() = Some(hash);
         Ok(credential)
     }
 
@@ -196,8 +196,9 @@ impl Ledger {
     /// The books cannot be read.
     pub fn has_password(&self, user: &str, password: &str) -> Result<bool, LedgerError> {
         let books = self.books()?;
+        let root = self.root();
         let kept = match (user, node_of(user)) {
-            ("root", _) => books.root.as_ref(),
+            ("root", _) => root.as_ref(),
             (_, Some(serial)) => books.member(serial).filter(|m| m.removed.is_none()).and_then(|m| m.password.as_ref()),
             _ => None,
         };
@@ -247,6 +248,10 @@ impl Ledger {
 
     fn cached(&self) -> MutexGuard<'_, Option<(Stamp, Arc<Books>)>> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn root(&self) -> MutexGuard<'_, Option<books::Hash>> {
+        self.root.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stamp(&self) -> Option<Stamp> {

@@ -92,8 +92,6 @@ pub(super) struct Books {
     /// Who was removed; the first with number 1.
     pub(super) removals: Vec<Serial>,
     epoch: EpochEntry,
-    /// Of root's password for the registry.
-    pub(super) root: Option<Hash>,
 }
 
 impl Books {
@@ -105,7 +103,6 @@ impl Books {
             tokens: Vec::new(),
             removals: Vec::new(),
             epoch: written(epoch),
-            root: None,
         }
     }
 
