@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use registry::api::mvccpb;
 use registry::enrol::Enroller;
@@ -23,6 +24,9 @@ use crate::{Failure, Result};
 
 /// The cache of the embedded registry, in bytes.
 const CACHE: usize = 16 << 20;
+
+/// How long the registry rests after it could not be written.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub(super) struct Host {
@@ -105,26 +109,20 @@ impl Host {
         Ok(Some(Self { ledger, network, root, ready, stop: CancellationToken::new(), thread: None }))
     }
 
-    /// Begins to serve, on threads that have the rights of the calling one.
+    /// Begins to serve, on threads that have the rights of the calling one. What ends later by a failure, as with a disk that is full, begins anew.
     ///
     /// # Errors
     /// The registry's file cannot be opened.
     pub(super) fn serve(&mut self) -> Result<()> {
-        let Some(Ready { listener, tls, file, policy, enroller }) = self.ready.take() else { return Ok(()) };
-        let store = file.map(|file| Store::open(&file, CACHE)).transpose();
-        let store = store.map_err(|e| Failure::failed(format!("the registry: {e}")))?.map(Arc::new);
+        let Some(ready) = self.ready.take() else { return Ok(()) };
+        let mut store = Some(ready.store().map_err(|e| Failure::failed(format!("the registry: {e}")))?);
         let stop = self.stop.clone();
         let run = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let outcome = runtime.map_err(|e| e.to_string()).and_then(|runtime| {
-                runtime.block_on(async move {
-                    let listener = tokio::net::TcpListener::from_std(listener).map_err(|e| e.to_string())?;
-                    let extra = move |routes: Routes| routes.add_service(enroller.service());
-                    server::serve(listener, Some(tls), store, policy, extra, stop).await.map_err(|e| e.to_string())
-                })
-            });
-            if let Err(e) = outcome {
-                tracing::error!("the registry ended: {e}");
+            while !stop.is_cancelled() {
+                let opened = store.take().map_or_else(|| ready.store(), Ok);
+                let Err(e) = opened.and_then(|store| ready.serve(store, &stop)) else { return };
+                tracing::error!("the registry ended: {e}; it begins anew in {} s", AGAIN.as_secs());
+                thread::park_timeout(AGAIN);
             }
         };
         let thread = thread::Builder::new().name("registry".into()).spawn(run);
@@ -148,10 +146,33 @@ impl Host {
     }
 }
 
+impl Ready {
+    fn store(&self) -> std::result::Result<Option<Arc<Store>>, String> {
+        let store = self.file.as_ref().map(|file| Store::open(file, CACHE)).transpose();
+        store.map(|store| store.map(Arc::new)).map_err(|e| e.to_string())
+    }
+
+    /// Serves until it is told to stop. Whatever was begun for it has ended afterwards, and nothing has the store any more.
+    fn serve(&self, store: Option<Arc<Store>>, stop: &CancellationToken) -> std::result::Result<(), String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+        let (policy, enroller): (Arc<dyn Policy>, _) = (self.policy.clone(), self.enroller.clone());
+        let served = runtime.block_on(async {
+            let listener = self.listener.try_clone().and_then(tokio::net::TcpListener::from_std);
+            let listener = listener.map_err(|e| e.to_string())?;
+            let extra = move |routes: Routes| routes.add_service(enroller.service());
+            let serving = server::serve(listener, Some(self.tls.clone()), store, policy, extra, stop.clone());
+            serving.await.map_err(|e| e.to_string())
+        });
+        drop(runtime);
+        served
+    }
+}
+
 impl Drop for Host {
     fn drop(&mut self) {
         self.stop.cancel();
         if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
             let _ = thread.join();
         }
     }

@@ -7,6 +7,7 @@ mod bed;
 mod clients;
 mod cluster;
 mod crowd;
+mod disk;
 mod etcd;
 mod flannel;
 mod flow;
