@@ -114,7 +114,7 @@ pub struct Parts {
     pub scope: Scope,
     /// The configuration, whose peers are in the roster.
     pub tunnel: Tunnel,
-    /// What [`crate::plan::roads::settle`] chose.
+    /// What [`crate::roads::settle`] chose.
     pub road: Option<Road>,
     /// The peers.
     pub roster: Roster,
