@@ -301,7 +301,7 @@ fn root_has_one_password_at_a_time_and_nobody_else_has_it() {
         assert!(!check(user, &second.password), "{user}");
     }
     // Nothing of it is on disk: a host starts also on a full one.
-    assert!(!Ledger::open(books.path()).unwrap().has_password("root", &second.password).unwrap());
+    assert!(!Ledger::open(&books.path()).unwrap().has_password("root", &second.password).unwrap());
 }
 
 struct Rules {
