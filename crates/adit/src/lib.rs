@@ -25,6 +25,8 @@
 //! | [`worker`] | the way of a packet |
 //! | [`counters`] | what workers count |
 //! | [`dns`] | resolvers of a tunnel, set and given back through the host's own programs |
+//! | [`container`] | containers on this node, by CNI, Docker, or `adit run` |
+//! | [`files`] | files that are replaced as a whole |
 //! | [`demo`] | two hosts with containers, built in namespaces |
 #![forbid(unsafe_code)]
 
@@ -32,6 +34,7 @@ pub mod api;
 pub mod apply;
 pub mod cli;
 pub mod config;
+pub mod container;
 pub mod control;
 pub mod counters;
 pub mod data_path;
@@ -39,6 +42,7 @@ pub mod demo;
 mod directories;
 pub mod dns;
 mod failure;
+pub mod files;
 pub mod key;
 pub mod mark;
 pub mod names;
