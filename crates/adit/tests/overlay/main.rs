@@ -5,6 +5,7 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+mod containers;
 mod ending;
 mod world;
 
