@@ -1,7 +1,7 @@
 //! What a node has given to containers: a file per attachment, on disk before anything is made, so that whatever a killed program left behind can be
 //! found and removed. The directory `<state>/<device>.containers` is also what gives addresses out: one is taken if a record has it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -239,13 +239,26 @@ impl Store {
     /// # Errors
     /// The directory cannot be made, or the file not be locked.
     pub fn lock(&self) -> Result<Locked<'_>, Fault> {
-        let lock = || {
-            DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
-            let file = OpenOptions::new().create(true).truncate(false).write(true).open(self.directory.join(LOCK))?;
-            file.lock().map(|()| file)
-        };
-        let file = lock().map_err(|e| self.failed("lock", &e))?;
-        Ok(Locked { store: self, _file: file })
+        let locked = self.lock_file().and_then(|file| file.lock().map(|()| file));
+        Ok(Locked { store: self, _file: locked.map_err(|e| self.failed("lock", &e))? })
+    }
+
+    /// The same without waiting: nothing while somebody else gives addresses out.
+    ///
+    /// # Errors
+    /// As [`Store::lock`].
+    pub fn try_lock(&self) -> Result<Option<Locked<'_>>, Fault> {
+        let file = self.lock_file().map_err(|e| self.failed("lock", &e))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Locked { store: self, _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(self.failed("lock", &e)),
+        }
+    }
+
+    fn lock_file(&self) -> io::Result<File> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
+        OpenOptions::new().create(true).truncate(false).write(true).open(self.directory.join(LOCK))
     }
 
     /// Notes how far an attachment has come.
