@@ -72,11 +72,11 @@ impl Control {
         let told = self.tell_doors(&records).and(damaged.into_iter().next().map_or(Ok(()), |fault| Err(fault.into())));
         let Some(node) = self.told.as_ref().filter(|_| !records.is_empty()) else { return told.map(|()| false) };
         self.cut_off = say_when_new(std::mem::take(&mut self.cut_off), strangers(&records, &node.subnets));
-        let mut outcome = container::try_repair(node, &self.store);
+        let mut outcome = container::repair(node, &self.store);
         if outcome.as_ref().is_some_and(|(_, faults)| !faults.is_empty()) {
             // What went away in this moment was not to be repaired.
             let (done, _) = outcome.unwrap_or_default();
-            outcome = container::try_repair(node, &self.store).map(|(more, faults)| (done + more, faults));
+            outcome = container::repair(node, &self.store).map(|(more, faults)| (done + more, faults));
         }
         let Some((done, faults)) = outcome else { return told.map(|()| true) };
         if done > 0 {

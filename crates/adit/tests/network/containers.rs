@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use adit::Directories;
 use adit::container::{self, FaultKind, Node as Told, Record, Store};
-use linux::nft::Nft;
 
-use crate::bed::attached::{Attached, attach, attach_with, directories, try_attach};
+use crate::bed::attached::{attach, attach_with, directories, try_attach};
 use crate::bed::traffic::{End, exchange_tcp};
 use crate::bed::{Bed, wait_at_most, wait_for};
-use crate::world::{Container, Node, network};
+use crate::world::{Node, network};
 
 fn places(node: &Node<'_>) -> Directories {
     directories(node.directory.path())
@@ -19,12 +18,6 @@ fn places(node: &Node<'_>) -> Directories {
 
 fn told(node: &Node<'_>) -> Told {
     Told::read(&places(node), "adit0").unwrap_or_else(|fault| panic!("{fault}\n{}", node.log()))
-}
-
-/// A container of ours, as the beds of other tests know one.
-fn known(attached: &Attached) -> Container {
-    let addresses: Vec<_> = attached.record.addresses.iter().map(ipnet::IpNet::addr).collect();
-    Container { namespace: attached.namespace.clone(), address: addresses[0], addresses }
 }
 
 #[test]
@@ -37,7 +30,6 @@ fn containers_of_two_nodes_talk_and_are_shown() {
         request.isolated = true;
     });
     let other = attach(nodes[1].host, &places(&nodes[1]), "other");
-    known(&web).reaches(&known(&other));
     for v6 in [false, true] {
         exchange_tcp(web.end(v6), other.end(v6), 200_000, 100_000);
         exchange_tcp(other.end(v6), web.end(v6), 200_000, 100_000);
@@ -87,7 +79,6 @@ fn the_daemon_mends_with_the_rights_that_it_keeps() {
         let effective = u64::from_str_radix(&value("CapEff:"), 16).unwrap();
         assert_eq!(effective & !(1 << 12), 0, "{} of thread {}", value("CapEff:"), value("Name:"));
     }
-    node.host.namespace.run(|| Nft::open().unwrap()).unwrap();
     for breakage in [&["ip", "link", "delete", "adit-br0"][..], &["nft", "flush", "ruleset"]] {
         node.host.run(breakage[0], &breakage[1..]);
         wait_at_most(Duration::from_secs(2), &format!("repair after {breakage:?}"), || {

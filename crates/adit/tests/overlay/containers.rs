@@ -90,7 +90,11 @@ fn what_somebody_takes_from_containers_comes_back_within_two_seconds() {
         &["sysctl -q -w net.ipv4.conf.adit-br0.forwarding=0"],
         &["ip link delete adit-br0", "ip link delete adit0", "nft delete table inet adit-adit0-ports"],
     ];
-    for breakage in cases {
+    // Linux 6.17 and later have it.
+    let by_device = host.namespace.run(|| linux::sysctl::get(&["net", "ipv6", "conf", "adit-br0", "force_forwarding"]));
+    let of_ipv6: &[&[&str]] = &[&["sysctl -q -w net.ipv6.conf.adit-br0.force_forwarding=0"]];
+    let of_ipv6 = if by_device.unwrap().is_ok() { of_ipv6 } else { &[] };
+    for breakage in cases.iter().chain(of_ipv6) {
         breakage.iter().for_each(|words| run(&words.replace("VETH", veth)));
         wait_at_most(REPAIR, &format!("repair after {breakage:?}"), || (one.state() == whole).then_some(()));
         talk();
