@@ -3,30 +3,26 @@
 use std::fs;
 use std::io;
 
-use ipnet::IpNet;
-
 use super::{Control, Scope};
-use crate::config::{Network, Origin, Tunnel};
+use crate::config::{Network, Tunnel};
 use crate::container::{self, Node, Record, Stage};
 use crate::observe::containers::strangers;
-use crate::{Failure, Result};
+use crate::{Failure, Result, roads};
 
 /// What those programs are to know of this node; nothing of a tunnel from a file.
 fn describe(tunnel: &Tunnel, mtu: u32) -> Option<Node> {
     let Network { node_name, bridge, domain, .. } = tunnel.network.as_ref()?;
-    let of_overlay = |part: fn(&crate::config::Overlay) -> &Vec<IpNet>| {
-        tunnel.overlay.as_ref().map(part).cloned().unwrap_or_default()
-    };
-    let clients = tunnel.peers.iter().filter(|peer| peer.origin == Origin::Client);
-    let mut clients: Vec<_> = clients.flat_map(|peer| &peer.allowed_ips).map(IpNet::addr).collect();
+    let territory = tunnel.overlay.as_ref().map(|overlay| roads::territory(overlay, &tunnel.peers));
+    let (networks, subnets, mut clients) =
+        territory.map_or_else(Default::default, |of| (of.networks, of.subnets, of.clients));
     clients.sort_unstable();
     Some(Node {
         device: tunnel.device.name.clone(),
         name: node_name.clone(),
         domain: domain.clone(),
         bridge: bridge.clone(),
-        networks: of_overlay(|overlay| &overlay.networks),
-        subnets: of_overlay(|overlay| &overlay.subnets),
+        networks,
+        subnets,
         mtu,
         clients,
     })

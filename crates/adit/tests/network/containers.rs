@@ -160,6 +160,11 @@ fn a_client_and_a_container_never_have_the_same_address() {
     node.adit(&["client", "add", "phone"]);
     let client = told(&node).clients[0];
     assert_ne!(client, last);
+    // Containers look for it beside themselves, where the host answers.
+    wait_for("the host to answer for the client", || {
+        let answered = node.host.run("ip", &["neighbour", "show", "proxy"]);
+        answered.contains(&format!("{client} dev adit-br0")).then_some(())
+    });
     // All that is left goes to containers; none has the client's.
     let mut all = vec![highest];
     let fault = loop {
