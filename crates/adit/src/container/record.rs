@@ -35,6 +35,17 @@ pub enum Door {
     Run,
 }
 
+impl Door {
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cni => "cni",
+            Self::Docker => "docker",
+            Self::Run => "run",
+        }
+    }
+}
+
 /// What tells attachments of containers to networks apart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Key {
@@ -52,12 +63,7 @@ impl Key {
     /// A number that stands for the key, as 16 hexadecimal digits.
     fn digest(&self) -> String {
         let mut context = digest::Context::new(&digest::SHA256);
-        let door = match self.door {
-            Door::Cni => "cni",
-            Door::Docker => "docker",
-            Door::Run => "run",
-        };
-        for part in [door, &self.network, &self.container, &self.interface] {
+        for part in [self.door.as_str(), &self.network, &self.container, &self.interface] {
             context.update(&(part.len() as u64).to_be_bytes());
             context.update(part.as_bytes());
         }
@@ -209,17 +215,27 @@ impl Store {
         read(&self.directory.join(key.file()))
     }
 
-    /// All records, as they are at this moment. Ones that are damaged are named and passed over.
+    /// All records, as they are at this moment. Ones that are damaged are named in the log, and passed over.
     ///
     /// # Errors
     /// The directory cannot be read.
     pub fn read_all(&self) -> Result<Vec<Record>, Fault> {
+        let (records, damaged) = self.read_each()?;
+        damaged.iter().for_each(|fault| tracing::warn!("{fault}"));
+        Ok(records)
+    }
+
+    /// All records, as they are at this moment, and what is wrong with the others.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn read_each(&self) -> Result<(Vec<Record>, Vec<Fault>), Fault> {
         let entries = match fs::read_dir(&self.directory) {
             Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), Vec::new())),
             Err(e) => return Err(self.failed("read", &e)),
         };
-        let mut records = Vec::new();
+        let (mut records, mut damaged) = (Vec::new(), Vec::new());
         for entry in entries {
             let path = entry.map_err(|e| self.failed("read", &e))?.path();
             if path.extension().is_none_or(|extension| extension != "json") || is_hidden(&path) {
@@ -227,11 +243,11 @@ impl Store {
             }
             match read(&path) {
                 Ok(record) => records.extend(record),
-                Err(fault) => tracing::warn!("{fault}"),
+                Err(fault) => damaged.push(fault),
             }
         }
         records.sort_by(|a, b| a.created.cmp(&b.created).then_with(|| a.key.cmp(&b.key)));
-        Ok(records)
+        Ok((records, damaged))
     }
 
     /// Waits until nobody else gives addresses out, and keeps others from it while the answer lives.
@@ -380,11 +396,11 @@ fn read(path: &Path) -> Result<Option<Record>, Fault> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    pub(in super::super) fn record(container: &str, addresses: &[&str]) -> Record {
+    pub(crate) fn record(container: &str, addresses: &[&str]) -> Record {
         let key =
             Key { door: Door::Cni, network: "overlay".into(), container: container.into(), interface: "eth0".into() };
         Record {
