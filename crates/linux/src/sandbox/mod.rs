@@ -87,7 +87,9 @@ pub fn inherited(number: i32) -> Result<OwnedFd> {
 /// The kernel's.
 pub fn die_with_parent() -> Result<()> {
     // The call takes numbers only.
-    syscall!(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0)).map(drop).map_err(|source| Error::new("die with the parent", source))
+    syscall!(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))
+        .map(drop)
+        .map_err(|source| Error::new("die with the parent", source))
 }
 
 /// Lets a program die with the thread that starts it, as [`die_with_parent`] says; one whose parent has ended already does not start.
@@ -97,7 +99,8 @@ pub fn die_with_parent() -> Result<()> {
 pub fn dying_with_parent(command: &mut Command) -> Result<&mut Command> {
     let failed = |source| Error::new("die with the parent", source);
     // The call takes numbers only; in another process namespace the number of the parent would say nothing.
-    let parent = i32::try_from(syscall!(syscall(libc::SYS_pidfd_open, std::process::id(), 0)).map_err(failed)?).unwrap_or(-1);
+    let parent =
+        i32::try_from(syscall!(syscall(libc::SYS_pidfd_open, std::process::id(), 0)).map_err(failed)?).unwrap_or(-1);
     // SAFETY: the kernel has just made this descriptor for us, and nobody else owns it.
     let parent = unsafe { OwnedFd::from_raw_fd(parent) };
     let die = move || {

@@ -110,7 +110,10 @@ pub(super) fn without_ttou<T>(f: impl FnOnce() -> T) -> io::Result<T> {
 pub fn send(pid: u32, group: bool, number: i32) -> Result<()> {
     let failed = |source| Error::new(format!("send signal {number} to process {pid}"), source);
     // 0 and 1 would mean others than a child of ours.
-    let id = i32::try_from(pid).ok().filter(|id| *id > 1).ok_or_else(|| failed(io::Error::from_raw_os_error(libc::ESRCH)))?;
+    let id = i32::try_from(pid)
+        .ok()
+        .filter(|id| *id > 1)
+        .ok_or_else(|| failed(io::Error::from_raw_os_error(libc::ESRCH)))?;
     // The call takes numbers only.
     syscall!(kill(if group { -id } else { id }, number)).map(drop).map_err(failed)
 }

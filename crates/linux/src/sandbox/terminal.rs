@@ -23,9 +23,17 @@ impl Terminal {
 
     /// Whether the group of this process is in the foreground.
     pub fn is_ours(&self) -> bool {
+        self.shows(own_group())
+    }
+
+    /// Whether the group that this child leads is in the foreground.
+    pub fn is_lent_to(&self, group: u32) -> bool {
+        i32::try_from(group).is_ok_and(|group| self.shows(group))
+    }
+
+    fn shows(&self, group: libc::pid_t) -> bool {
         // The descriptor is open.
-        let foreground = syscall!(tcgetpgrp(self.file.as_raw_fd()));
-        foreground.is_ok_and(|group| group == own_group())
+        syscall!(tcgetpgrp(self.file.as_raw_fd())).is_ok_and(|foreground| foreground == group)
     }
 
     /// Puts another group into the foreground: that of a child, which leads it.
