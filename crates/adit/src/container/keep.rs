@@ -84,10 +84,16 @@ pub fn collect(store: &Store, valid: &dyn Fn(&Record) -> bool) -> Result<Vec<Rec
 /// Brings back what somebody has taken from the host's side of containers: the bridge, what hangs on it, filters, published ports. A veth that is
 /// gone cannot come back, since its other end was in the container.
 ///
+/// It waits for nobody: while somebody gives addresses out, nothing is done, and the changes that come of that are a reason to look again.
+///
 /// Answers how many steps were done, and what could not be.
 pub fn repair(node: &Node, store: &Store) -> (usize, Vec<Fault>) {
     let mut failures = Vec::new();
-    let outcome = store.lock().and_then(|locked| {
+    if !store.directory().exists() {
+        return (0, failures);
+    }
+    let outcome = store.try_lock().and_then(|locked| {
+        let Some(locked) = locked else { return Ok(0) };
         let records = locked.records()?;
         let kept: Vec<Record> =
             records.into_iter().filter(|record| record.stage == Stage::Made && record.bridge == node.bridge).collect();

@@ -1,7 +1,7 @@
 //! What a node has given to containers: a file per attachment, on disk before anything is made, so that whatever a killed program left behind can be
 //! found and removed. The directory `<state>/<device>.containers` is also what gives addresses out: one is taken if a record has it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -245,16 +245,29 @@ impl Store {
     /// # Errors
     /// The directory cannot be made, or the file not be locked.
     pub fn lock(&self) -> Result<Locked<'_>, Fault> {
-        let lock = || {
-            DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
-            let file = OpenOptions::new().create(true).truncate(false).write(true).open(self.directory.join(LOCK))?;
-            file.lock().map(|()| file)
-        };
-        let file = lock().map_err(|e| self.failed("lock", &e))?;
-        Ok(Locked { store: self, _file: file })
+        let locked = self.lock_file().and_then(|file| file.lock().map(|()| file));
+        Ok(Locked { store: self, _file: locked.map_err(|e| self.failed("lock", &e))? })
     }
 
-    /// Notes how far an attachment has come, without waiting for the disk: what a crash of the host makes of it is an older record.
+    /// The same without waiting: nothing while somebody else gives addresses out.
+    ///
+    /// # Errors
+    /// As [`Store::lock`].
+    pub fn try_lock(&self) -> Result<Option<Locked<'_>>, Fault> {
+        let file = self.lock_file().map_err(|e| self.failed("lock", &e))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Locked { store: self, _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(self.failed("lock", &e)),
+        }
+    }
+
+    fn lock_file(&self) -> io::Result<File> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
+        OpenOptions::new().create(true).truncate(false).write(true).open(self.directory.join(LOCK))
+    }
+
+    /// Notes how far an attachment has come.
     ///
     /// # Errors
     /// It cannot be written.
@@ -262,6 +275,18 @@ impl Store {
         let text = serde_json::to_vec(record).map_err(|e| self.failed("write", &e.into()))?;
         let path = self.directory.join(record.key.file());
         files::replace_lightly(&path, &text, 0o600).map_err(|e| self.failed("write", &e))
+    }
+
+    /// Waits until a record is on disk, so that it survives a crash of the host too. Without the lock: those that come at once wait together.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn settle(&self, key: &Key) -> Result<(), Fault> {
+        let settle = || {
+            File::open(self.directory.join(key.file()))?.sync_all()?;
+            File::open(&self.directory)?.sync_all()
+        };
+        settle().map_err(|e| self.failed("write", &e))
     }
 
     fn failed(&self, verb: &str, error: &io::Error) -> Fault {
@@ -294,14 +319,12 @@ impl Locked<'_> {
         self.store.read_all()
     }
 
-    /// Writes a record, which is on disk when this returns.
+    /// Writes a record, which whoever takes the lock next will see. [`Store::settle`] waits for the disk.
     ///
     /// # Errors
     /// It cannot be written: then it is not there.
     pub fn put(&self, record: &Record) -> Result<(), Fault> {
-        let text = serde_json::to_vec(record).map_err(|e| self.store.failed("write", &e.into()))?;
-        let path = self.store.directory.join(record.key.file());
-        files::replace(&path, &text, 0o600).map_err(|e| self.store.failed("write", &e))
+        self.store.update(record)
     }
 
     /// Removes a record; one that is not there is removed already.
