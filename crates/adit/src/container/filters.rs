@@ -75,7 +75,9 @@ pub fn ruleset(record: &Record) -> Ruleset {
     }
     let six: Vec<IpAddr> = record.addresses.iter().map(IpNet::addr).filter(IpAddr::is_ipv6).collect();
     if !six.is_empty() {
-        rules.extend(ipv6(record.mac, &six).into_iter().map(|(rule, goes)| if goes { accept(rule) } else { drop(rule) }));
+        rules.extend(
+            ipv6(record.mac, &six).into_iter().map(|(rule, goes)| if goes { accept(rule) } else { drop(rule) }),
+        );
     }
     rules.push(drop(Rule::new("anything else")));
     let base = Base {

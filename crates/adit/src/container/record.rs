@@ -244,7 +244,10 @@ impl Store {
 
     fn failed(&self, verb: &str, error: &io::Error) -> Fault {
         let directory = self.directory.display();
-        Fault::new(FaultKind::Storage, format!("cannot {verb} {directory}: {error}; make the directory writable for root, with room on its disk"))
+        Fault::new(
+            FaultKind::Storage,
+            format!("cannot {verb} {directory}: {error}; make the directory writable for root, with room on its disk"),
+        )
     }
 }
 
@@ -309,7 +312,10 @@ fn is_hidden(path: &Path) -> bool {
 
 fn read(path: &Path) -> Result<Option<Record>, Fault> {
     let failed = |what: &dyn std::fmt::Display| {
-        Fault::new(FaultKind::Storage, format!("the record {} is passed over: {what}; remove it if nothing uses it", path.display()))
+        Fault::new(
+            FaultKind::Storage,
+            format!("the record {} is passed over: {what}; remove it if nothing uses it", path.display()),
+        )
     };
     let length = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_file() => metadata.len(),
@@ -335,7 +341,8 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     pub(in super::super) fn record(container: &str, addresses: &[&str]) -> Record {
-        let key = Key { door: Door::Cni, network: "overlay".into(), container: container.into(), interface: "eth0".into() };
+        let key =
+            Key { door: Door::Cni, network: "overlay".into(), container: container.into(), interface: "eth0".into() };
         Record {
             host_interface: key.host_interface(),
             key,
