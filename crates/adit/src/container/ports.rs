@@ -223,7 +223,9 @@ pub fn ruleset(device: &str, records: &[Record]) -> Option<Ruleset> {
         // Before that of the network, which takes connections of our subnet as they are.
         chain("leaving", Hook::Postrouting, 99, loops),
     ];
-    Some(Ruleset { family: Family::Inet, table: table(device), sets: Vec::new(), chains })
+    let mut ruleset = Ruleset { family: Family::Inet, table: table(device), sets: Vec::new(), chains };
+    super::filters::sign(&mut ruleset);
+    Some(ruleset)
 }
 
 fn loopback() -> Option<ipnet::IpNet> {

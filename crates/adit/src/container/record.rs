@@ -69,6 +69,11 @@ impl Key {
         format!("ad{:.12}", self.digest())
     }
 
+    /// The name of the other end while it is on the host, for Docker to take: `ai` and 12 hexadecimal digits.
+    pub fn inner_interface(&self) -> String {
+        format!("ai{:.12}", self.digest())
+    }
+
     fn file(&self) -> String {
         format!("{}.json", self.digest())
     }
@@ -78,6 +83,8 @@ impl Key {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
+    /// Only its address is given out.
+    Reserved,
     /// It is being made; whoever makes it may have been killed.
     Making,
     /// It is there.
@@ -133,6 +140,8 @@ pub struct Record {
     pub netns: Option<PathBuf>,
     /// Device and inode of the namespace.
     pub netns_id: Option<(u64, u64)>,
+    /// The bridge that it hangs on.
+    pub bridge: String,
     /// The veth end on the host.
     pub host_interface: String,
     /// The link-layer address inside.
@@ -162,6 +171,7 @@ impl Record {
     pub fn is_abandoned(&self) -> bool {
         match self.stage {
             Stage::Making => self.maker.is_none_or(|maker| !maker.is_alive()),
+            Stage::Reserved => false,
             // Its namespace ended with it.
             Stage::Made => self.key.door == Door::Run && self.process.is_some_and(|process| !process.is_alive()),
         }
@@ -172,12 +182,18 @@ impl Record {
 #[derive(Debug, Clone)]
 pub struct Store {
     directory: PathBuf,
+    device: String,
 }
 
 impl Store {
     /// Those of the node of `device`. Nothing is made yet.
     pub fn of(directories: &Directories, device: &str) -> Self {
-        Self { directory: directories.state.join(format!("{device}.containers")) }
+        Self { directory: directories.state.join(format!("{device}.containers")), device: device.to_owned() }
+    }
+
+    /// The device of the node.
+    pub fn device(&self) -> &str {
+        &self.device
     }
 
     /// Where they are.
@@ -259,6 +275,11 @@ pub struct Locked<'a> {
 }
 
 impl Locked<'_> {
+    /// The device of the node.
+    pub fn device(&self) -> &str {
+        &self.store.device
+    }
+
     /// All records.
     ///
     /// # Errors
@@ -347,6 +368,7 @@ pub(super) mod tests {
             host_interface: key.host_interface(),
             key,
             stage: Stage::Made,
+            bridge: "adit-br0".into(),
             maker: Process::current(),
             name: None,
             netns: Some("/run/netns/c1".into()),
