@@ -5,3 +5,6 @@
 #[path = "../bed/mod.rs"]
 mod bed;
 mod hosts;
+mod podman;
+mod stock;
+mod story;
