@@ -4,6 +4,7 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+mod engine;
 mod hosts;
 mod podman;
 mod stock;
