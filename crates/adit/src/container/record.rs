@@ -254,7 +254,7 @@ impl Store {
         Ok(Locked { store: self, _file: file })
     }
 
-    /// Notes how far an attachment has come, without waiting for the disk: what a crash of the host makes of it is an older record.
+    /// Notes how far an attachment has come.
     ///
     /// # Errors
     /// It cannot be written.
@@ -262,6 +262,18 @@ impl Store {
         let text = serde_json::to_vec(record).map_err(|e| self.failed("write", &e.into()))?;
         let path = self.directory.join(record.key.file());
         files::replace_lightly(&path, &text, 0o600).map_err(|e| self.failed("write", &e))
+    }
+
+    /// Waits until a record is on disk, so that it survives a crash of the host too. Without the lock: those that come at once wait together.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn settle(&self, key: &Key) -> Result<(), Fault> {
+        let settle = || {
+            File::open(self.directory.join(key.file()))?.sync_all()?;
+            File::open(&self.directory)?.sync_all()
+        };
+        settle().map_err(|e| self.failed("write", &e))
     }
 
     fn failed(&self, verb: &str, error: &io::Error) -> Fault {
@@ -294,14 +306,12 @@ impl Locked<'_> {
         self.store.read_all()
     }
 
-    /// Writes a record, which is on disk when this returns.
+    /// Writes a record, which whoever takes the lock next will see. [`Store::settle`] waits for the disk.
     ///
     /// # Errors
     /// It cannot be written: then it is not there.
     pub fn put(&self, record: &Record) -> Result<(), Fault> {
-        let text = serde_json::to_vec(record).map_err(|e| self.store.failed("write", &e.into()))?;
-        let path = self.store.directory.join(record.key.file());
-        files::replace(&path, &text, 0o600).map_err(|e| self.store.failed("write", &e))
+        self.store.update(record)
     }
 
     /// Removes a record; one that is not there is removed already.
