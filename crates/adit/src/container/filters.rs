@@ -14,6 +14,7 @@ use ipnet::{IpNet, Ipv4Net};
 use linux::nft::{Action, Base, Chain, ChainKind, Family, Header, Hook, Match, Policy, Rule, Ruleset, Transport};
 
 use super::Record;
+use crate::plan;
 
 const ARP: u16 = 0x0806;
 
@@ -29,6 +30,9 @@ const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 const REDIRECT: u8 = 137;
 const LISTENER_REPORT: u8 = 143;
+
+/// The most characters of a comment, of which nf_tables takes 127 bytes.
+const COMMENT: usize = 28;
 
 /// Ports of DHCP servers.
 const DHCP: u16 = 67;
@@ -75,7 +79,9 @@ pub fn ruleset(record: &Record) -> Ruleset {
     }
     let six: Vec<IpAddr> = record.addresses.iter().map(IpNet::addr).filter(IpAddr::is_ipv6).collect();
     if !six.is_empty() {
-        rules.extend(ipv6(record.mac, &six).into_iter().map(|(rule, goes)| if goes { accept(rule) } else { drop(rule) }));
+        rules.extend(
+            ipv6(record.mac, &six).into_iter().map(|(rule, goes)| if goes { accept(rule) } else { drop(rule) }),
+        );
     }
     rules.push(drop(Rule::new("anything else")));
     let base = Base {
@@ -86,7 +92,24 @@ pub fn ruleset(record: &Record) -> Ruleset {
         policy: Policy::Drop,
     };
     let chains = vec![Chain { name: "from".into(), base: Some(base), rules }];
-    Ruleset { family: Family::Netdev, table: table(&record.host_interface), sets: Vec::new(), chains }
+    let mut ruleset =
+        Ruleset { family: Family::Netdev, table: table(&record.host_interface), sets: Vec::new(), chains };
+    sign(&mut ruleset);
+    ruleset
+}
+
+/// Writes behind each rule's comment of which whole it is a part: comments are what the kernel tells of rules.
+pub(super) fn sign(ruleset: &mut Ruleset) {
+    let fingerprint = plan::fingerprint(&format!("{ruleset:?}"));
+    for rule in ruleset.chains.iter_mut().flat_map(|chain| &mut chain.rules) {
+        let words: String = rule.comment.chars().take(COMMENT).collect();
+        rule.comment = format!("{words} [{fingerprint:08x}]");
+    }
+}
+
+/// Chain and comment of each rule, as the kernel would tell of them.
+pub(super) fn told(ruleset: &Ruleset) -> Vec<(String, String)> {
+    plan::what_is_told_of(std::slice::from_ref(ruleset))
 }
 
 /// The rules for IPv6, each with whether what it is for goes on.

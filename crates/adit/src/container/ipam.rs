@@ -26,11 +26,16 @@ pub fn choose(node: &Node, taken: &HashSet<IpAddr>, wanted: &[IpAddr], last: &[I
             return Err(Fault::new(FaultKind::Invalid, sentence));
         };
         if wanted.iter().take(n).any(|other| subnet.contains(other)) {
-            return Err(Fault::new(FaultKind::Invalid, format!("two addresses of {subnet} are asked for: ask for one")));
+            return Err(Fault::new(
+                FaultKind::Invalid,
+                format!("two addresses of {subnet} are asked for: ask for one"),
+            ));
         }
         let (first, end) = bounds(subnet);
         if !(first..end).contains(&number(*ip)) {
-            let sentence = format!("the address {ip} is no container's: the first two of {subnet} are the node's, and the last is for all");
+            let sentence = format!(
+                "the address {ip} is no container's: the first two of {subnet} are the node's, and the last is for all"
+            );
             return Err(Fault::new(FaultKind::Invalid, sentence));
         }
         if taken.contains(ip) {
@@ -43,7 +48,9 @@ pub fn choose(node: &Node, taken: &HashSet<IpAddr>, wanted: &[IpAddr], last: &[I
             let asked = wanted.iter().find(|ip| subnet.contains(*ip)).copied();
             let after = last.iter().find(|ip| subnet.contains(*ip)).copied();
             let ip = asked.or_else(|| next_free(subnet, taken, after)).ok_or_else(|| {
-                let sentence = format!("no address of {subnet} is free; remove containers, or found a network with larger subnets");
+                let sentence = format!(
+                    "no address of {subnet} is free; remove containers, or found a network with larger subnets"
+                );
                 Fault::new(FaultKind::Exhausted, sentence)
             })?;
             IpNet::new(ip, subnet.prefix_len()).map_err(|e| Fault::new(FaultKind::Invalid, e.to_string()))

@@ -13,15 +13,22 @@
 //! The doors are short programs with root's rights (a namespace is entered by them, never by the daemon). The daemon tells them [what the node
 //! is](node), and keeps what they made as it should be.
 
+mod apply;
+mod attach;
 pub mod filters;
+mod inside;
 pub mod ipam;
+mod keep;
 pub mod node;
+mod plan;
 pub mod ports;
 pub mod record;
 
+pub use attach::{Place, Request, attach, detach, publish, reserve};
+pub use keep::{check, collect, open_namespace, remove_all, repair};
 pub use node::Node;
 pub use ports::Published;
-pub use record::{Door, Key, Locked, Record, Stage, Store};
+pub use record::{Door, Key, Locked, Process, Record, Stage, Store};
 
 /// Why something cannot be done for a container, as each door has to say it in its own way.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -140,7 +140,10 @@ impl Published {
 /// [`FaultKind::PortTaken`], with who has it as far as that is known.
 pub fn check(ports: &[Published], records: &[Record]) -> Result<(), Fault> {
     let taken = |port: &Published, by: &dyn fmt::Display| {
-        Fault::new(FaultKind::PortTaken, format!("port {port} cannot be published: {by}; choose another port of the host"))
+        Fault::new(
+            FaultKind::PortTaken,
+            format!("port {port} cannot be published: {by}; choose another port of the host"),
+        )
     };
     for (n, port) in ports.iter().enumerate() {
         if ports.iter().take(n).any(|other| port.collides(other)) {
@@ -220,7 +223,9 @@ pub fn ruleset(device: &str, records: &[Record]) -> Option<Ruleset> {
         // Before that of the network, which takes connections of our subnet as they are.
         chain("leaving", Hook::Postrouting, 99, loops),
     ];
-    Some(Ruleset { family: Family::Inet, table: table(device), sets: Vec::new(), chains })
+    let mut ruleset = Ruleset { family: Family::Inet, table: table(device), sets: Vec::new(), chains };
+    super::filters::sign(&mut ruleset);
+    Some(ruleset)
 }
 
 fn loopback() -> Option<ipnet::IpNet> {
@@ -270,8 +275,24 @@ mod tests {
     #[test]
     fn what_is_no_port_is_refused_with_the_form() {
         for text in [
-            "", ":", "0:80", "80:0", "65536:80", "8080:80:80:80", "8080:80/sctp", "a:80", "8000-8002:9000", "9-8:9-8", "+80:80", "-",
-            "1-65535:1-65535", "[::1]8080:80", "[::1:8080:80", "192.0.2:8080:80", "8080:80/", "8080 :80",
+            "",
+            ":",
+            "0:80",
+            "80:0",
+            "65536:80",
+            "8080:80:80:80",
+            "8080:80/sctp",
+            "a:80",
+            "8000-8002:9000",
+            "9-8:9-8",
+            "+80:80",
+            "-",
+            "1-65535:1-65535",
+            "[::1]8080:80",
+            "[::1:8080:80",
+            "192.0.2:8080:80",
+            "8080:80/",
+            "8080 :80",
         ] {
             let fault = parse(text).unwrap_err();
             assert_eq!(fault.kind, FaultKind::Invalid, "{text}");

@@ -35,6 +35,17 @@ pub enum Door {
     Run,
 }
 
+impl Door {
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cni => "cni",
+            Self::Docker => "docker",
+            Self::Run => "run",
+        }
+    }
+}
+
 /// What tells attachments of containers to networks apart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Key {
@@ -52,12 +63,7 @@ impl Key {
     /// A number that stands for the key, as 16 hexadecimal digits.
     fn digest(&self) -> String {
         let mut context = digest::Context::new(&digest::SHA256);
-        let door = match self.door {
-            Door::Cni => "cni",
-            Door::Docker => "docker",
-            Door::Run => "run",
-        };
-        for part in [door, &self.network, &self.container, &self.interface] {
+        for part in [self.door.as_str(), &self.network, &self.container, &self.interface] {
             context.update(&(part.len() as u64).to_be_bytes());
             context.update(part.as_bytes());
         }
@@ -69,6 +75,11 @@ impl Key {
         format!("ad{:.12}", self.digest())
     }
 
+    /// The name of the other end while it is on the host, for Docker to take: `ai` and 12 hexadecimal digits.
+    pub fn inner_interface(&self) -> String {
+        format!("ai{:.12}", self.digest())
+    }
+
     fn file(&self) -> String {
         format!("{}.json", self.digest())
     }
@@ -78,6 +89,8 @@ impl Key {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
+    /// Only its address is given out.
+    Reserved,
     /// It is being made; whoever makes it may have been killed.
     Making,
     /// It is there.
@@ -133,6 +146,8 @@ pub struct Record {
     pub netns: Option<PathBuf>,
     /// Device and inode of the namespace.
     pub netns_id: Option<(u64, u64)>,
+    /// The bridge that it hangs on.
+    pub bridge: String,
     /// The veth end on the host.
     pub host_interface: String,
     /// The link-layer address inside.
@@ -162,6 +177,7 @@ impl Record {
     pub fn is_abandoned(&self) -> bool {
         match self.stage {
             Stage::Making => self.maker.is_none_or(|maker| !maker.is_alive()),
+            Stage::Reserved => false,
             // Its namespace ended with it.
             Stage::Made => self.key.door == Door::Run && self.process.is_some_and(|process| !process.is_alive()),
         }
@@ -172,12 +188,18 @@ impl Record {
 #[derive(Debug, Clone)]
 pub struct Store {
     directory: PathBuf,
+    device: String,
 }
 
 impl Store {
     /// Those of the node of `device`. Nothing is made yet.
     pub fn of(directories: &Directories, device: &str) -> Self {
-        Self { directory: directories.state.join(format!("{device}.containers")) }
+        Self { directory: directories.state.join(format!("{device}.containers")), device: device.to_owned() }
+    }
+
+    /// The device of the node.
+    pub fn device(&self) -> &str {
+        &self.device
     }
 
     /// Where they are.
@@ -244,7 +266,10 @@ impl Store {
 
     fn failed(&self, verb: &str, error: &io::Error) -> Fault {
         let directory = self.directory.display();
-        Fault::new(FaultKind::Storage, format!("cannot {verb} {directory}: {error}; make the directory writable for root, with room on its disk"))
+        Fault::new(
+            FaultKind::Storage,
+            format!("cannot {verb} {directory}: {error}; make the directory writable for root, with room on its disk"),
+        )
     }
 }
 
@@ -256,6 +281,11 @@ pub struct Locked<'a> {
 }
 
 impl Locked<'_> {
+    /// The device of the node.
+    pub fn device(&self) -> &str {
+        &self.store.device
+    }
+
     /// All records.
     ///
     /// # Errors
@@ -309,7 +339,10 @@ fn is_hidden(path: &Path) -> bool {
 
 fn read(path: &Path) -> Result<Option<Record>, Fault> {
     let failed = |what: &dyn std::fmt::Display| {
-        Fault::new(FaultKind::Storage, format!("the record {} is passed over: {what}; remove it if nothing uses it", path.display()))
+        Fault::new(
+            FaultKind::Storage,
+            format!("the record {} is passed over: {what}; remove it if nothing uses it", path.display()),
+        )
     };
     let length = match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_file() => metadata.len(),
@@ -330,16 +363,18 @@ fn read(path: &Path) -> Result<Option<Record>, Fault> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    pub(in super::super) fn record(container: &str, addresses: &[&str]) -> Record {
-        let key = Key { door: Door::Cni, network: "overlay".into(), container: container.into(), interface: "eth0".into() };
+    pub(crate) fn record(container: &str, addresses: &[&str]) -> Record {
+        let key =
+            Key { door: Door::Cni, network: "overlay".into(), container: container.into(), interface: "eth0".into() };
         Record {
             host_interface: key.host_interface(),
             key,
             stage: Stage::Made,
+            bridge: "adit-br0".into(),
             maker: Process::current(),
             name: None,
             netns: Some("/run/netns/c1".into()),

@@ -225,7 +225,7 @@ fn filters(desired: &Desired, full: Option<&[Ruleset]>) -> Vec<Ruleset> {
 }
 
 /// FNV-1a: the same in every build, as what stands on the host may be of another.
-fn fingerprint(text: &str) -> u32 {
+pub(crate) fn fingerprint(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
@@ -291,7 +291,7 @@ fn is_link_local(address: &IpNet) -> bool {
 }
 
 /// Chain and comment of each rule, as the kernel would tell of them.
-fn what_is_told_of(filters: &[Ruleset]) -> Vec<(String, String)> {
+pub(crate) fn what_is_told_of(filters: &[Ruleset]) -> Vec<(String, String)> {
     let chains = filters.iter().flat_map(|ruleset| &ruleset.chains);
     chains.flat_map(|chain| chain.rules.iter().map(|rule| (chain.name.clone(), rule.comment.clone()))).collect()
 }

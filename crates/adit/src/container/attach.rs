@@ -1,0 +1,337 @@
+//! A container comes and goes. What is made for it stands in its record first, so that whoever finds the record can remove all of it.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ipnet::IpNet;
+use linux::netlink::{LinkChange, VethEnd, is_valid_name};
+use linux::netns::NetNs;
+use linux::nft::Family;
+
+use super::apply::Kernel;
+use super::record::{Process, Stage};
+use super::{
+    Door, Fault, FaultKind, Key, Locked, Node, Published, Record, Store, filters, inside, ipam, node, plan, ports,
+};
+use crate::plan::ALIAS;
+
+/// Where the inner end of the veth pair goes.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// It is born in this namespace, and gets addresses and routes there.
+    Namespace {
+        /// The namespace.
+        namespace: NetNs,
+        /// How whoever asked knows it.
+        path: PathBuf,
+    },
+    /// Docker moves and configures it: it is born on the host, as [`Key::inner_interface`].
+    Host,
+}
+
+/// What is asked for a container.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// What tells the attachment apart.
+    pub key: Key,
+    /// The name under which others find it.
+    pub name: Option<String>,
+    /// Addresses that are asked for by name, at most one per family.
+    pub wanted: Vec<IpAddr>,
+    /// The link-layer address, if a certain one is asked for.
+    pub mac: Option<[u8; 6]>,
+    /// Ports of the host that are to lead to it.
+    pub ports: Vec<Published>,
+    /// Whether it may speak to no other container of this host.
+    pub isolated: bool,
+    /// Largest packet in bytes, if less than the node's.
+    pub mtu: Option<u32>,
+    /// Whether it reaches everything by way of the node, or the network alone.
+    pub default_route: bool,
+    /// Where its device goes.
+    pub place: Place,
+    /// The record of addresses that were reserved for it, and become its own.
+    pub reservation: Option<Key>,
+    /// Of `adit run`: the first process inside.
+    pub process: Option<Process>,
+}
+
+/// Attaches a container: all of it or nothing.
+///
+/// # Errors
+/// What could not be had or made. Everything is taken back, and there is no record.
+pub fn attach(node: &Node, store: &Store, request: &Request) -> Result<Record, Fault> {
+    check_request(node, request)?;
+    let mut kernel = Kernel::open()?;
+    let mut record = {
+        let locked = store.lock()?;
+        let records = sweep(&mut kernel, &locked)?;
+        let record = claim(node, &locked, &records, request)?;
+        let prepared = kernel.observe(&node.bridge, &node.device).and_then(|actual| {
+            kernel.apply(&plan::bridge(node, &actual, publishes(&records) || !record.ports.is_empty())?)
+        });
+        if let Err(fault) = prepared {
+            // Nothing but the record is there, or a bridge that goes with the last of them.
+            forget(&mut kernel, &locked, &record)?;
+            return Err(fault);
+        }
+        record
+    };
+    let made = build(&mut kernel, node, &record, request).and_then(|()| {
+        record.stage = Stage::Made;
+        if record.ports.is_empty() {
+            store.update(&record)
+        } else {
+            let locked = store.lock()?;
+            locked.put(&record)?;
+            put_ports(&mut kernel, node, &locked.records()?)
+        }
+    });
+    match made {
+        Ok(()) => Ok(record),
+        Err(fault) => {
+            if let Err(left) = detach(store, &request.key) {
+                tracing::warn!("while taking a container back: {left}");
+            }
+            Err(fault)
+        }
+    }
+}
+
+fn check_request(node: &Node, request: &Request) -> Result<(), Fault> {
+    let invalid = |sentence: String| Err(Fault::new(FaultKind::Invalid, sentence));
+    if !is_valid_name(&request.key.interface) {
+        return invalid(format!(
+            "{:?} is no name for a device: 1 to 15 bytes, without '/', ':' and white space",
+            request.key.interface
+        ));
+    }
+    if let Some(mac) = request.mac
+        && (mac[0] & 1 != 0 || mac == [0; 6])
+    {
+        return invalid("the link-layer address is that of a group, or of nobody".into());
+    }
+    if let Some(mtu) = request.mtu
+        && !(68..=node.mtu).contains(&mtu)
+    {
+        return invalid(format!("an MTU of {mtu} does not fit: the network takes packets of up to {} bytes", node.mtu));
+    }
+    Ok(())
+}
+
+/// Removes what killed programs left half-made, and answers the records that stay.
+fn sweep(kernel: &mut Kernel, locked: &Locked<'_>) -> Result<Vec<Record>, Fault> {
+    let (abandoned, records): (Vec<_>, Vec<_>) = locked.records()?.into_iter().partition(Record::is_abandoned);
+    for record in &abandoned {
+        tear_down(kernel, record)?;
+        locked.remove(&record.key)?;
+    }
+    Ok(records)
+}
+
+fn publishes(records: &[Record]) -> bool {
+    records.iter().any(|record| !record.ports.is_empty())
+}
+
+/// Gives addresses and ports to the container, in a record that is on disk when this returns.
+fn claim(node: &Node, locked: &Locked<'_>, records: &[Record], request: &Request) -> Result<Record, Fault> {
+    let key = &request.key;
+    if records.iter().any(|record| record.key == *key) {
+        let sentence =
+            format!("the container {} is attached as {} already; remove it first", key.container, key.interface);
+        return Err(Fault::new(FaultKind::Exists, sentence));
+    }
+    let namesake =
+        |record: &&Record| key.door == Door::Run && record.key.door == Door::Run && record.name == request.name;
+    if let Some(record) = records.iter().find(namesake) {
+        let sentence = format!("there is a container {} already; choose another name, or end that one", record.title());
+        return Err(Fault::new(FaultKind::Exists, sentence));
+    }
+    let reserved = request.reservation.as_ref().and_then(|key| records.iter().find(|record| record.key == *key));
+    let others: Vec<Record> =
+        records.iter().filter(|record| reserved.is_none_or(|r| r.key != record.key)).cloned().collect();
+    let wanted: Vec<IpAddr> = match reserved {
+        Some(record) => record.addresses.iter().map(IpNet::addr).collect(),
+        None => request.wanted.clone(),
+    };
+    ports::check(&request.ports, &others)?;
+    let addresses = ipam::choose(node, &ipam::taken(node, &others), &wanted, &locked.last())?;
+    let record = new_record(node, request, addresses);
+    locked.put(&record)?;
+    if wanted.is_empty() {
+        locked.note_last(&record.addresses);
+    }
+    if let Some(key) = reserved.map(|record| &record.key) {
+        locked.remove(key)?;
+    }
+    Ok(record)
+}
+
+fn new_record(node: &Node, request: &Request, addresses: Vec<IpNet>) -> Record {
+    let (netns, netns_id) = match &request.place {
+        Place::Namespace { namespace, path } => (Some(path.clone()), Some(namespace.id())),
+        Place::Host => (None, None),
+    };
+    let first = addresses.first().map(IpNet::addr);
+    Record {
+        key: request.key.clone(),
+        stage: Stage::Making,
+        maker: Process::current(),
+        name: request.name.clone(),
+        netns,
+        netns_id,
+        bridge: node.bridge.clone(),
+        host_interface: request.key.host_interface(),
+        mac: request.mac.or_else(|| first.map(node::mac_of)).unwrap_or_default(),
+        addresses,
+        ports: request.ports.clone(),
+        isolated: request.isolated,
+        process: request.process,
+        created: now(),
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Makes what the record says; the bridge is there.
+fn build(kernel: &mut Kernel, node: &Node, record: &Record, request: &Request) -> Result<(), Fault> {
+    let mtu = Some(request.mtu.unwrap_or(node.mtu));
+    let inner_name = request.key.inner_interface();
+    let inner = match &request.place {
+        Place::Namespace { namespace, .. } => {
+            VethEnd { name: &record.key.interface, netns: Some(namespace), mac: Some(record.mac), mtu }
+        }
+        Place::Host => VethEnd { name: &inner_name, netns: None, mac: Some(record.mac), mtu },
+    };
+    // What a killed program left under this name, which is nobody else's.
+    kernel.delete_link(&record.host_interface, "veth")?;
+    let host = VethEnd { name: &record.host_interface, mtu, ..VethEnd::default() };
+    kernel.netlink.create_veth(&host, &inner).map_err(|error| match error.errno() {
+        Some(17) => Fault::new(
+            FaultKind::Exists,
+            format!("the container has a device {} already; choose another name", inner.name),
+        ),
+        _ => error.into(),
+    })?;
+    let index = kernel.netlink.existing_link(&record.host_interface)?.index;
+    kernel.netlink.change_link(index, &LinkChange { alias: Some(ALIAS), ..LinkChange::default() })?;
+    let mut actual = kernel.observe(&record.bridge, &node.device)?;
+    kernel.observe_port(record, &mut actual)?;
+    let bridge = actual.bridge.as_ref().map(|link| link.index);
+    kernel.apply(&plan::port(record, &actual, bridge))?;
+    match &request.place {
+        Place::Namespace { namespace, .. } => inside::configure(namespace, node, record, request.default_route),
+        Place::Host => Ok(()),
+    }
+}
+
+fn put_ports(kernel: &mut Kernel, node: &Node, records: &[Record]) -> Result<(), Fault> {
+    let actual = kernel.observe(&node.bridge, &node.device)?;
+    plan::published(&node.device, records, &actual).map_or(Ok(()), |step| kernel.carry_out(&step))
+}
+
+/// Removes everything of an attachment; answers whether there was one. Neither its namespace nor a daemon is needed. With the last one the
+/// bridge goes.
+///
+/// # Errors
+/// What could not be removed; the record is there still.
+pub fn detach(store: &Store, key: &Key) -> Result<bool, Fault> {
+    let Some(record) = store.read(key)? else { return Ok(false) };
+    let mut kernel = Kernel::open()?;
+    tear_down(&mut kernel, &record)?;
+    let locked = store.lock()?;
+    forget(&mut kernel, &locked, &record)?;
+    Ok(true)
+}
+
+/// Removes veth and filters of an attachment.
+fn tear_down(kernel: &mut Kernel, record: &Record) -> Result<(), Fault> {
+    // Its filters go after the device whose packets they hold.
+    kernel.delete_link(&record.host_interface, "veth")?;
+    kernel.delete_filters(Family::Netdev, &filters::table(&record.host_interface))
+}
+
+/// Ends that an address is somebody's: first nothing leads there any more.
+fn forget(kernel: &mut Kernel, locked: &Locked<'_>, record: &Record) -> Result<(), Fault> {
+    let mut others = locked.records()?;
+    others.retain(|other| other.key != record.key);
+    if !record.ports.is_empty() {
+        let actual = kernel.observe(&record.bridge, locked.device())?;
+        if let Some(step) = plan::published(locked.device(), &made(&others), &actual) {
+            kernel.carry_out(&step)?;
+        }
+    }
+    locked.remove(&record.key)?;
+    if !others.iter().any(|other| other.stage != Stage::Reserved && other.bridge == record.bridge) {
+        kernel.delete_bridge(&record.bridge)?;
+    }
+    Ok(())
+}
+
+/// Those that ports lead to.
+fn made(records: &[Record]) -> Vec<Record> {
+    records.iter().filter(|record| record.stage == Stage::Made).cloned().collect()
+}
+
+/// Gives addresses out of which nothing is made yet.
+///
+/// # Errors
+/// As those of [`attach`].
+pub fn reserve(node: &Node, store: &Store, key: &Key, wanted: &[IpAddr]) -> Result<Record, Fault> {
+    let request = Request {
+        key: key.clone(),
+        name: None,
+        wanted: wanted.to_vec(),
+        mac: None,
+        ports: Vec::new(),
+        isolated: false,
+        mtu: None,
+        default_route: false,
+        place: Place::Host,
+        reservation: None,
+        process: None,
+    };
+    let locked = store.lock()?;
+    let records = locked.records()?;
+    let mut record = claim(node, &locked, &records, &request)?;
+    record.stage = Stage::Reserved;
+    locked.put(&record)?;
+    Ok(record)
+}
+
+/// Has these ports of the host, and no others, lead to a container.
+///
+/// # Errors
+/// There is no such attachment ([`FaultKind::NotAsMade`]), or a port is in use; then the ports are as they were.
+pub fn publish(node: &Node, store: &Store, key: &Key, ports: Vec<Published>) -> Result<Record, Fault> {
+    let mut kernel = Kernel::open()?;
+    let locked = store.lock()?;
+    let mut records = locked.records()?;
+    let others: Vec<Record> = records.iter().filter(|record| record.key != *key).cloned().collect();
+    let Some(record) = records.iter_mut().find(|record| record.key == *key) else {
+        return Err(Fault::new(FaultKind::NotAsMade, format!("there is no container {} on this node", key.container)));
+    };
+    let new: Vec<Published> = ports.iter().filter(|port| !record.ports.contains(port)).copied().collect();
+    ports::check(&ports, &others).or_else(|fault| if new.is_empty() { Ok(()) } else { Err(fault) })?;
+    let before = record.clone();
+    record.ports = ports;
+    let after = record.clone();
+    locked.put(&after)?;
+    let outcome = (|| {
+        let mut actual = kernel.observe(&after.bridge, &node.device)?;
+        kernel.observe_port(&after, &mut actual)?;
+        let bridge = actual.bridge.as_ref().map(|link| link.index);
+        let mut steps = plan::bridge(node, &actual, publishes(&records))?;
+        steps.extend(plan::port(&after, &actual, bridge));
+        steps.extend(plan::published(&node.device, &made(&records), &actual));
+        kernel.apply(&steps)
+    })();
+    if let Err(fault) = outcome {
+        locked.put(&before)?;
+        return Err(fault);
+    }
+    Ok(after)
+}

@@ -1,0 +1,163 @@
+//! Containers as they were made: looked at, brought back, collected, removed all together.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use linux::netns::NetNs;
+use linux::nft::Family;
+
+use super::apply::Kernel;
+use super::plan::Operation;
+use super::record::Stage;
+use super::{Fault, FaultKind, Node, Record, Store, detach, inside, plan, ports};
+use crate::Directories;
+
+/// Whether an attachment is as it was made, on the host and inside.
+///
+/// # Errors
+/// [`FaultKind::NotAsMade`] says what is not; [`FaultKind::NoNamespace`]: its namespace is gone, or another.
+pub fn check(node: &Node, record: &Record) -> Result<(), Fault> {
+    let mut kernel = Kernel::open()?;
+    let mut actual = kernel.observe(&record.bridge, &node.device)?;
+    kernel.observe_port(record, &mut actual)?;
+    let wrong = |what: String| Err(Fault::new(FaultKind::NotAsMade, what));
+    let Some(bridge) = &actual.bridge else { return wrong(format!("the bridge {} is gone", record.bridge)) };
+    if !actual.veths.contains_key(&record.host_interface) {
+        return wrong(format!("the device {} of the container {} is gone", record.host_interface, record.title()));
+    }
+    if let Some(step) = plan::bridge(node, &actual, false)?.first() {
+        return wrong(format!("the bridge {} is not as it was made: {}", record.bridge, describe(step)));
+    }
+    if let Some(step) = plan::port(record, &actual, Some(bridge.index)).first() {
+        return wrong(format!("{} is not as it was made: {}", record.host_interface, describe(step)));
+    }
+    let (Some(path), Some(id)) = (&record.netns, record.netns_id) else { return Ok(()) };
+    let namespace = open_namespace(path)?;
+    if namespace.id() != id {
+        let sentence = format!("{} is another namespace than that of the container {}", path.display(), record.title());
+        return Err(Fault::new(FaultKind::NoNamespace, sentence));
+    }
+    inside::check(&namespace, record)
+}
+
+/// Opens the namespace at a path.
+///
+/// # Errors
+/// [`FaultKind::NoNamespace`].
+pub fn open_namespace(path: &Path) -> Result<NetNs, Fault> {
+    NetNs::open(path).map_err(|e| Fault::new(FaultKind::NoNamespace, e.to_string()))
+}
+
+fn describe(step: &Operation) -> String {
+    match step {
+        Operation::CreateBridge { .. } => "it is gone".into(),
+        Operation::SetMtu { mtu, .. } => format!("its MTU should be {mtu}"),
+        Operation::SetMac { .. } => "it has another link-layer address".into(),
+        Operation::AddAddress { address, .. } => format!("its address {address} is missing"),
+        Operation::DeleteAddress { address, .. } => format!("it has a foreign address {address}"),
+        Operation::SetUp { .. } => "it is down".into(),
+        Operation::Set { path, value } => format!("{} should be {value}", path.join(".")),
+        Operation::ReplaceFilters(_) | Operation::DeleteFilters { .. } => "its packet filters are other ones".into(),
+        Operation::Join { bridge, .. } => format!("it is no port of {bridge}, or not such a one"),
+    }
+}
+
+/// Removes all attachments that are abandoned, or that whoever knows them does not call valid; answers which.
+///
+/// # Errors
+/// The first that could not be removed; the others were.
+pub fn collect(store: &Store, valid: &dyn Fn(&Record) -> bool) -> Result<Vec<Record>, Fault> {
+    let (mut removed, mut outcome) = (Vec::new(), Ok(()));
+    for record in store.read_all()? {
+        if valid(&record) && !record.is_abandoned() {
+            continue;
+        }
+        match detach(store, &record.key) {
+            Ok(_) => removed.push(record),
+            Err(fault) => outcome = outcome.and(Err(fault)),
+        }
+    }
+    outcome.map(|()| removed)
+}
+
+/// Brings back what somebody has taken from the host's side of containers: the bridge, what hangs on it, filters, published ports. A veth that is
+/// gone cannot come back, since its other end was in the container.
+///
+/// Answers how many steps were done, and what could not be.
+pub fn repair(node: &Node, store: &Store) -> (usize, Vec<Fault>) {
+    let mut failures = Vec::new();
+    let outcome = store.lock().and_then(|locked| {
+        let records = locked.records()?;
+        let kept: Vec<Record> =
+            records.into_iter().filter(|record| record.stage == Stage::Made && record.bridge == node.bridge).collect();
+        if kept.is_empty() {
+            return Ok(0);
+        }
+        let mut kernel = Kernel::open()?;
+        let mut actual = kernel.observe(&node.bridge, &node.device)?;
+        let mut steps = plan::bridge(node, &actual, kept.iter().any(|record| !record.ports.is_empty()))?;
+        // What is set each time, and may be so already, is no news.
+        if steps.iter().all(|step| matches!(step, Operation::Set { .. })) {
+            steps.clear();
+        }
+        for record in &kept {
+            kernel.observe_port(record, &mut actual)?;
+        }
+        let bridge = actual.bridge.as_ref().map(|link| link.index);
+        steps.extend(kept.iter().flat_map(|record| plan::port(record, &actual, bridge)));
+        steps.extend(plan::published(&node.device, &kept, &actual));
+        let done = steps.iter().filter(|step| match kernel.carry_out(step) {
+            Ok(()) => true,
+            Err(fault) => {
+                failures.push(fault);
+                false
+            }
+        });
+        Ok(done.count())
+    });
+    match outcome {
+        Ok(done) => (done, failures),
+        Err(fault) => {
+            failures.push(fault);
+            (0, failures)
+        }
+    }
+}
+
+/// Removes all that there is of containers: their devices, filters, ports, records, and the bridge. Answers what that was, in words.
+///
+/// # Errors
+/// What could not be removed; the rest was.
+pub fn remove_all(directories: &Directories, device: &str) -> Result<Vec<String>, Fault> {
+    let store = Store::of(directories, device);
+    let records = store.read_all()?;
+    let (mut count, mut outcome) = (0_usize, Ok(()));
+    let bridges: std::collections::BTreeSet<_> = records.iter().map(|record| record.bridge.clone()).collect();
+    for record in &records {
+        match detach(&store, &record.key) {
+            Ok(_) => count += 1,
+            Err(fault) => outcome = outcome.and(Err(fault)),
+        }
+    }
+    outcome?;
+    let mut removed = Vec::new();
+    match count {
+        0 => {}
+        1 => removed.push("1 container".to_owned()),
+        n => removed.push(format!("{n} containers")),
+    }
+    if let Ok(mut kernel) = Kernel::open() {
+        kernel.delete_filters(Family::Inet, &ports::table(device))?;
+        for bridge in bridges {
+            kernel.delete_bridge(&bridge)?;
+        }
+    }
+    match fs::remove_dir_all(store.directory()) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            let sentence = format!("cannot remove {}: {e}", store.directory().display());
+            Err(Fault::new(FaultKind::Storage, sentence))
+        }
+        _ => Ok(removed),
+    }
+}

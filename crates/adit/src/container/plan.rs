@@ -1,0 +1,143 @@
+//! From what the host should look like for its containers and what it looks like, the steps between: pure, so that attaching, repairing and
+//! removing share it.
+
+use std::collections::HashMap;
+
+use ipnet::IpNet;
+use linux::netlink::{Link, Port};
+use linux::nft::{Family, Ruleset};
+
+use super::{Fault, FaultKind, Node, Record, filters, ports};
+use crate::plan::ALIAS;
+
+/// Chain and comment of each rule of a table.
+pub(super) type Told = Vec<(String, String)>;
+
+/// The host as far as its containers go.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Actual {
+    /// The bridge.
+    pub(super) bridge: Option<Link>,
+    /// Its addresses.
+    pub(super) addresses: Vec<IpNet>,
+    /// Host ends of veth pairs by name.
+    pub(super) veths: HashMap<String, Link>,
+    /// The filters of each, by its name.
+    pub(super) filters: HashMap<String, Told>,
+    /// The table of published ports.
+    pub(super) ports: Told,
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Operation {
+    /// Makes the bridge, and marks it as ours.
+    CreateBridge { name: String, mac: [u8; 6] },
+    /// Changes the largest packet of a device.
+    SetMtu { name: String, mtu: u32 },
+    /// Changes the link-layer address of a device.
+    SetMac { name: String, mac: [u8; 6] },
+    /// Adds an address to a device.
+    AddAddress { name: String, address: IpNet },
+    /// Removes one.
+    DeleteAddress { name: String, address: IpNet },
+    /// Sets a device up.
+    SetUp { name: String },
+    /// Changes a setting of the kernel's on a device of ours; one that the host does not have is passed over.
+    Set { path: [String; 5], value: &'static str },
+    /// Puts packet filters in the place of those of their table.
+    ReplaceFilters(Ruleset),
+    /// Removes a table of packet filters.
+    DeleteFilters { family: Family, table: String },
+    /// Makes a device a port of the bridge.
+    Join { name: String, bridge: String, hairpin: bool, isolated: bool },
+}
+
+/// The steps that make the bridge what it should be. `publishes`: whether ports of this host lead to containers.
+///
+/// # Errors
+/// Another's device has its name.
+pub(super) fn bridge(node: &Node, actual: &Actual, publishes: bool) -> Result<Vec<Operation>, Fault> {
+    let name = || node.bridge.clone();
+    let mut steps = Vec::new();
+    let wanted: Vec<IpNet> = node.gateways().collect();
+    if let Some(link) = &actual.bridge {
+        if link.kind.as_deref() != Some("bridge") || link.alias.as_deref() != Some(ALIAS) {
+            let kind = link.kind.as_deref().map_or(String::new(), |kind| format!(" ({kind})"));
+            let sentence = format!(
+                "the device {} exists{kind} and is not adit's; choose another `bridge` under [network], or remove it with `ip link delete {}`",
+                link.name, link.name
+            );
+            return Err(Fault::new(FaultKind::Exists, sentence));
+        }
+        let foreign = actual.addresses.iter().filter(|address| !wanted.contains(address) && !is_link_local(address));
+        steps.extend(foreign.map(|address| Operation::DeleteAddress { name: name(), address: *address }));
+        if link.mac != Some(node.bridge_mac()) {
+            steps.push(Operation::SetMac { name: name(), mac: node.bridge_mac() });
+        }
+    } else {
+        steps.push(Operation::CreateBridge { name: name(), mac: node.bridge_mac() });
+    }
+    let link = actual.bridge.as_ref();
+    if link.is_none_or(|link| link.mtu != node.mtu) {
+        steps.push(Operation::SetMtu { name: name(), mtu: node.mtu });
+    }
+    if link.is_none_or(|link| !link.up) {
+        let set = |family: &str, setting: &str, value| Operation::Set {
+            path: ["net", family, "conf", &node.bridge, setting].map(str::to_owned),
+            value,
+        };
+        // Nobody on the bridge is believed to be a router, and its own addresses are nobody else's.
+        steps.extend([set("ipv6", "accept_ra", "0"), set("ipv6", "accept_dad", "0")]);
+        steps.extend([set("ipv4", "forwarding", "1"), set("ipv6", "force_forwarding", "1")]);
+    }
+    let missing = wanted.iter().filter(|address| !actual.addresses.contains(address));
+    steps.extend(missing.map(|address| Operation::AddAddress { name: name(), address: *address }));
+    if publishes {
+        // So that this host reaches published ports by 127.0.0.1. What containers send to such addresses ends at their veth.
+        let path = ["net", "ipv4", "conf", &node.bridge, "route_localnet"].map(str::to_owned);
+        steps.push(Operation::Set { path, value: "1" });
+    }
+    if link.is_none_or(|link| !link.up) {
+        steps.push(Operation::SetUp { name: name() });
+    }
+    Ok(steps)
+}
+
+/// The steps for the host's end of an attachment, whose veth pair is there. `bridge`: the number of the bridge, if that is there already.
+pub(super) fn port(record: &Record, actual: &Actual, bridge: Option<u32>) -> Vec<Operation> {
+    let name = || record.host_interface.clone();
+    let Some(link) = actual.veths.get(&record.host_interface) else { return Vec::new() };
+    let mut steps = Vec::new();
+    // Before it can send.
+    let ruleset = filters::ruleset(record);
+    if actual.filters.get(&record.host_interface) != Some(&filters::told(&ruleset)) {
+        steps.push(Operation::ReplaceFilters(ruleset));
+    }
+    let hairpin = !record.ports.is_empty();
+    let is_port = link.controller.is_some() && link.controller == bridge;
+    let is_so = |port: &Port| port.hairpin == hairpin && port.isolated == record.isolated;
+    if !is_port || !link.port.as_ref().is_some_and(is_so) {
+        steps.push(Operation::Join { name: name(), bridge: record.bridge.clone(), hairpin, isolated: record.isolated });
+    }
+    if !link.up {
+        // The end on the host has no address, and speaks to nobody.
+        let path = ["net", "ipv6", "conf", &record.host_interface, "disable_ipv6"].map(str::to_owned);
+        steps.push(Operation::Set { path, value: "1" });
+        steps.push(Operation::SetUp { name: name() });
+    }
+    steps
+}
+
+/// The step that leads published ports to these containers, and no others; none if it is so.
+pub(super) fn published(device: &str, records: &[Record], actual: &Actual) -> Option<Operation> {
+    match ports::ruleset(device, records) {
+        Some(ruleset) => (actual.ports != filters::told(&ruleset)).then_some(Operation::ReplaceFilters(ruleset)),
+        None => (!actual.ports.is_empty())
+            .then(|| Operation::DeleteFilters { family: Family::Inet, table: ports::table(device) }),
+    }
+}
+
+fn is_link_local(address: &IpNet) -> bool {
+    matches!(address, IpNet::V6(a) if a.addr().is_unicast_link_local())
+}
