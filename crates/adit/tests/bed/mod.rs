@@ -11,7 +11,9 @@
 
 pub(crate) mod attached;
 pub(crate) mod daemon;
+pub(crate) mod fake;
 pub(crate) mod guard;
+pub(crate) mod image;
 pub(crate) mod packet;
 pub(crate) mod sniffer;
 pub(crate) mod traffic;
