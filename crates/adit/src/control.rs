@@ -243,6 +243,7 @@ impl Control {
     fn serve(&mut self, netlink: &mut Netlink, signals: &Signals, inbox: &Inbox) -> Result<()> {
         let mut monitor = Monitor::open()?;
         let mut watchdog = Watchdog::of_environment();
+        self.forget_past_containers();
         // What was broken while nobody looked.
         let mut look =
             Instant::now() + self.keep_containers().map_or(PAUSE, |waits| if waits { PAUSE } else { REFRESH });

@@ -55,6 +55,24 @@ impl Control {
         }
     }
 
+    /// Gives addresses back that containers had before the host was started anew.
+    pub(super) fn forget_past_containers(&self) {
+        if self.scope == Scope::Device || self.tunnel.network.is_none() || !self.store.directory().exists() {
+            return;
+        }
+        match container::collect_after_boot(&self.store) {
+            Ok(past) if past.is_empty() => {}
+            Ok(past) => {
+                let named: Vec<String> = past.iter().map(Record::title).collect();
+                tracing::info!(
+                    "gone since this host was started, so that their addresses are free: {}",
+                    named.join(", ")
+                );
+            }
+            Err(fault) => tracing::warn!("{fault}"),
+        }
+    }
+
     /// Says what the node is, and brings back what somebody took from its containers on the host. Answers whether that has to wait, since a program
     /// adds or removes one at this moment.
     ///
