@@ -49,6 +49,55 @@ fn a_network_without_names_leaves_them_to_the_host() {
     assert_eq!(said, format!("{FIRST} web\nnone\n"));
 }
 
+/// What a container of `world` says whose host has an `/etc` and a `/run` that this script has made; neither is that of the machine.
+fn on_a_host_with(world: &World, script: &str, inside: &str) -> (String, String) {
+    let script = format!(
+        "set -e; cp -a /etc \"$ETC\"; mount --bind \"$ETC\" /etc; mount -t tmpfs none /run; {script}
+         exec \"$ADIT\" run --name web -- sh -c '{inside}'"
+    );
+    let mut command = world.program().command("unshare", &["--mount", "--propagation", "private", "sh", "-c", &script]);
+    command.env("ETC", world.program().path(&format!("etc{}", script.len())));
+    let output = world.program().host.namespace.run(|| command.output()).unwrap().unwrap();
+    let texts = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert!(output.status.success(), "{texts:?}");
+    texts.into()
+}
+
+/// A host of systemd, whose resolver listens on a loopback address and on a socket.
+const SYSTEMD: &str = "mkdir -p /run/systemd/resolve; cd /run/systemd/resolve; touch io.systemd.Resolve; \
+                       echo nameserver 127.0.0.53 >stub-resolv.conf; echo nameserver 192.0.2.53 >resolv.conf; \
+                       ln -sf /run/systemd/resolve/stub-resolv.conf /etc/resolv.conf; cd /;";
+
+#[test]
+fn a_resolver_of_the_host_is_not_asked_past_ours() {
+    let world = World::new();
+    let (said, warned) = on_a_host_with(&world, SYSTEMD, "ls /run/systemd/resolve; grep nameserver /etc/resolv.conf");
+    assert_eq!(said, format!("resolv.conf\nstub-resolv.conf\nnameserver {GATEWAY}\nnameserver fd42:0:0:7::1\n"));
+    assert_eq!(warned, "");
+    world.is_clean();
+}
+
+#[test]
+fn where_the_network_has_no_names_whoever_the_hosts_resolver_asks_is_asked() {
+    let world = World::with(&["10.42.7.0/24"], None);
+    let (said, warned) = on_a_host_with(&world, SYSTEMD, "ls /run/systemd/resolve; grep nameserver /etc/resolv.conf");
+    assert_eq!(said, "io.systemd.Resolve\nresolv.conf\nstub-resolv.conf\nnameserver 192.0.2.53\n");
+    assert_eq!(warned, "");
+}
+
+#[test]
+fn what_the_host_has_not_is_said_and_not_made() {
+    let world = World::new();
+    let (said, warned) = on_a_host_with(
+        &world,
+        "rm /etc/resolv.conf /etc/hostname;",
+        "ls /etc | grep -c -e ^resolv.conf -e ^hostname || hostname",
+    );
+    assert_eq!(said, "0\nweb\n");
+    assert!(warned.contains("this host has no /etc/resolv.conf; make one with `touch /etc/resolv.conf`"), "{warned}");
+    assert_eq!(warned.lines().count(), 1);
+}
+
 #[test]
 fn it_sees_its_own_processes_and_devices_and_the_files_of_the_host() {
     let world = World::new();

@@ -10,7 +10,7 @@ use crate::nodes::{Node, network};
 use crate::world::Program;
 
 #[test]
-fn containers_on_two_hosts_ping_and_exchange_tcp() {
+fn containers_on_two_hosts_ping_exchange_tcp_and_find_each_other_by_name() {
     let bed = Bed::new(2);
     let nodes: Vec<Node<'_>> = bed.hosts.iter().map(Node::new).collect();
     let _daemons = network(&nodes, &["--network", "10.42.0.0/16", "--ipv6-network", "fd42::/48"]);
@@ -32,6 +32,14 @@ fn containers_on_two_hosts_ping_and_exchange_tcp() {
         for (ours, theirs) in ends[from].1.iter().zip(&ends[to].1) {
             exchange_tcp(End::new(&ends[from].0, *ours), End::new(&ends[to].0, *theirs), 3_000_000, 2_000_000);
         }
+    }
+    for (from, name, to) in [(0, "web.host2.adit", 1), (1, "web.host1", 0), (0, "web", 0)] {
+        let addresses: Vec<String> = ends[to].1.iter().map(ToString::to_string).collect();
+        wait_for(&format!("an address of {name}"), || {
+            let found = programs[from].adit(&["exec", "web", "--", "getent", "ahosts", name]).stdout;
+            let found = String::from_utf8(found).unwrap();
+            addresses.iter().all(|address| found.contains(address.as_str())).then_some(())
+        });
     }
     running.into_iter().for_each(crate::world::Running::stop);
     for program in &programs {
