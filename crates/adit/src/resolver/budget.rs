@@ -6,16 +6,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// Questions of one address: so many at once, and so many a second.
-const BURST: f64 = 1000.0;
-const RATE: f64 = 500.0;
-
 /// As many addresses are told apart.
 const MOST_SOURCES: usize = 4096;
 
 /// Questions per second, by address.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Rates {
+    rate: f64,
+    burst: f64,
     buckets: HashMap<IpAddr, Bucket>,
 }
 
@@ -25,28 +23,27 @@ struct Bucket {
     at: Instant,
 }
 
-impl Bucket {
-    fn refill(&mut self, now: Instant) {
-        let more = now.saturating_duration_since(self.at).as_secs_f64() * RATE;
-        (self.left, self.at) = ((self.left + more).min(BURST), now);
-    }
-}
-
 impl Rates {
+    /// So many a second, and so many at once.
+    pub(super) fn new(rate: u32, burst: u32) -> Self {
+        Self { rate: rate.into(), burst: burst.into(), buckets: HashMap::new() }
+    }
+
     /// Whether a question from there is looked at.
     pub(super) fn allow(&mut self, source: IpAddr, now: Instant) -> bool {
         let mut key = source;
         if !self.buckets.contains_key(&key) && self.buckets.len() >= MOST_SOURCES {
             // Whose bucket is full again is as one that never asked.
-            let rested = Duration::from_secs_f64(BURST / RATE);
+            let rested = Duration::from_secs_f64(self.burst / self.rate);
             self.buckets.retain(|_, bucket| now.saturating_duration_since(bucket.at) < rested);
             if self.buckets.len() >= MOST_SOURCES {
                 // All others together are one.
                 key = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
             }
         }
-        let bucket = self.buckets.entry(key).or_insert(Bucket { left: BURST, at: now });
-        bucket.refill(now);
+        let bucket = self.buckets.entry(key).or_insert(Bucket { left: self.burst, at: now });
+        let more = now.saturating_duration_since(bucket.at).as_secs_f64() * self.rate;
+        (bucket.left, bucket.at) = ((bucket.left + more).min(self.burst), now.max(bucket.at));
         let allowed = bucket.left >= 1.0;
         if allowed {
             bucket.left -= 1.0;
@@ -121,21 +118,21 @@ mod tests {
 
     #[test]
     fn a_flood_of_one_takes_nothing_from_another() {
-        let mut rates = Rates::default();
+        let mut rates = Rates::new(500, 1000);
         let start = Instant::now();
         let allowed = (0..100_000).filter(|_| rates.allow(ip(1), start)).count();
-        assert_eq!(allowed, BURST as usize);
+        assert_eq!(allowed, 1000);
         assert!(rates.allow(ip(2), start));
         let later = start + Duration::from_secs(1);
         let allowed = (0..100_000).filter(|_| rates.allow(ip(1), later)).count();
-        assert_eq!(allowed, RATE as usize);
+        assert_eq!(allowed, 500);
         // Time that stands still or goes back gives nothing.
         assert!(!rates.allow(ip(1), start));
     }
 
     #[test]
     fn as_many_addresses_as_one_likes_take_no_more_memory() {
-        let mut rates = Rates::default();
+        let mut rates = Rates::new(500, 1000);
         let start = Instant::now();
         for n in 0..100_000 {
             rates.allow(ip(n), start);

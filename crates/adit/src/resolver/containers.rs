@@ -14,12 +14,16 @@ use crate::container::{Fault, Stage, Store};
 /// a processor.
 const REST: u32 = 4;
 
+/// How long it rests at most, and after it failed.
+const LONGEST_REST: Duration = Duration::from_secs(1);
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Containers {
     store: Store,
     watch: Option<Watch>,
-    known: Rc<[Container]>,
+    /// None if they could not be read.
+    known: Option<Rc<[Container]>>,
     is_stale: bool,
     again: Instant,
 }
@@ -31,34 +35,33 @@ pub(super) enum Look {
     Known(Rc<[Container]>),
     /// Too little time has passed since the last reading.
     Later(Instant),
+    /// They cannot be read.
+    Failed,
 }
 
 impl Containers {
     pub(super) fn of(store: Store) -> Self {
-        Self { store, watch: None, known: Rc::default(), is_stale: true, again: Instant::now() }
+        Self { store, watch: None, known: None, is_stale: true, again: Instant::now() }
     }
 
     /// Looks, and reads if it must.
-    ///
-    /// # Errors
-    /// The directory cannot be read.
-    pub(super) fn look(&mut self) -> Result<Look, Fault> {
+    pub(super) fn look(&mut self) -> Look {
         // Without a directory there is nothing to watch, and little to read.
         self.is_stale |= self.watch.as_ref().is_none_or(Watch::reset);
-        if !self.is_stale {
-            return Ok(Look::Known(Rc::clone(&self.known)));
-        }
         let began = Instant::now();
-        if began < self.again {
-            return Ok(Look::Later(self.again));
+        if self.is_stale && began < self.again && self.known.is_some() {
+            return Look::Later(self.again);
         }
-        // First the watch, then the reading: what changes in between is told. The directory may be another one by now.
-        self.watch = Watch::directory(self.store.directory()).ok();
-        self.known = self.read()?;
-        self.is_stale = false;
-        let took = began.elapsed();
-        self.again = Instant::now() + took.saturating_mul(REST).min(Duration::from_secs(1));
-        Ok(Look::Known(Rc::clone(&self.known)))
+        if self.is_stale && began >= self.again {
+            // First the watch, then the reading: what changes in between is told. The directory may be another one by now.
+            self.watch = Watch::directory(self.store.directory()).ok();
+            let read = self.read();
+            let rest = if read.is_ok() { began.elapsed().saturating_mul(REST).min(LONGEST_REST) } else { LONGEST_REST };
+            self.again = Instant::now() + rest;
+            self.is_stale = read.is_err();
+            self.known = read.map_err(|fault| tracing::warn!("containers have no names: {fault}")).ok();
+        }
+        self.known.as_ref().map_or(Look::Failed, |known| Look::Known(Rc::clone(known)))
     }
 
     fn read(&self) -> Result<Rc<[Container]>, Fault> {
@@ -92,9 +95,10 @@ mod tests {
     /// Those that are known, once it may be looked.
     fn known(containers: &mut Containers) -> Vec<String> {
         loop {
-            match containers.look().unwrap() {
+            match containers.look() {
                 Look::Known(known) => return known.iter().map(|container| container.name.to_string()).collect(),
                 Look::Later(at) => std::thread::sleep(at.saturating_duration_since(Instant::now())),
+                Look::Failed => panic!("they cannot be read"),
             }
         }
     }
@@ -129,5 +133,20 @@ mod tests {
         assert!(known(&mut containers).is_empty());
         store.lock().unwrap().put(&web).unwrap();
         assert_eq!(known(&mut containers), ["web"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_no_reason_to_say_that_there_is_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let directories = Directories { state: directory.path().into(), ..Directories::default() };
+        let store = Store::of(&directories, "adit0");
+        std::fs::write(store.directory(), "no directory").unwrap();
+        let mut containers = Containers::of(store.clone());
+        for _ in 0..3 {
+            assert!(matches!(containers.look(), Look::Failed));
+        }
+        std::fs::remove_file(store.directory()).unwrap();
+        containers.again = Instant::now();
+        assert!(known(&mut containers).is_empty());
     }
 }

@@ -1,12 +1,13 @@
 //! Where each question is looked at: who asks, what becomes of it, and the answer.
 
 use std::cell::RefCell;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
+use ipnet::IpNet;
 use tokio::time::sleep_until;
 
 use super::ask::{self, Way};
@@ -21,9 +22,18 @@ use crate::config::Tunnel;
 use crate::container::Store;
 use crate::observe::facts::Facts;
 
-/// Questions of all that wait for others' answers, and of one address. Each takes up to three sockets.
-const WAITING: usize = 192;
-const WAITING_OF_ONE: usize = 32;
+/// Questions of one address per second, and at once. All strangers together are one.
+const RATE: u32 = 1000;
+
+/// Those of the resolver of another node, for which many ask.
+const RATE_OF_NODE: u32 = 8000;
+
+/// Those of one address that are passed on to another node: fewer, so that no container uses up what that node grants us.
+const RATE_TO_NODES: u32 = 250;
+
+/// Questions of all that wait for others' answers, and of one address. Each takes up to three sockets, of the thousand that a daemon has as a rule.
+const WAITING: usize = 96;
+const WAITING_OF_ONE: usize = 24;
 
 /// The largest answer by TCP, in bytes.
 const STREAM: usize = 65_535;
@@ -35,6 +45,8 @@ pub(super) struct Desk {
     containers: RefCell<Containers>,
     outside: RefCell<Outside>,
     rates: RefCell<Rates>,
+    of_nodes: RefCell<Rates>,
+    to_nodes: RefCell<Rates>,
     places: Places,
 }
 
@@ -74,7 +86,9 @@ impl Desk {
             zone: RefCell::default(),
             containers: RefCell::new(Containers::of(store)),
             outside: RefCell::new(Outside::of(resolvers)),
-            rates: RefCell::default(),
+            rates: RefCell::new(Rates::new(RATE, RATE)),
+            of_nodes: RefCell::new(Rates::new(RATE_OF_NODE, RATE_OF_NODE)),
+            to_nodes: RefCell::new(Rates::new(RATE_TO_NODES, RATE_TO_NODES)),
             places: Places::new(WAITING, WAITING_OF_ONE),
         }
     }
@@ -101,11 +115,11 @@ impl Desk {
         Some(zone)
     }
 
-    /// The addresses to listen at.
-    pub(super) fn addresses(&self) -> Vec<IpAddr> {
+    /// The addresses to listen at, and those of the network.
+    pub(super) fn addresses(&self) -> (Vec<IpAddr>, Vec<IpNet>) {
         let has_names = self.facts.tunnel().network.as_ref().is_some_and(|network| network.domain.is_some());
-        let network = self.facts.network().filter(|_| has_names);
-        network.iter().flat_map(|network| zone::addresses(&network.subnets)).collect()
+        let Some(network) = self.facts.network().filter(|_| has_names) else { return <_>::default() };
+        (zone::addresses(&network.subnets).collect(), network.networks.clone())
     }
 
     /// Whether somebody may keep a connection.
@@ -115,11 +129,16 @@ impl Desk {
 
     /// Takes a question.
     pub(super) fn take(&self, bytes: &[u8], from: SocketAddr, way: Way) -> Outcome {
-        if !self.rates.borrow_mut().allow(from.ip(), Instant::now()) {
+        let Some(zone) = self.zone() else { return Outcome::Nothing };
+        let (asker, now) = (zone.who(from.ip()), Instant::now());
+        let allowed = match asker {
+            Asker::Host | Asker::Own => self.rates.borrow_mut().allow(from.ip(), now),
+            Asker::Stranger => self.rates.borrow_mut().allow(Ipv4Addr::BROADCAST.into(), now),
+            Asker::Node => self.of_nodes.borrow_mut().allow(from.ip(), now),
+        };
+        if !allowed {
             return Outcome::Nothing;
         }
-        let Some(zone) = self.zone() else { return Outcome::Nothing };
-        let asker = zone.who(from.ip());
         let query = match Query::parse(bytes) {
             Ok(query) => query,
             Err(Some(answer)) if asker != Asker::Stranger => return Outcome::Answer(answer),
@@ -135,6 +154,7 @@ impl Desk {
                     return Outcome::Answer(answer);
                 }
             }
+            Decision::Ask(_) if !self.to_nodes.borrow_mut().allow(from.ip(), now) => return Outcome::Nothing,
             Decision::Ask(_) | Decision::Forward => {}
         }
         let place = match way {
@@ -151,15 +171,12 @@ impl Desk {
     /// The answer from our containers, or the moment to look again.
     fn look(&self, zone: &Zone, wanted: &Wanted, query: &Query, limit: usize) -> Result<Vec<u8>, Instant> {
         match self.containers.borrow_mut().look() {
-            Ok(Look::Known(containers)) => {
+            Look::Known(containers) => {
                 let (code, data) = zone.find(wanted, query.kind, &containers);
                 Ok(query.answer(code, true, &data, limit))
             }
-            Ok(Look::Later(at)) => Err(at),
-            Err(fault) => {
-                tracing::warn!("{fault}");
-                Ok(query.answer(SERVER_FAILURE, false, &[], limit))
-            }
+            Look::Later(at) => Err(at),
+            Look::Failed => Ok(query.answer(SERVER_FAILURE, false, &[], limit)),
         }
     }
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use linux::service;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::{JoinSet, spawn_local, yield_now};
@@ -15,7 +16,7 @@ use super::budget::Places;
 use super::desk::{Desk, Outcome};
 use super::message::DATAGRAM;
 
-/// Queues per address. Containers get addresses in order, so that up to so many have one of their own.
+/// Queues per address, and one more for strangers. Containers get addresses in order, so that up to so many have one of their own.
 const LANES: u8 = 16;
 
 /// Datagrams of a queue that are looked at before the next queue.
@@ -25,7 +26,7 @@ const BATCH: usize = 64;
 const REST: Duration = Duration::from_millis(5);
 
 /// Connections at once, and of one address.
-const CONNECTIONS: usize = 96;
+const CONNECTIONS: usize = 48;
 const OF_ONE: usize = 6;
 
 /// How long a connection waits for the next question, and for one to be written and an answer to be taken.
@@ -36,7 +37,7 @@ const QUESTIONS: usize = 200;
 
 /// What is listened to at an address, until dropped.
 pub(super) struct Ear {
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 /// Places for connections.
@@ -45,14 +46,14 @@ pub(super) fn seats() -> Places {
 }
 
 impl Ear {
-    /// Listens there.
+    /// Listens there. Who is in the network has other queues than who is not.
     ///
     /// # Errors
     /// Those of [`service::udp`].
-    pub(super) fn open(ip: IpAddr, desk: &Rc<Desk>, seats: &Places) -> linux::Result<Self> {
+    pub(super) fn open(ip: IpAddr, network: &[IpNet], desk: &Rc<Desk>, seats: &Places) -> linux::Result<Self> {
         let at = SocketAddr::new(ip, PORT);
         let failed = |e| linux::Error::new(format!("listen on {at}"), e);
-        let (lanes, listener) = (service::udp(at, LANES)?, service::tcp(at)?);
+        let (lanes, listener) = (service::udp(at, LANES, network)?, service::tcp(at)?);
         let listener = TcpListener::from_std(listener).map_err(failed)?;
         let mut tasks = JoinSet::new();
         for lane in lanes {
@@ -60,7 +61,12 @@ impl Ear {
             tasks.spawn_local(by_udp(Rc::clone(desk), socket));
         }
         tasks.spawn_local(by_tcp(Rc::clone(desk), listener, seats.clone()));
-        Ok(Self { _tasks: tasks })
+        Ok(Self { tasks })
+    }
+
+    /// Listens no more when this is done, so that somebody else may.
+    pub(super) async fn close(mut self) {
+        self.tasks.shutdown().await;
     }
 }
 
@@ -77,10 +83,11 @@ async fn by_udp(desk: Rc<Desk>, socket: Rc<UdpSocket>) {
                 // Who does not take answers loses them.
                 Outcome::Answer(answer) => drop(socket.try_send_to(&answer, from)),
                 Outcome::Later(job) => {
-                    let (desk, socket) = (Rc::clone(&desk), Rc::clone(&socket));
+                    // Who waits does not keep the socket: another one at this address would lose what is for it.
+                    let (desk, socket) = (Rc::clone(&desk), Rc::downgrade(&socket));
                     spawn_local(async move {
                         let answer = desk.finish(*job).await;
-                        let _ = socket.try_send_to(&answer, from);
+                        let _ = socket.upgrade().map(|socket| socket.try_send_to(&answer, from));
                     });
                 }
             }

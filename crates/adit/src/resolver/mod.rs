@@ -113,15 +113,20 @@ impl Drop for Running {
 async fn follow(desk: Rc<Desk>, end: &Notify) {
     let seats = listen::seats();
     let mut ears: HashMap<IpAddr, Ear> = HashMap::new();
+    let mut known = Vec::new();
     loop {
-        let wanted = desk.addresses();
-        ears.retain(|ip, _| wanted.contains(ip));
+        let (wanted, network) = desk.addresses();
+        let is_other = network != known;
+        known = network;
+        for (_, ear) in ears.extract_if(|ip, _| is_other || !wanted.contains(ip)) {
+            ear.close().await;
+        }
         let mut failures = Vec::new();
         for ip in wanted {
             if ears.contains_key(&ip) {
                 continue;
             }
-            match Ear::open(ip, &desk, &seats) {
+            match Ear::open(ip, &known, &desk, &seats) {
                 Ok(ear) => drop(ears.insert(ip, ear)),
                 Err(e) => failures.push(format!(
                     "names are not answered at {ip}: {e}; see who listens there with `ss -lntup 'sport = {PORT}'`, and have that program listen on \

