@@ -9,5 +9,6 @@ mod cri;
 mod engine;
 mod hosts;
 mod podman;
+mod prepared;
 mod stock;
 mod story;
