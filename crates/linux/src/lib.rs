@@ -15,6 +15,7 @@
 //! | [`clock`] | the time since start, and of day |
 //! | [`cpu`] | what the processor can do |
 //! | [`privilege`] | user-namespace re-entry, capabilities, and what a process gives up |
+//! | [`sandbox`] | programs in namespaces of their own: mounts, signals, the terminal |
 //! | [`name_service`] | whom a program without shared libraries asks for names |
 //! | [`daemon`] | leaving the session and the streams of whoever started the process |
 //! | [`watch`] | being told when a file is removed or replaced |
@@ -33,6 +34,7 @@ pub mod nft;
 pub mod ping;
 pub mod poll;
 pub mod privilege;
+pub mod sandbox;
 pub mod sysctl;
 pub mod tun;
 pub mod udp;

@@ -6,15 +6,19 @@ mod cni;
 mod completions;
 mod demo;
 mod down;
+mod exec;
 mod find;
 mod init;
+mod inside;
 mod join;
 mod keygen;
 mod man;
 mod node;
 mod output;
+mod ps;
 mod pubkey;
 mod reload;
+mod run;
 mod secret;
 mod service;
 mod status;
@@ -60,6 +64,11 @@ enum Verb {
     Secret(secret::Arguments),
     Client(client::Arguments),
     Cni(cni::Arguments),
+    Run(run::Arguments),
+    Exec(exec::Arguments),
+    Ps(ps::Arguments),
+    #[command(hide = true)]
+    Inside(inside::Arguments),
     Keygen(keygen::Arguments),
     Pubkey(pubkey::Arguments),
     Demo(demo::Arguments),
@@ -125,6 +134,10 @@ impl Cli {
             Verb::Secret(arguments) => arguments.run(),
             Verb::Client(arguments) => arguments.run(),
             Verb::Cni(arguments) => arguments.run(),
+            Verb::Run(arguments) => arguments.run(),
+            Verb::Exec(arguments) => arguments.run(),
+            Verb::Ps(arguments) => arguments.run(),
+            Verb::Inside(arguments) => arguments.run(),
             Verb::Keygen(arguments) => arguments.run(),
             Verb::Pubkey(arguments) => arguments.run(),
             Verb::Demo(arguments) => arguments.run(),
@@ -208,6 +221,14 @@ mod tests {
             ("adit cni", 2),
             ("adit cni install adit1", 2),
             ("adit cni uninstall --device adit1", 2),
+            ("adit run", 2),
+            ("adit run --name web", 2),
+            ("adit run sleep 1", 2),
+            ("adit run --ip web -- sleep 1", 2),
+            ("adit exec web", 2),
+            ("adit exec -- sleep 1", 2),
+            ("adit ps web", 2),
+            ("adit inside", 2),
             ("adit up --config", 2),
             ("adit down --device a --config b", 2),
             ("adit reload --device a --config b", 2),
