@@ -198,7 +198,8 @@ impl Host {
         let mut netlink = self.netlink();
         let links = netlink.links().unwrap();
         let name = |index: u32| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
-        let mut lines: Vec<String> = links.iter().map(|l| format!("{} {} {} {:?}", l.name, l.mtu, l.up, l.alias)).collect();
+        let mut lines: Vec<String> =
+            links.iter().map(|l| format!("{} {} {} {:?}", l.name, l.mtu, l.up, l.alias)).collect();
         // The kernel's own of IPv6 come a moment later.
         let addresses = netlink.addresses(None).unwrap().into_iter().filter(|address| !is_link_local(address.net));
         lines.extend(addresses.map(|address| format!("{:?} {}", name(address.index), address.net)));

@@ -153,7 +153,16 @@ fn container_ids_have_their_form() {
 fn an_interface_name_that_cannot_be_is_an_error() {
     let (host, container) = (Host::new(), Container::new("c1"));
     let before = host.state();
-    for name in [".", "..", "a/b", "../eth0", "a b", "a:b", "sixteen-letters-", "\u{e9}th0\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}"] {
+    for name in [
+        ".",
+        "..",
+        "a/b",
+        "../eth0",
+        "a b",
+        "a:b",
+        "sixteen-letters-",
+        "\u{e9}th0\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}",
+    ] {
         let (code, message, _) = host.ours("ADD", &container).env("CNI_IFNAME", name).error();
         assert_eq!((code, message.contains("CNI_IFNAME")), (4, true), "{name:?}");
     }

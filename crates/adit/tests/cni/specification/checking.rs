@@ -84,7 +84,9 @@ fn check_tells_what_is_missing_or_wrong() {
         ("bridge", |h, _| drop(h.run("ip", &["link", "delete", "adit-br0"]))),
         ("bridge down", |h, _| drop(h.run("ip", &["link", "set", "adit-br0", "down"]))),
         ("port", |h, c| drop(h.run("ip", &["link", "set", &key(c, "eth0").host_interface(), "nomaster"]))),
-        ("filters", |h, c| drop(h.run("nft", &["delete", "table", "netdev", &format!("adit-{}", key(c, "eth0").host_interface())]))),
+        ("filters", |h, c| {
+            drop(h.run("nft", &["delete", "table", "netdev", &format!("adit-{}", key(c, "eth0").host_interface())]))
+        }),
         ("published ports", |h, _| drop(h.run("nft", &["flush", "table", "inet", "adit-adit0-ports"]))),
     ];
     for (what, spoil) in spoilt {

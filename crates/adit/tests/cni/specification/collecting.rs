@@ -75,7 +75,9 @@ fn gc_goes_on_whatever_is_missing() {
     let (file, end) = (host.record_file(&two), key(&two, "eth0").host_interface());
     fs::write(file, "{").unwrap();
     drop(two);
-    wait_for("the end of the pair to go with its namespace", || host.netlink().link(&end).unwrap().is_none().then_some(()));
+    wait_for("the end of the pair to go with its namespace", || {
+        host.netlink().link(&end).unwrap().is_none().then_some(())
+    });
     host.end_daemon();
     fs::remove_file(Node::path(&host.directories, "adit0")).unwrap();
     valid(&host, &[]).done();

@@ -113,7 +113,9 @@ fn del_succeeds_whatever_is_missing() {
 #[test]
 fn del_after_an_add_that_failed_succeeds() {
     let (host, container) = (Host::new(), Container::new("c1"));
-    for (key, value) in [("ipam", serde_json::json!({"type": "host-local"})), ("mtu", "large".into()), ("dns", 1.into())] {
+    for (key, value) in
+        [("ipam", serde_json::json!({"type": "host-local"})), ("mtu", "large".into()), ("dns", 1.into())]
+    {
         let before = host.state();
         host.ours("ADD", &container).with(key, value.clone()).error();
         host.ours("DEL", &container).with(key, value).env("CNI_ARGS", "UNKNOWN").done();
@@ -146,4 +148,3 @@ fn del_names_the_variable_that_is_missing() {
         assert_eq!((code, message.contains(variable)), (4, true), "{message}");
     }
 }
-

@@ -48,7 +48,10 @@ fn addresses_lead_to_their_interface_and_gateway() {
         {"address": "fd42:0:0:7::2/64", "gateway": "fd42:0:0:7::1", "interface": 2},
     ]);
     assert_eq!(result["ips"], expected);
-    assert_eq!(result["routes"], json!([{"dst": "0.0.0.0/0", "gw": "10.42.7.1"}, {"dst": "::/0", "gw": "fd42:0:0:7::1"}]));
+    assert_eq!(
+        result["routes"],
+        json!([{"dst": "0.0.0.0/0", "gw": "10.42.7.1"}, {"dst": "::/0", "gw": "fd42:0:0:7::1"}])
+    );
 }
 
 /// "If the plugin was supplied a `prevResult` ... it MUST handle `prevResult` by either passing it through, or modifying it appropriately"; "must output it as
