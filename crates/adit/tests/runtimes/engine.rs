@@ -5,16 +5,14 @@ use std::time::Instant;
 use crate::bed::image::Image;
 use crate::bed::{Bed, wait_for};
 use crate::podman::Podman;
-use crate::story::{MIB, Two, tell_speed};
-
-/// What a container of the network serves.
-const SERVE: &[&str] = &["httpd", "-f", "-p", "80", "-h", "/www"];
+use crate::story::{MIB, SERVE, Two, tell_speed};
 
 #[test]
 fn containers_of_podman_on_two_hosts() {
     let bed = Bed::new(2);
     let two = Two::new(&bed);
-    let _daemons = two.up(&[]);
+    let bare = two.hosts.each_ref().map(|host| host.traces());
+    let [daemon, other_daemon] = two.up(&[]);
     let image = Image::new();
     let engines = two.hosts.each_ref().map(|host| {
         host.adit(&["cni", "install"]);
@@ -43,7 +41,7 @@ fn containers_of_podman_on_two_hosts() {
     for (what, engine, from) in [("to the other host", second, "far"), ("on the host", first, "near")] {
         let start = Instant::now();
         assert_eq!(engine.shell(from, &format!("wget -qO- http://{web}/big | md5sum")), sum);
-        tell_speed(&format!("podman, {what}"), start);
+        tell_speed(&format!("podman, {what}"), MIB, start);
     }
 
     // Published: for the other host, for this one by its own address and by the loopback's, and for a container by the host's.
@@ -71,8 +69,26 @@ fn containers_of_podman_on_two_hosts() {
         (two.hosts[1].try_run("busybox", &[&["wget"], &wget[..]].concat()).stdout == b"yes\n").then_some(())
     });
 
+    // Without the daemon of their host they go on, and others come and go.
+    daemon.crash();
+    first.reaches("near", &web);
+    let late = first.start("late", &[], &["sleep", "600"]);
+    first.reaches("near", &late);
+    let daemon = two.hosts[0].up();
+    second.reaches("far", &late);
+
     // Stopped, a container has nothing; removed, nothing is left of all.
+    assert!(two.hosts[0].traces().len() > before[0].len());
     first.run(&["stop", "-t", "0", "near"]);
     engines.iter().for_each(|engine| drop(engine.run(&["rm", "-f", "-t", "0", "--all"])));
     two.hosts.iter().zip(&before).for_each(|(host, before)| host.await_traces(before));
+
+    // Nor is anything left of the nodes, in the end.
+    drop((daemon, other_daemon));
+    for (host, bare) in two.hosts.iter().zip(&bare) {
+        host.adit(&["cni", "uninstall"]);
+        host.adit(&["down", "--purge"]);
+        host.await_traces(bare);
+        assert!(host.shell("find /opt/cni /etc/cni -name '*adit*'").is_empty());
+    }
 }

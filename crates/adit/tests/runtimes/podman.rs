@@ -38,9 +38,14 @@ impl<'h, 'a> Podman<'h, 'a> {
     pub(crate) fn new(host: &'h FakeHost<'a>, image: &Image, network: &'static str) -> Self {
         host.write("/etc/containers/containers.conf", CONTAINERS);
         host.write("/etc/containers/storage.conf", STORAGE);
-        let podman = Self { host, network };
+        let podman = Self::on(host, network);
         podman.run(&["import", "-c", r#"CMD ["/bin/sh"]"#, image.archive().to_str().unwrap(), "localhost/bb:1"]);
         podman
+    }
+
+    /// As it is set up there.
+    pub(crate) fn on(host: &'h FakeHost<'a>, network: &'static str) -> Self {
+        Self { host, network }
     }
 
     /// Runs a command of podman, which is to succeed; answers what it prints.

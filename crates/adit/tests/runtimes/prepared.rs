@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::bed::fake::FakeHost;
 use crate::bed::image::Image;
 use crate::bed::{Bed, wait_for};
-use crate::story::{MIB, Two, tell_speed};
+use crate::story::{FEW_MIB, Two, tell_speed};
 
 /// A container of runc in the namespace `c1` of its host.
 struct Container<'h, 'a> {
@@ -91,11 +91,11 @@ fn runc_in_a_prepared_namespace_on_two_hosts() {
     let address =
         listed.split_whitespace().find_map(|word| word.strip_suffix("/64")).unwrap_or_else(|| panic!("{listed}"));
     web.shell(&format!("ping -6 -c 1 -W 5 {address}"));
-    let line = format!("dd if=/dev/urandom of=/tmp/big bs=1M count={MIB} 2>/dev/null; md5sum </tmp/big");
+    let line = format!("dd if=/dev/urandom of=/tmp/big bs=1M count={FEW_MIB} 2>/dev/null; md5sum </tmp/big");
     let sum = web.shell(&line);
     let start = Instant::now();
     assert_eq!(far.shell(&format!("wget -qO- http://{}/big | md5sum", web.address)), sum);
-    tell_speed("runc, to the other host", start);
+    tell_speed("runc, to the other host", FEW_MIB, start);
     web.remove();
     far.remove();
     two.hosts.iter().zip(&before).for_each(|(host, before)| host.await_traces(before));
