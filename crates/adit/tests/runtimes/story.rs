@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use ipnet::IpNet;
-
 use crate::bed::Bed;
 use crate::bed::fake::{FakeHost, Inside};
 
@@ -40,19 +38,4 @@ pub(crate) const FEW_MIB: u64 = 40;
 pub(crate) fn tell_speed(what: &str, mib: u64, start: Instant) {
     let rate = (mib << 23) as f64 / start.elapsed().as_secs_f64() / 1e9;
     println!("{what}: {mib} MiB, {rate:.2} Gbit/s");
-}
-
-/// A list of plugins as it is written for the stock bridge from what the node has: flannel's plugin makes the same of `subnet.env`.
-pub(crate) fn stock_conflist(host: &FakeHost<'_>, name: &str) -> String {
-    let (subnet, mtu) = (host.subnet_env("FLANNEL_SUBNET"), host.subnet_env("FLANNEL_MTU"));
-    let gateway: IpNet = subnet.parse().unwrap();
-    let network = host.subnet_env("FLANNEL_NETWORK");
-    format!(
-        r#"{{"cniVersion": "1.0.0", "name": "{name}", "plugins": [
-  {{"type": "bridge", "bridge": "cni0", "isDefaultGateway": true, "ipMasq": false, "hairpinMode": true, "mtu": {mtu},
-    "ipam": {{"type": "host-local", "ranges": [[{{"subnet": "{}", "gateway": "{}"}}]], "routes": [{{"dst": "{network}"}}]}}}},
-  {{"type": "portmap", "capabilities": {{"portMappings": true}}}}]}}"#,
-        gateway.trunc(),
-        gateway.addr()
-    )
 }
