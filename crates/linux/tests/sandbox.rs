@@ -184,8 +184,10 @@ fn signals_are_asked_for_here_and_arrive_in_a_program_that_is_started() {
         let signals = Signals::take_over().unwrap();
         assert_eq!(signals.take(), None);
         for number in [libc::SIGTERM, libc::SIGUSR1] {
+            // SAFETY: it asks nothing of its caller.
+            let this = unsafe { libc::pthread_self() };
             // SAFETY: the thread is this one, which lives.
-            assert_eq!(unsafe { libc::pthread_kill(libc::pthread_self(), number) }, 0);
+            assert_eq!(unsafe { libc::pthread_kill(this, number) }, 0);
             let [ready] = linux::poll::readable([signals.as_fd()], Some(PATIENCE)).unwrap();
             assert!(ready);
             assert_eq!(signals.take(), Some(Arrival { number, sent: true }));
