@@ -200,6 +200,12 @@ fn pods_of_containerd_on_two_hosts() {
     let published = two.hosts[1].shell("busybox wget -qO- http://192.0.2.1:8080/yes");
     assert_eq!(published, "yes\n");
 
+    // containerd's own tool calls the plugin too: for the end after that of the namespace.
+    let group = format!("{}/ctr", two.hosts[1].cgroup());
+    let options = ["--namespace", "k8s.io", "run", "--rm", "--cni", "--snapshotter", "native", "--cgroup", &group];
+    let ping = ["localhost/bb:1", "by-ctr", "ping", "-c", "1", "-W", "5", &web.address];
+    two.hosts[1].run("ctr", &[&options[..], &ping].concat());
+
     assert!(two.hosts[0].traces().len() > before[0].len());
     let ids = [&web, &near].map(|pod| pod.id.clone());
     first.remove(&web);

@@ -52,6 +52,19 @@ fn containers_of_podman_on_two_hosts() {
     }
     assert_eq!(first.shell("near", "wget -qO- http://192.0.2.1:8080/yes"), "yes\n");
 
+    // It asks its node for names, and looks for them among those of its host.
+    let resolvers = second.shell("far", "cat /etc/resolv.conf");
+    let bridge = far.rsplit_once('.').unwrap().0.to_owned() + ".1";
+    assert!(resolvers.starts_with(&format!("search host2.adit\nnameserver {bridge}\n")), "{resolvers}");
+
+    // A pod: one address for all in it.
+    let group = format!("/{}", two.hosts[1].cgroup());
+    let infra = ["--infra-image", "localhost/bb:1", "--infra-command", "sleep 600", "--cgroup-parent", &group];
+    second.run(&[&["pod", "create", "--name", "pod", "--network", "adit", "-p", "8081:80"], &infra[..]].concat());
+    second.run(&[&["run", "-d", "--pod", "pod", "--name", "within", "localhost/bb:1"], SERVE].concat());
+    second.shell("within", "echo pod >/www/yes");
+    assert_eq!(two.hosts[0].shell("busybox wget -qO- http://192.0.2.2:8081/yes"), "pod\n");
+
     // An address of one's own choice, and one that is taken.
     let taken = first.try_run(&["run", "--rm", "--network", "adit", "--ip", &web, "localhost/bb:1", "true"]);
     let sentence = String::from_utf8_lossy(&taken.stderr);
@@ -81,6 +94,7 @@ fn containers_of_podman_on_two_hosts() {
     assert!(two.hosts[0].traces().len() > before[0].len());
     first.run(&["stop", "-t", "0", "near"]);
     engines.iter().for_each(|engine| drop(engine.run(&["rm", "-f", "-t", "0", "--all"])));
+    second.run(&["pod", "rm", "-f", "--all"]);
     two.hosts.iter().zip(&before).for_each(|(host, before)| host.await_traces(before));
 
     // Nor is anything left of the nodes, in the end.
