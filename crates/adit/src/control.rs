@@ -7,9 +7,11 @@
 //! | `inbox.rs` | orders: how other threads wake it |
 //! | `host.rs` | device, addresses, routes and blackholes: made, taken back, removed |
 //! | `change.rs` | another configuration, as one transaction |
+//! | `containers.rs` | what containers' programs are told of the node, and what they made kept as it should be |
 //! | `places.rs` | peers that move, and host names that are resolved again |
 
 mod change;
+mod containers;
 mod host;
 mod inbox;
 mod places;
@@ -30,6 +32,7 @@ use tunnel::{Snapshot, Way};
 
 use crate::apply::Record;
 use crate::config::Tunnel;
+use crate::container::{Node, Store};
 use crate::data_path::{Running, Surroundings};
 use crate::dns::Resolvers;
 use crate::names::Names;
@@ -40,7 +43,7 @@ use crate::request::{Handle, Request};
 use crate::roster::{Member, Roster};
 use crate::switchboard::{self, Switchboard};
 use crate::worker::View;
-use crate::{Failure, Result, underlay};
+use crate::{Directories, Failure, Result, underlay};
 
 pub use host::Opened;
 pub use inbox::{Inbox, Order};
@@ -78,6 +81,8 @@ pub enum Scope {
 pub struct Control {
     scope: Scope,
     tunnel: Arc<Tunnel>,
+    directories: Directories,
+    store: Store,
     roster: Roster,
     surroundings: Surroundings,
     record: Record,
@@ -104,6 +109,8 @@ pub struct Control {
     revivals: VecDeque<Instant>,
     /// What went wrong last, so that it is said once.
     complaint: Option<String>,
+    /// What programs that make containers were told of the node.
+    told: Option<Node>,
     /// Whether it was `adit down` that ended us.
     told_to_stop: bool,
 }
@@ -114,6 +121,8 @@ pub struct Parts {
     pub scope: Scope,
     /// The configuration, whose peers are in the roster.
     pub tunnel: Tunnel,
+    /// Where its files are.
+    pub directories: Directories,
     /// What [`crate::roads::settle`] chose.
     pub road: Option<Road>,
     /// The peers.
@@ -138,16 +147,31 @@ impl Control {
     /// # Errors
     /// The record of an earlier run cannot be read.
     pub fn new(parts: Parts) -> Result<Self> {
-        let Parts { scope, tunnel, road, roster, surroundings, record, switchboard, names, resolvers, inbox } = parts;
+        let Parts {
+            scope,
+            tunnel,
+            directories,
+            road,
+            roster,
+            surroundings,
+            record,
+            switchboard,
+            names,
+            resolvers,
+            inbox,
+        } = parts;
         let owned = if scope == Scope::Host { record.read()? } else { Owned::default() };
         let device = Arc::new(ArcSwap::from_pointee(DeviceFacts::default()));
         let tunnel = Arc::new(tunnel);
         let (node, shown) = (switchboard.node(), Arc::clone(&device));
-        let facts = Arc::new(Facts::new(Arc::clone(&tunnel), &roster, &surroundings, node, shown));
+        let store = Store::of(&directories, &tunnel.device.name);
+        let facts = Arc::new(Facts::new(Arc::clone(&tunnel), &roster, &surroundings, (node, shown), store.clone()));
         let (handle, requests) = Handle::new(inbox, Arc::clone(&facts));
         Ok(Self {
             scope,
             tunnel,
+            directories,
+            store,
             roster,
             surroundings,
             record,
@@ -166,6 +190,7 @@ impl Control {
             edition: 0,
             revivals: VecDeque::new(),
             complaint: None,
+            told: None,
             told_to_stop: false,
         })
     }
@@ -326,7 +351,12 @@ impl Control {
     fn look_again(&mut self, netlink: &mut Netlink, inbox: &Inbox) -> Duration {
         let outcome = match (self.scope, &self.running) {
             (Scope::Device, _) => self.follow_device(netlink),
-            (Scope::Host, Some(_)) => self.repair(netlink, inbox),
+            (Scope::Host, Some(_)) => {
+                let repaired = self.repair(netlink, inbox);
+                // One that cannot be mended keeps none of the others from it.
+                let told = self.tell_doors();
+                repaired.and(told)
+            }
             (Scope::Host, None) => self.revive(netlink),
         };
         let complaint = outcome.err().map(|failure| failure.to_string());
@@ -378,6 +408,7 @@ impl Control {
             self.device.store(Arc::new(DeviceFacts { mtu, ..DeviceFacts::clone(&before) }));
             self.switchboard.set_mtu(mtu, &self.roster);
             self.publish();
+            self.try_to_tell_doors();
         }
     }
 

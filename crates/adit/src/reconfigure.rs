@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use ipnet::IpNet;
 
-use crate::config::{Overlay, Peer, Tunnel};
+use crate::config::{Network, Overlay, Peer, Tunnel};
 use crate::key::PrivateKey;
 use crate::request::Summary;
 use crate::roster::Identity;
@@ -44,7 +44,7 @@ pub enum Aspect {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(
     missing_docs,
-    reason = "each is the field of `config::Device`, `config::Transport` or `config::Tunnel` that has its name, but for the last"
+    reason = "each is the field of `config::Device`, `config::Transport`, `config::Network` or `config::Tunnel` that has its name, but for the last"
 )]
 pub enum Setting {
     Name,
@@ -60,6 +60,8 @@ pub enum Setting {
     BusyPoll,
     Fwmark,
     Network,
+    Bridge,
+    Domain,
     Overlay,
     /// What sealed handshakes of the overlay are bound to.
     Membership,
@@ -82,6 +84,8 @@ impl Setting {
             Self::BusyPoll => "busy-poll",
             Self::Fwmark => "fwmark",
             Self::Network => "network",
+            Self::Bridge => "bridge",
+            Self::Domain => "domain",
             Self::Overlay => "overlay",
             Self::Membership => "membership",
         }
@@ -131,7 +135,9 @@ fn settings(old: &Tunnel, new: &Tunnel) -> Vec<Setting> {
         (Setting::Offload, way.offload != other.offload),
         (Setting::BusyPoll, way.busy_poll != other.busy_poll),
         (Setting::Fwmark, way.fwmark != other.fwmark),
-        (Setting::Network, old.network != new.network),
+        (Setting::Network, !same_network(old.network.as_ref(), new.network.as_ref())),
+        (Setting::Bridge, both(old, new).is_some_and(|(from, to)| from.bridge != to.bridge)),
+        (Setting::Domain, both(old, new).is_some_and(|(from, to)| from.domain != to.domain)),
         (Setting::Overlay, !same_overlay(old.overlay.as_ref(), new.overlay.as_ref())),
         (Setting::Membership, membership(old) != membership(new)),
     ];
@@ -147,6 +153,17 @@ fn aspects(old: &Peer, new: &Peer) -> impl Iterator<Item = Aspect> {
         (Aspect::Keepalive, old.keepalive != new.keepalive),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(aspect, _)| aspect)
+}
+
+/// The networks of two nodes.
+fn both<'a>(old: &'a Tunnel, new: &'a Tunnel) -> Option<(&'a Network, &'a Network)> {
+    old.network.as_ref().zip(new.network.as_ref())
+}
+
+/// Whether this host takes part in a network in the same way, whatever its containers hang on and are called.
+pub fn same_network(a: Option<&Network>, b: Option<&Network>) -> bool {
+    let part = |network: &Network| Network { bridge: String::new(), domain: None, ..network.clone() };
+    a.map(part) == b.map(part)
 }
 
 /// Whether addresses and rules of an overlay are the same, whatever handshakes are bound to.
@@ -332,6 +349,8 @@ mod tests {
             prefix: "/coreos.com/network".into(),
             public_ip: config::PublicIp::Auto,
             lease_ttl: Duration::from_secs(60),
+            bridge: "adit-br0".into(),
+            domain: Some("adit".into()),
             tls_ca: None,
             tls_cert: None,
             tls_key: None,
@@ -410,6 +429,18 @@ mod tests {
                 Err(failure) => assert!(restart && failure.sentence().contains(word), "{failure}"),
             }
         }
+    }
+
+    #[test]
+    fn what_containers_hang_on_and_are_called_changes_while_it_runs() {
+        let mut old = tunnel("", &[new_b()]);
+        old.network = Some(network());
+        let mut new = old.clone();
+        let of = new.network.as_mut().unwrap();
+        (of.bridge, of.domain) = ("adit-br1".into(), None);
+        assert_eq!(said(&old, &new), "changed: bridge, domain");
+        new.network.as_mut().unwrap().prefix = "/other".into();
+        assert!(check(&difference(&old, &new), &new).is_err());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::config::{self, Tunnel};
 use crate::control::{Inbox, Order};
 use crate::key::PublicKey;
 use crate::observe::facts::Facts;
+use crate::reconfigure::same_network;
 use crate::underlay::Resolved;
 use crate::{Failure, network, notify, underlay};
 
@@ -208,8 +209,8 @@ impl Handle {
             return Err(Failure::failed("this daemon was started without a file: change it with `wg set`").into());
         }
         let new = config::load(&tunnel.source).map_err(Failure::from)?;
-        if new.network != tunnel.network {
-            return Err(Failure::usage("[network] has changed, which needs another start")
+        if !same_network(new.network.as_ref(), tunnel.network.as_ref()) {
+            return Err(Failure::usage("[network] has changed beyond bridge and domain, which needs another start")
                 .with_remedy("stop adit and start it again; traffic goes on in between")
                 .into());
         }

@@ -188,9 +188,20 @@ fn run_with<S>(
         Scope::Device => None,
     };
     let switchboard = Switchboard::new(node, surroundings.clone(), mark);
-    let shared = Arc::clone(&inbox);
-    let parts =
-        Parts { scope, tunnel, road, roster, surroundings, record, switchboard, names, resolvers, inbox: shared };
+    let (shared, places) = (Arc::clone(&inbox), directories.clone());
+    let parts = Parts {
+        scope,
+        tunnel,
+        directories: places,
+        road,
+        roster,
+        surroundings,
+        record,
+        switchboard,
+        names,
+        resolvers,
+        inbox: shared,
+    };
     let mut control = Control::new(parts)?;
 
     // From here on the host changes.

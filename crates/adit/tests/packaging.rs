@@ -109,9 +109,10 @@ fn others_are_kept_off_our_devices() {
     assert_eq!((values(&networkd, "Name"), values(&networkd, "Unmanaged")), (vec!["adit*".into()], vec!["yes".into()]));
     let manager = packaged("NetworkManager/10-adit.conf");
     assert!(manager.contains("[keyfile]\nunmanaged-devices+=interface-name:adit*\n"), "{manager}");
-    // What a device is called if nobody says.
+    // What a device and a bridge are called if nobody says.
     let config = tempfile::NamedTempFile::new().unwrap();
     assert!(adit::config::device_name(config.path()).unwrap().starts_with("adit"));
+    assert!(adit::config::Network::BRIDGE.starts_with("adit"));
 }
 
 #[test]

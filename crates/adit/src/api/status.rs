@@ -68,6 +68,8 @@ pub struct NetworkStatus {
     pub nodes: Vec<NodeStatus>,
     /// The clients that this node serves, by name.
     pub clients: Vec<ClientStatus>,
+    /// The containers of this node, the oldest first.
+    pub containers: Vec<ContainerStatus>,
     /// Records of the registry that are not used.
     pub skipped: u64,
     /// What is wrong, each as a sentence without its full stop.
@@ -102,6 +104,28 @@ pub struct ClientStatus {
     pub addresses: Vec<IpNet>,
     /// Its public key in base64.
     pub public_key: String,
+}
+
+/// A container on this host, by one of its devices in the network.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerStatus {
+    /// Its name, or the first 12 characters of its id where it has none.
+    pub name: String,
+    /// As whoever made it calls it.
+    pub id: String,
+    /// By which door it came: `cni`, `docker` or `run`.
+    pub door: String,
+    /// The device inside.
+    pub interface: String,
+    /// Its addresses, with the prefix length of the node's subnet.
+    pub addresses: Vec<IpNet>,
+    /// Ports of the host that lead to it, as `192.0.2.1:8080:80/tcp`.
+    pub ports: Vec<String>,
+    /// Whether it may speak to no other container of this host.
+    pub isolated: bool,
+    /// When it was made, in seconds since 1970-01-01.
+    pub since: u64,
 }
 
 /// The virtual network card.
@@ -294,6 +318,16 @@ pub(crate) mod tests {
                 name: "phone".into(),
                 addresses: net("10.42.7.254/32"),
                 public_key: "x".into(),
+            }],
+            containers: vec![ContainerStatus {
+                name: "web".into(),
+                id: "0123456789abcdef".into(),
+                door: "cni".into(),
+                interface: "eth0".into(),
+                addresses: net("10.42.7.2/24"),
+                ports: vec!["8080:80/tcp".into(), "192.0.2.1:53:53/udp".into()],
+                isolated: false,
+                since: 1_795_000_000,
             }],
             ..NetworkStatus::default()
         };

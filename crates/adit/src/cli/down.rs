@@ -13,7 +13,9 @@ use super::{Places, find, output};
 use crate::{
     Directories, Failure, Result,
     api::{self, CallError, Claim, Request, Response},
-    apply, config, dns,
+    apply, config,
+    container::Node,
+    dns,
     subnet_env::SubnetFiles,
     uapi,
 };
@@ -147,20 +149,20 @@ const NETWORK: &str = ".network";
 pub(crate) fn forget_network(directories: &Directories, device: &str) -> Result<bool> {
     let claim = Claim::take(&directories.runtime, device)?;
     SubnetFiles::of(device, &directories.state).remove()?;
+    forget_node(directories, device)?;
     let at = |ending: &str| directories.state.join(format!("{device}{ending}"));
     let mut forgotten = false;
     let network = at(NETWORK);
-    let failed = |path: &Path, e: &io::Error| Failure::failed(format!("cannot remove {}: {e}", path.display()));
     match fs::remove_dir_all(&network) {
         Ok(()) => forgotten = true,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(failed(&network, &e)),
+        Err(e) => return Err(failed_to_remove(&network, &e)),
     }
     for ending in [".mark", ".mark.damaged", ".json.damaged", ".dns.damaged"] {
         match fs::remove_file(at(ending)) {
             Ok(()) => forgotten = true,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(failed(&at(ending), &e)),
+            Err(e) => return Err(failed_to_remove(&at(ending), &e)),
         }
     }
     drop(claim);
@@ -169,6 +171,19 @@ pub(crate) fn forget_network(directories: &Directories, device: &str) -> Result<
         let _ = fs::remove_dir(directory);
     }
     Ok(forgotten)
+}
+
+/// Says to programs that make containers that there is no node here any more.
+fn forget_node(directories: &Directories, device: &str) -> Result<()> {
+    let path = Node::path(directories, device);
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed_to_remove(&path, &e)),
+        _ => Ok(()),
+    }
+}
+
+fn failed_to_remove(path: &Path, error: &io::Error) -> Failure {
+    Failure::failed(format!("cannot remove {}: {error}", path.display()))
 }
 
 /// Stops the daemon of `device`, or cleans up after it. What was done, in a sentence; `None` if there was nothing to do.
@@ -221,6 +236,7 @@ fn clean_up(device: &str, directories: &Directories) -> Result<Option<String>> {
     }
     // Before the directory that they may be in.
     SubnetFiles::of(device, &directories.state).remove()?;
+    forget_node(directories, device)?;
     if had_sockets || !removed.is_empty() {
         uapi::remove_leftover(&directories.wireguard, device);
     }

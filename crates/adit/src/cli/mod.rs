@@ -2,6 +2,7 @@
 //! help, the man pages and the completions.
 
 mod client;
+mod cni;
 mod completions;
 mod demo;
 mod down;
@@ -58,6 +59,7 @@ enum Verb {
     Node(node::Arguments),
     Secret(secret::Arguments),
     Client(client::Arguments),
+    Cni(cni::Arguments),
     Keygen(keygen::Arguments),
     Pubkey(pubkey::Arguments),
     Demo(demo::Arguments),
@@ -122,6 +124,7 @@ impl Cli {
             Verb::Node(arguments) => arguments.run(),
             Verb::Secret(arguments) => arguments.run(),
             Verb::Client(arguments) => arguments.run(),
+            Verb::Cni(arguments) => arguments.run(),
             Verb::Keygen(arguments) => arguments.run(),
             Verb::Pubkey(arguments) => arguments.run(),
             Verb::Demo(arguments) => arguments.run(),
@@ -202,6 +205,9 @@ mod tests {
             ("adit node remove", 2),
             ("adit secret", 2),
             ("adit client add phone --qr --conf", 2),
+            ("adit cni", 2),
+            ("adit cni install adit1", 2),
+            ("adit cni uninstall --device adit1", 2),
             ("adit up --config", 2),
             ("adit down --device a --config b", 2),
             ("adit reload --device a --config b", 2),

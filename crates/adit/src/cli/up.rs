@@ -184,6 +184,8 @@ impl Flannel {
             prefix: etcd.etcd_prefix,
             public_ip: reached.public_ip(),
             lease_ttl,
+            bridge: Network::BRIDGE.into(),
+            domain: Some(Network::DOMAIN.into()),
             tls_ca: etcd.etcd_cafile,
             tls_cert: etcd.etcd_certfile,
             tls_key: etcd.etcd_keyfile,

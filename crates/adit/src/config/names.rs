@@ -13,7 +13,10 @@ const DEVICE_NAME: usize = 15;
 /// The longest name of a peer, in bytes (a DNS label, RFC 1035, section 2.3.4).
 const PEER_NAME: usize = 63;
 
-/// Why a text cannot name a device or peer, as the end of a sentence that began with the text.
+/// The longest domain of nodes, in bytes: a name has room for two labels before it (RFC 1035, section 2.3.4).
+const DOMAIN: usize = 253 - 2 * (PEER_NAME + 1);
+
+/// Why a text cannot name a device, peer or domain, as the end of a sentence that began with the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NameError {
     #[error("is not a device name: it must have 1 to 15 bytes")]
@@ -26,6 +29,11 @@ pub(crate) enum NameError {
     DeviceStatus,
     #[error("is not a peer name: it must have 1 to 63 letters, digits, '-', '_' or '.'")]
     Peer,
+    #[error(
+        "is not a domain: write labels of letters, digits and '-' with dots between them, 125 bytes at most, such as \"adit\"; or \"\" for \
+         no names"
+    )]
+    Domain,
 }
 
 fn is_plain(name: &str) -> bool {
@@ -66,6 +74,22 @@ pub(crate) fn check_peer(name: &str) -> Result<(), NameError> {
     if (1..=PEER_NAME).contains(&name.len()) && is_plain(name) { Ok(()) } else { Err(NameError::Peer) }
 }
 
+/// The domain of nodes and containers, in small letters; none for an empty text, and for `off`.
+pub(crate) fn domain(text: &str) -> Result<Option<String>, NameError> {
+    let domain = text.to_ascii_lowercase();
+    if matches!(domain.as_str(), "" | "off") {
+        return Ok(None);
+    }
+    let is_label = |label: &str| {
+        (1..=PEER_NAME).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let is_sound = domain.len() <= DOMAIN && domain.split('.').all(is_label);
+    if is_sound { Ok(Some(domain)) } else { Err(NameError::Domain) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +115,24 @@ mod tests {
             ("adit0.status", NameError::DeviceStatus),
         ] {
             assert_eq!(check_device(bad), Err(error), "{bad}");
+        }
+    }
+
+    #[test]
+    fn domains() {
+        for (text, expected) in [
+            ("adit", Some("adit")),
+            ("Adit.Example-1.ORG", Some("adit.example-1.org")),
+            ("", None),
+            ("off", None),
+            ("officers", Some("officers")),
+        ] {
+            assert_eq!(domain(text), Ok(expected.map(str::to_owned)), "{text}");
+        }
+        let long = ["a"; 63].join(".");
+        assert_eq!(domain(&long), Ok(Some(long.clone())));
+        for bad in [".", "a.", ".a", "a..b", "-a", "a-", "a_b", "a b", "ö", &"a".repeat(64), &(long + ".a")] {
+            assert_eq!(domain(bad), Err(NameError::Domain), "{bad}");
         }
     }
 

@@ -107,8 +107,8 @@ pub fn host_name() -> Result<String, String> {
     Ok(name)
 }
 
-/// Resolves the section.
-pub(super) fn network(document: &Document, raw: raw::Network) -> Result<Network, Error> {
+/// Resolves the section. `device` is the name of the device.
+pub(super) fn network(document: &Document, raw: raw::Network, device: &str) -> Result<Network, Error> {
     let Some(typed) = &raw.registry else {
         let needed = "[network] has no registry: write registry = \"embedded\" to hold it here, or the URL of one, such as \
                       \"https://192.0.2.1:2379\"";
@@ -150,8 +150,14 @@ pub(super) fn network(document: &Document, raw: raw::Network) -> Result<Network,
         network.lease_ttl = lease_ttl(document, &ttl)?;
     }
     if let Some(bridge) = raw.bridge {
-        let sentence = "bridge is not in this version yet, which leaves containers to others: remove it";
-        return Err(document.error(&bridge.span, sentence));
+        names::check_device(&bridge.value).map_err(|fault| refuse(document, &bridge, fault))?;
+        if bridge.value == device {
+            return Err(refuse(document, &bridge, "is the name of the device itself: choose another for the bridge"));
+        }
+        network.bridge = bridge.value;
+    }
+    if let Some(text) = raw.domain {
+        network.domain = names::domain(&text.value).map_err(|fault| refuse(document, &text, fault))?;
     }
     if let Some(listen) = raw.registry_listen {
         network.registry_listen = resolve::listen(document, &listen, Network::REGISTRY_LISTEN.port())?;
@@ -367,6 +373,12 @@ pub fn network_file(device: &str, listen: Option<SocketAddr>, network: &Network)
     if network.lease_ttl != defaults.lease_ttl {
         file.line("lease-ttl", quoted(humantime::format_duration(network.lease_ttl)));
     }
+    if network.bridge != defaults.bridge {
+        file.line("bridge", quoted(&network.bridge));
+    }
+    if network.domain != defaults.domain {
+        file.line("domain", quoted(network.domain.as_deref().unwrap_or_default()));
+    }
     let files = [
         ("tls-ca", &network.tls_ca),
         ("tls-cert", &network.tls_cert),
@@ -495,9 +507,11 @@ mod tests {
         let files = prop::collection::vec(prop::option::of("/[a-z\"'\\\\ ö]{1,12}"), 4);
         let subnets = prop::collection::hash_set("/run/[a-z \"\\\\]{1,8}[a-z]", 0..3);
         let plain = prop::option::of(prop::collection::vec(0_u8..=32, 1..3));
-        let more = (any::<bool>(), any::<bool>(), 5_u64..1_000_000, 1_u16.., "[a-zA-Z0-9._-]{1,63}", plain);
+        let domain = prop::option::of("[a-z][a-z0-9]{4,9}(\\.[a-z0-9]{1,5})?");
+        let names = ("[a-zA-Z0-9._-]{1,63}", "[a-z][a-z0-9]{1,5}-br[0-9]", domain);
+        let more = (any::<bool>(), any::<bool>(), 5_u64..1_000_000, 1_u16.., names, plain);
         (registry, public, files, subnets, more).prop_map(|(registry, public_ip, files, subnets, more)| {
-            let (ip_masq, forward_rules, ttl, port, node_name, plain) = more;
+            let (ip_masq, forward_rules, ttl, port, (node_name, bridge, domain), plain) = more;
             let elsewhere = registry != RegistryAt::Embedded;
             let file = |at: usize| files[at].clone().filter(|_| elsewhere).map(PathBuf::from);
             let (tls_cert, tls_key) = file(1).zip(file(2)).unzip();
@@ -506,6 +520,8 @@ mod tests {
                 prefix: format!("/{}", node_name.replace('.', "x")),
                 public_ip,
                 lease_ttl: Duration::from_secs(ttl),
+                bridge,
+                domain,
                 tls_ca: file(0),
                 user: file(3).map(|_| "root \"\\".into()),
                 password_file: file(3),

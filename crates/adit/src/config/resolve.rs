@@ -47,7 +47,7 @@ pub(super) fn tunnel(document: &Document, raw: raw::Tunnel) -> Result<Tunnel, Er
     let raw::Tunnel { device, transport, peers, network } = raw;
     let name = device_name(document, device.name.as_ref())?;
     mode(document, device.mode.as_ref())?;
-    let network = network.map(|raw| network::network(document, raw)).transpose()?;
+    let network = network.map(|raw| network::network(document, raw, &name)).transpose()?;
     let addresses = match (&device.addresses, &network) {
         // They come with the lease.
         (None, Some(_)) => Vec::new(),

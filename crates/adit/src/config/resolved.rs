@@ -54,6 +54,10 @@ pub struct Network {
     pub public_ip: PublicIp,
     /// How long a lease lives that nobody renews: at least 5 seconds.
     pub lease_ttl: Duration,
+    /// The bridge that containers hang on.
+    pub bridge: String,
+    /// Under which domain nodes and containers have names; none: they have none.
+    pub domain: Option<String>,
     /// PEM files: by whom the registry's certificate is to be signed, and who we are to it.
     pub tls_ca: Option<PathBuf>,
     /// Our certificate.
@@ -85,6 +89,10 @@ impl Network {
     pub const PREFIX: &'static str = "/coreos.com/network";
     /// How long a lease lives that nobody renews, by default: as long as flannel's.
     pub const LEASE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+    /// The bridge of containers, by default.
+    pub const BRIDGE: &'static str = "adit-br0";
+    /// The domain of names, by default.
+    pub const DOMAIN: &'static str = "adit";
     /// Where the embedded registry and the enroller listen, by default.
     pub const REGISTRY_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 7780);
 
@@ -96,6 +104,8 @@ impl Network {
             prefix: Self::PREFIX.into(),
             public_ip: PublicIp::Auto,
             lease_ttl: Self::LEASE_TTL,
+            bridge: Self::BRIDGE.into(),
+            domain: Some(Self::DOMAIN.into()),
             tls_ca: None,
             tls_cert: None,
             tls_key: None,

@@ -15,6 +15,7 @@
 
 mod apply;
 mod attach;
+pub mod cni;
 pub mod filters;
 mod inside;
 pub mod ipam;

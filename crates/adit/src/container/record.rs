@@ -35,6 +35,17 @@ pub enum Door {
     Run,
 }
 
+impl Door {
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cni => "cni",
+            Self::Docker => "docker",
+            Self::Run => "run",
+        }
+    }
+}
+
 /// What tells attachments of containers to networks apart.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Key {
@@ -52,12 +63,7 @@ impl Key {
     /// A number that stands for the key, as 16 hexadecimal digits.
     fn digest(&self) -> String {
         let mut context = digest::Context::new(&digest::SHA256);
-        let door = match self.door {
-            Door::Cni => "cni",
-            Door::Docker => "docker",
-            Door::Run => "run",
-        };
-        for part in [door, &self.network, &self.container, &self.interface] {
+        for part in [self.door.as_str(), &self.network, &self.container, &self.interface] {
             context.update(&(part.len() as u64).to_be_bytes());
             context.update(part.as_bytes());
         }
@@ -357,11 +363,11 @@ fn read(path: &Path) -> Result<Option<Record>, Fault> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    pub(in super::super) fn record(container: &str, addresses: &[&str]) -> Record {
+    pub(crate) fn record(container: &str, addresses: &[&str]) -> Record {
         let key =
             Key { door: Door::Cni, network: "overlay".into(), container: container.into(), interface: "eth0".into() };
         Record {

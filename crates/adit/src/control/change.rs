@@ -104,6 +104,9 @@ impl Control {
         let mut changes = reconfigure::difference(&self.tunnel, &new);
         changes.extend(self.plain_peers_elsewhere(&new, &resolved, &changes));
         reconfigure::check(&changes, &new)?;
+        if changes.contains(&Change::Setting(Setting::Bridge)) {
+            self.check_no_containers()?;
+        }
         let summary = reconfigure::summary(&changes);
         let sockets = self.other_sockets(&new, &changes)?;
         let listen = sockets.as_ref().and_then(|s| s.first()).map_or(self.listen(), |socket| socket.local_address());
@@ -446,6 +449,7 @@ impl Control {
         self.names_due = Some(std::time::Instant::now());
         self.facts.follow(Arc::clone(&self.tunnel), &self.roster, &self.surroundings.sockets);
         self.publish();
+        self.try_to_tell_doors();
         // Who asked is answered when nobody works by the former picture any more, and a peer ends when nobody sends to it.
         if let Some(running) = &self.running {
             running.await_sight(self.edition, &self.surroundings);
@@ -463,7 +467,9 @@ fn touches_host(change: &Change) -> bool {
         Change::Add(_) | Change::Remove(_) => true,
         Change::Peer(_, aspect) => matches!(aspect, Aspect::Endpoint | Aspect::AllowedIps),
         Change::Setting(setting) => {
-            !matches!(setting, Setting::PrivateKey | Setting::WireguardPrivateKey | Setting::Membership)
+            let here_alone =
+                matches!(setting, Setting::PrivateKey | Setting::WireguardPrivateKey | Setting::Membership);
+            !here_alone && !matches!(setting, Setting::Bridge | Setting::Domain)
         }
     }
 }

@@ -48,6 +48,7 @@ impl Control {
         self.device.store(Arc::new(DeviceFacts { mtu, offloads: device.offloads.clone() }));
         self.switchboard.set_mtu(mtu, &self.roster);
         self.publish();
+        self.try_to_tell_doors();
         Ok(Opened { device, undo })
     }
 
@@ -143,6 +144,7 @@ impl Control {
         let mut failures = Vec::new();
         if !undo.device_was_there {
             failures.extend(apply::delete_device(netlink, name).err());
+            failures.extend(self.silence_doors().err());
         }
         self.owned.clone_from(&undo.owned);
         let noted = if self.owned.is_empty() { self.record.remove() } else { self.record.write(&self.owned) };
@@ -178,7 +180,7 @@ impl Control {
         if let Some(Err(failure)) = self.resolvers.as_mut().map(Resolvers::remove) {
             tracing::error!("{failure}");
         }
-        let mut failures = Vec::new();
+        let mut failures: Vec<Failure> = self.silence_doors().err().into_iter().collect();
         let name = &self.tunnel.device.name;
         match apply::observe_for(netlink, name, None, &self.owned) {
             Ok(actual) => failures.extend(apply::try_all(netlink, name, &plan::removal(&actual, &self.owned))),

@@ -18,8 +18,10 @@ use wire::message::Suite;
 
 use crate::api::status::{DeviceStatus, NetworkStatus, PeerStatus, Status, TransportStatus, WorkerStatus};
 use crate::config::{Peer, Tunnel};
+use crate::container::Store;
 use crate::counters::{Counter, Drops, PerWorker, Traffic, Wire, WorkerCounters};
 use crate::data_path::Surroundings;
+use crate::observe::containers;
 use crate::request::{PeerNow, Picture};
 use crate::roster::{Identity, Roster};
 use crate::switchboard::{self, SharedNode};
@@ -50,6 +52,7 @@ pub struct Facts {
     control_drops: Arc<Drops>,
     node: SharedNode,
     network: ArcSwapOption<NetworkStatus>,
+    containers: Store,
 }
 
 /// What another configuration changes.
@@ -90,8 +93,8 @@ impl Facts {
         tunnel: Arc<Tunnel>,
         roster: &Roster,
         surroundings: &Surroundings,
-        node: SharedNode,
-        device: Arc<ArcSwap<DeviceFacts>>,
+        (node, device): (SharedNode, Arc<ArcSwap<DeviceFacts>>),
+        containers: Store,
     ) -> Self {
         Self {
             started: Instant::now(),
@@ -102,6 +105,7 @@ impl Facts {
             control_drops: Arc::clone(&surroundings.control_drops),
             node,
             network: ArcSwapOption::empty(),
+            containers,
         }
     }
 
@@ -185,6 +189,10 @@ impl Facts {
         let (now, states) = self.states(&known);
         let transport = &known.tunnel.transport;
         let peers = known.tunnel.peers.iter().zip(&known.peers).zip(&states);
+        let mut network = self.network.load_full().map(|status| NetworkStatus::clone(&status));
+        if let Some(network) = &mut network {
+            containers::add(network, &self.containers);
+        }
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -209,7 +217,7 @@ impl Facts {
             peers: peers.map(|((peer, facts), state)| facts.status(peer, state.as_ref(), now)).collect(),
             workers: workers.collect(),
             drops: Reason::ALL.iter().copied().map(drops).filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>(),
-            network: self.network.load_full().map(|status| NetworkStatus::clone(&status)),
+            network,
         }
     }
 

@@ -1,6 +1,9 @@
 //! The state of daemons, as text that one would paste to a colleague.
 
-use std::{fmt::Write, time::Duration};
+use std::{
+    fmt::Write,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use super::{
     human,
@@ -28,7 +31,7 @@ pub fn render(status: &Status) -> String {
         ]);
         table.row(row);
     }
-    format!("{}\n{}{}{}", head(status), table.render(2), problems(status), drops(status))
+    format!("{}\n{}{}{}{}", head(status), table.render(2), containers(status), problems(status), drops(status))
 }
 
 /// A daemon's state with what moved since `before`, which was `elapsed` ago.
@@ -89,7 +92,7 @@ fn head(status: &Status) -> String {
 }
 
 fn describe_network(network: &NetworkStatus) -> String {
-    let NetworkStatus { node, networks, subnets, nodes, clients, .. } = network;
+    let NetworkStatus { node, networks, subnets, nodes, clients, containers, .. } = network;
     let held = if subnets.is_empty() { "no subnet yet".to_owned() } else { list(subnets) };
     let others = match nodes.len() {
         1 => "1 other node".to_owned(),
@@ -101,6 +104,13 @@ fn describe_network(network: &NetworkStatus) -> String {
         1 => text.push_str(", 1 client"),
         n => {
             let _ = write!(text, ", {n} clients");
+        }
+    }
+    match containers.len() {
+        0 => {}
+        1 => text.push_str(", 1 container"),
+        n => {
+            let _ = write!(text, ", {n} containers");
         }
     }
     if let Some(epoch) = network.epoch {
@@ -204,6 +214,43 @@ fn list(networks: &[ipnet::IpNet]) -> String {
     shown.join(" ")
 }
 
+/// The first second that is not written in four digits of a year.
+const YEAR_10000: u64 = 253_402_300_800;
+
+/// Containers shown, and ports of each; the rest is counted.
+const ROWS: usize = 30;
+const PORTS: usize = 4;
+
+/// A table of the containers of a node.
+fn containers(status: &Status) -> String {
+    let all = status.network.as_ref().map_or(&[][..], |network| &network.containers);
+    if all.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&["CONTAINER", "DOOR", "ADDRESSES", "PORTS", "SINCE"]);
+    for container in all.iter().take(ROWS) {
+        let addresses: Vec<_> = container.addresses.iter().map(|net| net.addr().to_string()).collect();
+        let mut ports: Vec<String> = container.ports.iter().take(PORTS).cloned().collect();
+        if container.ports.len() > PORTS {
+            ports.push(format!("and {} more", container.ports.len() - PORTS));
+        }
+        let since =
+            UNIX_EPOCH.checked_add(Duration::from_secs(container.since)).filter(|_| container.since < YEAR_10000);
+        table.row([
+            container.name.clone(),
+            container.door.clone(),
+            addresses.join(" "),
+            if ports.is_empty() { "-".to_owned() } else { ports.join(" ") },
+            since.map_or_else(|| "-".to_owned(), |at| humantime::format_rfc3339_seconds(at).to_string()),
+        ]);
+    }
+    let mut text = format!("\n{}", table.render(2));
+    if all.len() > ROWS {
+        let _ = writeln!(text, "  and {} more: `adit ps` lists all", all.len() - ROWS);
+    }
+    text
+}
+
 /// A line for each peer that something is wrong with.
 fn problems(status: &Status) -> String {
     let mut text = String::new();
@@ -269,7 +316,7 @@ fn moved(before: Option<&PeerStatus>, now: &PeerStatus) -> Moved {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::status::tests::sample;
+    use crate::api::status::tests::{node, sample};
 
     #[test]
     fn a_daemon_in_full() {
@@ -314,6 +361,26 @@ adit0  up 3 h 12 min, adit 0.1.0, process 4711
         assert!(text.contains(expected), "{text}");
         assert!(text.lines().all(|line| line.len() <= 120), "{text}");
         assert!(render_rates(None, &encrypted(), Duration::ZERO).contains("sealed AES-256-GCM"));
+    }
+
+    #[test]
+    fn containers_have_a_table() {
+        let mut status = node();
+        let text = render(&status);
+        let expected = "
+  CONTAINER  DOOR  ADDRESSES  PORTS                            SINCE
+  web        cni   10.42.7.2  8080:80/tcp 192.0.2.1:53:53/udp  2026-11-18T11:06:40Z
+";
+        assert!(text.contains(expected), "{text}");
+        assert!(text.contains("1 other node, 1 client, 1 container, secret of epoch 2"), "{text}");
+        let network = status.network.as_mut().unwrap();
+        let container = &mut network.containers[0];
+        (container.name, container.since) = ("x\u{1b}[2J".into(), u64::MAX);
+        container.ports = vec!["80:80/tcp".into(); PORTS + 2];
+        network.containers = vec![network.containers[0].clone(); ROWS + 3];
+        let text = render(&status);
+        assert!(text.contains("and 3 more: `adit ps` lists all") && text.contains(" and 2 more  -\n"), "{text}");
+        assert!(text.chars().all(|letter| letter == '\n' || !letter.is_control()), "{text:?}");
     }
 
     #[test]

@@ -217,7 +217,8 @@ fn a_node_needs_a_registry_and_nothing_else() {
     assert_eq!((tunnel.device.addresses.len(), tunnel.peers.len(), tunnel.open), (0, 0, false));
     assert!(tunnel.overlay.is_none() && tunnel.transport.listen_is_default);
     let network = tunnel.network.unwrap();
-    assert_eq!(network.prefix, "/coreos.com/network");
+    assert_eq!((network.prefix.as_str(), network.bridge.as_str()), ("/coreos.com/network", "adit-br0"));
+    assert_eq!(network.domain.as_deref(), Some("adit"));
     assert_eq!((network.lease_ttl, network.public_ip), (Duration::from_secs(86_400), PublicIp::Auto));
     assert!(network.ip_masq && network.forward_rules && !network.plain);
     assert_eq!(network.registry_listen, "[::]:7780".parse().unwrap());
@@ -238,6 +239,8 @@ node-name = "berlin"
 prefix = "/vxlan/network"
 public-ip = ["192.0.2.1", "2001:db8::1"]
 lease-ttl = "2h 30m"
+bridge = "docker0"
+domain = "Adit.Example.org"
 tls-ca = "ca.pem"
 tls-cert = "/etc/ssl/node.pem"
 tls-key = "node.key"
@@ -265,6 +268,8 @@ transport = "wireguard"
         prefix: "/vxlan/network".into(),
         public_ip: PublicIp::Addresses(vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()]),
         lease_ttl: Duration::from_secs(9000),
+        bridge: "docker0".into(),
+        domain: Some("adit.example.org".into()),
         tls_ca: Some("ca.pem".into()),
         tls_cert: Some("/etc/ssl/node.pem".into()),
         tls_key: Some("node.key".into()),
@@ -284,6 +289,9 @@ transport = "wireguard"
     assert_eq!(other("interface = \"eth0\"\npublic-ip = \"auto\"").public_ip, PublicIp::Interface("eth0".into()));
     assert_eq!(other("public-ip = \"auto\"").registry, RegistryAt::Endpoints(vec!["https://192.0.2.1:2379".into()]));
     assert_eq!(parse(&node("plain = false")).unwrap().network.unwrap().plain_from, []);
+    for none in ["domain = \"\"", "domain = \"off\""] {
+        assert_eq!(parse(&node(none)).unwrap().network.unwrap().domain, None);
+    }
     // Relative paths start at the file.
     let path = Path::new("/etc/adit/adit.toml");
     let text = node_at("\"https://192.0.2.1:2379\"", "tls-ca = \"ca.pem\"");
