@@ -5,6 +5,8 @@ mod client;
 mod cni;
 mod completions;
 mod demo;
+mod docker_options;
+mod docker_plugin;
 mod down;
 mod find;
 mod init;
@@ -59,6 +61,8 @@ enum Verb {
     Node(node::Arguments),
     Secret(secret::Arguments),
     Client(client::Arguments),
+    DockerPlugin(docker_plugin::Arguments),
+    DockerOptions(docker_options::Arguments),
     Cni(cni::Arguments),
     Keygen(keygen::Arguments),
     Pubkey(pubkey::Arguments),
@@ -124,6 +128,8 @@ impl Cli {
             Verb::Node(arguments) => arguments.run(),
             Verb::Secret(arguments) => arguments.run(),
             Verb::Client(arguments) => arguments.run(),
+            Verb::DockerPlugin(arguments) => arguments.run(),
+            Verb::DockerOptions(arguments) => arguments.run(),
             Verb::Cni(arguments) => arguments.run(),
             Verb::Keygen(arguments) => arguments.run(),
             Verb::Pubkey(arguments) => arguments.run(),
@@ -205,6 +211,8 @@ mod tests {
             ("adit node remove", 2),
             ("adit secret", 2),
             ("adit client add phone --qr --conf", 2),
+            ("adit docker-plugin --socket", 2),
+            ("adit docker-options json", 2),
             ("adit cni", 2),
             ("adit cni install adit1", 2),
             ("adit cni uninstall --device adit1", 2),
