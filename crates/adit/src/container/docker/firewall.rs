@@ -184,7 +184,7 @@ impl Chain {
 /// Whether a listed rule has our comment.
 fn is_ours(line: &str, comment: &str) -> bool {
     let mut words = line.split_whitespace().skip_while(|word| *word != "--comment");
-    words.nth(1).is_some_and(|word| word.trim_matches('"') == comment)
+    words.nth(1).is_some_and(|word| word == comment || *word == format!("\"{comment}\""))
 }
 
 /// Takes these rules out and puts others at the head, in one step, as iptables-restore(8) reads it.
