@@ -16,6 +16,7 @@
 mod apply;
 mod attach;
 pub mod cni;
+pub mod docker;
 pub mod filters;
 mod inside;
 pub mod ipam;

@@ -117,7 +117,17 @@ impl<'a> Node<'a> {
     /// Starts the daemon without waiting.
     pub(crate) fn spawn(&self, arguments: &[&str]) -> Daemon<'_, 'a> {
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let spawn = || self.command(arguments).stdout(Stdio::piped()).stderr(log).spawn();
+        let mut command = self.command(arguments);
+        let resolvers = self.path("resolv.conf");
+        if resolvers.exists() {
+            // As if the host had a file of its own.
+            let script = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+            let mut within = Command::new("unshare");
+            within.args(["--mount", "sh", "-c", script]).arg(&resolvers).arg(ADIT).args(arguments);
+            within.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+            command = within;
+        }
+        let spawn = || command.stdout(Stdio::piped()).stderr(log).spawn();
         let mut child = self.host.namespace.run(spawn).unwrap().unwrap();
         let stdout = child.stdout.take().unwrap();
         let (sender, lines) = mpsc::channel();
