@@ -127,7 +127,7 @@ fn sweep(kernel: &mut Kernel, locked: &Locked<'_>) -> Result<Vec<Record>, Fault>
     let (abandoned, records): (Vec<_>, Vec<_>) = locked.records()?.into_iter().partition(Record::is_abandoned);
     for record in &abandoned {
         tear_down(kernel, record)?;
-        locked.remove(&record.key)?;
+        forget(kernel, locked, record)?;
     }
     sweep_lost(kernel, locked, records)
 }
@@ -293,11 +293,11 @@ fn forget(kernel: &mut Kernel, locked: &Locked<'_>, record: &Record) -> Result<(
             kernel.carry_out(&step)?;
         }
     }
-    locked.remove(&record.key)?;
+    // The record goes last: without it nobody would look for what is left by one that is killed here.
     if !others.iter().any(|other| other.stage != Stage::Reserved && other.bridge == record.bridge) {
         kernel.delete_bridge(&record.bridge)?;
     }
-    Ok(())
+    locked.remove(&record.key)
 }
 
 /// Those that ports lead to.
