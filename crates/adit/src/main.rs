@@ -1,5 +1,5 @@
 //! The program: parses its command line, does what the verb says, and ends with 0 (done), 1 (failed) or 2 (wrong usage or
-//! configuration).
+//! configuration). Where a container runtime calls it as its CNI plugin it is that, and nothing else.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -8,6 +8,9 @@ use std::{
 };
 
 fn main() -> ExitCode {
+    if adit::container::cni::is_asked() {
+        return ExitCode::from(adit::container::cni::run());
+    }
     if let Err(error) = linux::name_service::ask_without_modules() {
         let _ = writeln!(io::stderr(), "adit: {error}");
     }

@@ -16,6 +16,7 @@
 //! | [`clock`] | the time since start, and of day |
 //! | [`cpu`] | what the processor can do |
 //! | [`privilege`] | user-namespace re-entry, capabilities, and what a process gives up |
+//! | [`sandbox`] | programs in namespaces of their own: mounts, signals, the terminal |
 //! | [`name_service`] | whom a program without shared libraries asks for names |
 //! | [`daemon`] | leaving the session and the streams of whoever started the process |
 //! | [`watch`] | being told when a file is removed or replaced, or what a directory holds changes |
@@ -34,6 +35,7 @@ pub mod nft;
 pub mod ping;
 pub mod poll;
 pub mod privilege;
+pub mod sandbox;
 pub mod service;
 pub mod sysctl;
 pub mod tun;

@@ -71,6 +71,7 @@ mod tests {
                 "adit-node.1",
                 "adit-secret.1",
                 "adit-client.1",
+                "adit-cni.1",
                 "adit-keygen.1",
                 "adit-pubkey.1",
                 "adit-demo.1",

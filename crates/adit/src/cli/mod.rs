@@ -2,18 +2,23 @@
 //! help, the man pages and the completions.
 
 mod client;
+mod cni;
 mod completions;
 mod demo;
 mod down;
+mod exec;
 mod find;
 mod init;
+mod inside;
 mod join;
 mod keygen;
 mod man;
 mod node;
 mod output;
+mod ps;
 mod pubkey;
 mod reload;
+mod run;
 mod secret;
 mod service;
 mod status;
@@ -58,6 +63,12 @@ enum Verb {
     Node(node::Arguments),
     Secret(secret::Arguments),
     Client(client::Arguments),
+    Cni(cni::Arguments),
+    Run(run::Arguments),
+    Exec(exec::Arguments),
+    Ps(ps::Arguments),
+    #[command(hide = true)]
+    Inside(inside::Arguments),
     Keygen(keygen::Arguments),
     Pubkey(pubkey::Arguments),
     Demo(demo::Arguments),
@@ -122,6 +133,11 @@ impl Cli {
             Verb::Node(arguments) => arguments.run(),
             Verb::Secret(arguments) => arguments.run(),
             Verb::Client(arguments) => arguments.run(),
+            Verb::Cni(arguments) => arguments.run(),
+            Verb::Run(arguments) => arguments.run(),
+            Verb::Exec(arguments) => arguments.run(),
+            Verb::Ps(arguments) => arguments.run(),
+            Verb::Inside(arguments) => arguments.run(),
             Verb::Keygen(arguments) => arguments.run(),
             Verb::Pubkey(arguments) => arguments.run(),
             Verb::Demo(arguments) => arguments.run(),
@@ -202,6 +218,17 @@ mod tests {
             ("adit node remove", 2),
             ("adit secret", 2),
             ("adit client add phone --qr --conf", 2),
+            ("adit cni", 2),
+            ("adit cni install adit1", 2),
+            ("adit cni uninstall --device adit1", 2),
+            ("adit run", 2),
+            ("adit run --name web", 2),
+            ("adit run sleep 1", 2),
+            ("adit run --ip web -- sleep 1", 2),
+            ("adit exec web", 2),
+            ("adit exec -- sleep 1", 2),
+            ("adit ps web", 2),
+            ("adit inside", 2),
             ("adit up --config", 2),
             ("adit down --device a --config b", 2),
             ("adit reload --device a --config b", 2),

@@ -10,7 +10,9 @@
 #![allow(dead_code, unused_imports, unused_macros, reason = "each test program uses a part of it")]
 
 pub(crate) mod daemon;
+pub(crate) mod fake;
 pub(crate) mod guard;
+pub(crate) mod image;
 pub(crate) mod packet;
 pub(crate) mod sniffer;
 pub(crate) mod traffic;
