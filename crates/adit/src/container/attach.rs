@@ -132,6 +132,24 @@ fn sweep(kernel: &mut Kernel, locked: &Locked<'_>) -> Result<Vec<Record>, Fault>
     sweep_lost(kernel, locked, records)
 }
 
+/// Removes what was lost while no daemon ran: after a power cut, all. Nothing is done where another program gives addresses out at this moment, since
+/// that one does the same.
+///
+/// # Errors
+/// What could not be removed.
+pub fn sweep_at_start(store: &Store) -> Result<(), Fault> {
+    let Some(locked) = store.try_lock()? else { return Ok(()) };
+    let mut kernel = Kernel::open()?;
+    let before = locked.records()?;
+    let left = sweep(&mut kernel, &locked)?;
+    for record in before {
+        if !left.iter().any(|other| other.stage != Stage::Reserved && other.bridge == record.bridge) {
+            kernel.delete_bridge(&record.bridge)?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes what a runtime has lost: its namespace ended without anybody asking the plugin for its end, as when the host's power is cut, and with it went
 /// the veth. Podman then starts the same container again. Answers the records that stay.
 fn sweep_lost(kernel: &mut Kernel, locked: &Locked<'_>, records: Vec<Record>) -> Result<Vec<Record>, Fault> {

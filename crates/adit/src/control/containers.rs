@@ -59,6 +59,16 @@ impl Control {
         }
     }
 
+    /// Removes what is left of containers that ended while no daemon ran, and that nobody asked for the end of.
+    pub(super) fn forget_lost_containers(&self) {
+        if self.scope == Scope::Device {
+            return;
+        }
+        if let Err(fault) = container::sweep_at_start(&self.store) {
+            tracing::warn!("what is left of former containers stays until one is added: {fault}");
+        }
+    }
+
     /// Says what the node is, and brings back what somebody took from its containers on the host. Answers whether that has to wait, since a program
     /// adds or removes one at this moment.
     ///
