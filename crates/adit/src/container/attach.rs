@@ -52,7 +52,7 @@ pub struct Request {
     pub default_route: bool,
     /// Where its device goes.
     pub place: Place,
-    /// The record of addresses that were reserved for it, and become its own.
+    /// The record of addresses that were reserved for it: these become its own, and no others.
     pub reservation: Option<Key>,
     /// Of `adit run`: the first process inside.
     pub process: Option<Process>,
@@ -200,7 +200,10 @@ fn claim(node: &Node, locked: &Locked<'_>, records: &[Record], request: &Request
         None => request.wanted.clone(),
     };
     ports::check(&request.ports, &others)?;
-    let addresses = ipam::choose(node, &ipam::taken(node, &others), &wanted, &locked.last())?;
+    let mut addresses = ipam::choose(node, &ipam::taken(node, &others), &wanted, &locked.last())?;
+    if reserved.is_some() {
+        addresses.retain(|address| wanted.contains(&address.addr()));
+    }
     let record = new_record(node, request, addresses);
     locked.put(&record)?;
     if wanted.is_empty() {
