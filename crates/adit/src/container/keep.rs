@@ -3,9 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::Duration;
 
-use linux::clock;
 use linux::netns::NetNs;
 use linux::nft::Family;
 
@@ -81,19 +79,6 @@ pub fn collect(store: &Store, valid: &dyn Fn(&Record) -> bool) -> Result<Vec<Rec
         }
     }
     outcome.map(|()| removed)
-}
-
-/// Removes attachments that the host was started anew since, and those that are abandoned: of a container nothing outlives its host, and nobody may be
-/// left to say that it is gone. Answers which.
-///
-/// # Errors
-/// As [`collect`].
-pub fn collect_after_boot(store: &Store) -> Result<Vec<Record>, Fault> {
-    let boot = clock::realtime().saturating_sub(Duration::from_nanos(clock::boottime())).as_secs();
-    let links = Kernel::open()?.netlink.links()?;
-    // The clock may have been set in the meantime: whoever has a device is of today.
-    let is_there = |record: &Record| links.iter().any(|link| link.name == record.host_interface);
-    collect(store, &|record| record.stage == Stage::Reserved || record.created >= boot || is_there(record))
 }
 
 /// Brings back what somebody has taken from the host's side of containers: the bridge, what hangs on it, filters, published ports. A veth that is

@@ -27,8 +27,8 @@ pub mod ports;
 pub mod record;
 pub mod run;
 
-pub use attach::{Place, Request, attach, detach, publish, reserve};
-pub use keep::{check, collect, collect_after_boot, open_namespace, remove_all, remove_unused_bridge, repair};
+pub use attach::{Place, Request, attach, detach, publish, reserve, sweep_at_start};
+pub use keep::{check, collect, open_namespace, remove_all, remove_unused_bridge, repair};
 pub use node::Node;
 pub use ports::Published;
 pub use record::{Door, Key, Locked, Process, Record, Stage, Store};

@@ -58,21 +58,18 @@ impl Control {
         Err(Failure::usage(sentence).with_remedy("remove them first, or write what it was before"))
     }
 
-    /// Gives addresses back that containers had before the host was started anew.
-    pub(super) fn forget_past_containers(&self) {
+    /// Gives addresses back of containers that ended while no daemon ran, and that nobody asked for the end of.
+    pub(super) fn forget_lost_containers(&self) {
         if self.scope == Scope::Device || self.tunnel.network.is_none() || !self.store.directory().exists() {
             return;
         }
-        match container::collect_after_boot(&self.store) {
-            Ok(past) if past.is_empty() => {}
-            Ok(past) => {
-                let named: Vec<String> = past.iter().map(Record::title).collect();
-                tracing::info!(
-                    "gone since this host was started, so that their addresses are free: {}",
-                    named.join(", ")
-                );
+        match container::sweep_at_start(&self.store) {
+            Ok(lost) if lost.is_empty() => {}
+            Ok(lost) => {
+                let named: Vec<String> = lost.iter().map(Record::title).collect();
+                tracing::info!("ended while no daemon ran, so that their addresses are free: {}", named.join(", "));
             }
-            Err(fault) => tracing::warn!("{fault}"),
+            Err(fault) => tracing::warn!("what is left of former containers stays until one is added: {fault}"),
         }
     }
 
