@@ -111,6 +111,8 @@ pub struct Control {
     complaint: Option<String>,
     /// What programs that make containers were told of the node.
     told: Option<Node>,
+    /// Which containers have addresses that are not ours any more, so that it is said once.
+    cut_off: Option<String>,
     /// Whether it was `adit down` that ended us.
     told_to_stop: bool,
 }
@@ -191,6 +193,7 @@ impl Control {
             revivals: VecDeque::new(),
             complaint: None,
             told: None,
+            cut_off: None,
             told_to_stop: false,
         })
     }
@@ -240,7 +243,9 @@ impl Control {
     fn serve(&mut self, netlink: &mut Netlink, signals: &Signals, inbox: &Inbox) -> Result<()> {
         let mut monitor = Monitor::open()?;
         let mut watchdog = Watchdog::of_environment();
-        let mut look = Instant::now() + REFRESH;
+        // What was broken while nobody looked.
+        let mut look =
+            Instant::now() + self.keep_containers().map_or(PAUSE, |waits| if waits { PAUSE } else { REFRESH });
         let mut looked = Instant::now();
         self.switchboard.start(&self.roster);
         loop {
@@ -349,13 +354,17 @@ impl Control {
 
     /// Repairs what somebody changed, and follows the underlay. Answers when to look again at the latest.
     fn look_again(&mut self, netlink: &mut Netlink, inbox: &Inbox) -> Duration {
+        let (mut busy, mut kept) = (false, Ok(()));
         let outcome = match (self.scope, &self.running) {
             (Scope::Device, _) => self.follow_device(netlink),
             (Scope::Host, Some(_)) => {
                 let repaired = self.repair(netlink, inbox);
                 // One that cannot be mended keeps none of the others from it.
-                let told = self.tell_doors();
-                repaired.and(told)
+                match self.keep_containers() {
+                    Ok(waits) => busy = waits,
+                    Err(failure) => kept = Err(failure),
+                }
+                repaired.and(kept)
             }
             (Scope::Host, None) => self.revive(netlink),
         };
@@ -367,6 +376,7 @@ impl Control {
         match (&self.running, &self.complaint) {
             // What cannot be done now may be possible later.
             (Some(_), Some(_)) => 10 * PAUSE,
+            (Some(_), None) if busy => PAUSE,
             (None, _) if self.revivals.len() < MAX_REVIVALS => PAUSE,
             _ => REFRESH,
         }

@@ -37,12 +37,18 @@ impl Failure {
         self
     }
 
+    /// The same failure with another exit code, for verbs whose codes others have settled.
+    #[must_use]
+    pub fn with_exit_code(self, exit_code: u8) -> Self {
+        Self { exit_code, ..self }
+    }
+
     /// The sentence, without a final full stop; empty if the reader has been [told](Self::told).
     pub fn sentence(&self) -> &str {
         &self.sentence
     }
 
-    /// 1 (failed) or 2 (wrong usage or configuration).
+    /// 1 (failed) or 2 (wrong usage or configuration), unless the verb has codes of its own.
     pub fn exit_code(&self) -> u8 {
         self.exit_code
     }

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`tun`] | TUN and TAP devices, multi-queue, with a virtio-net header and probed offloads |
 //! | [`udp`] | UDP sockets: batches, segmentation trains, GRO, packet info, path-MTU errors, steering |
+//! | [`service`] | sockets of a service on an address that may come later, with a queue per group of senders |
 //! | [`netlink`] | links, addresses, routes, neighbours, forwarding database |
 //! | [`netns`] | network namespaces: named and anonymous, running code inside them |
 //! | [`ping`] | round trips by ICMP echo |
@@ -15,9 +16,10 @@
 //! | [`clock`] | the time since start, and of day |
 //! | [`cpu`] | what the processor can do |
 //! | [`privilege`] | user-namespace re-entry, capabilities, and what a process gives up |
+//! | [`sandbox`] | programs in namespaces of their own: mounts, signals, the terminal |
 //! | [`name_service`] | whom a program without shared libraries asks for names |
 //! | [`daemon`] | leaving the session and the streams of whoever started the process |
-//! | [`watch`] | being told when a file is removed or replaced |
+//! | [`watch`] | being told when a file is removed or replaced, or what a directory holds changes |
 //! | [`poll`] | readiness of file descriptors, wake-ups between threads |
 
 mod syscall;
@@ -33,6 +35,8 @@ pub mod nft;
 pub mod ping;
 pub mod poll;
 pub mod privilege;
+pub mod sandbox;
+pub mod service;
 pub mod sysctl;
 pub mod tun;
 pub mod udp;

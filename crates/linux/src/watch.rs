@@ -8,19 +8,36 @@ use std::path::Path;
 use crate::syscall::syscall;
 use crate::{Error, Result};
 
-/// A watch over one file, whatever its type. Its descriptor is readable when the file may have lost its name: it was removed, moved or
-/// replaced, or its attributes changed. It says no more than that: who wants to know looks.
+/// A watch over one file, whatever its type, or over what a directory holds. It says no more than that something happened: who wants to know
+/// looks.
 #[derive(Debug)]
 pub struct Watch {
     fd: OwnedFd,
 }
 
 impl Watch {
-    /// Watches the file that is at `path` now.
+    /// Watches the file that is at `path` now. The descriptor is readable when it may have lost its name: it was removed, moved or replaced,
+    /// or its attributes changed.
     ///
     /// # Errors
     /// There is none; or this user has as many watches as the system gives him.
     pub fn new(path: &Path) -> Result<Self> {
+        // A file that somebody has open is not deleted when its last name goes; the count of its names is an attribute.
+        Self::over(path, libc::IN_ATTRIB | libc::IN_DELETE_SELF | libc::IN_MOVE_SELF | libc::IN_DONT_FOLLOW)
+    }
+
+    /// Watches the directory that is at `path` now. The descriptor is readable when a file in it came, went, was written or replaced, and when
+    /// it went itself.
+    ///
+    /// # Errors
+    /// There is none; or this user has as many watches as the system gives him.
+    pub fn directory(path: &Path) -> Result<Self> {
+        let of_files =
+            libc::IN_CREATE | libc::IN_DELETE | libc::IN_MOVED_FROM | libc::IN_MOVED_TO | libc::IN_CLOSE_WRITE;
+        Self::over(path, of_files | libc::IN_DELETE_SELF | libc::IN_MOVE_SELF | libc::IN_ONLYDIR)
+    }
+
+    fn over(path: &Path, events: u32) -> Result<Self> {
         let failed = |source| Error::new(format!("watch {}", path.display()), source);
         let name = CString::new(path.as_os_str().as_bytes())
             .map_err(|_| Error::from_errno(format!("watch {}", path.display()), libc::EINVAL))?;
@@ -28,19 +45,21 @@ impl Watch {
         let fd = syscall!(inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK)).map_err(failed)?;
         // SAFETY: the kernel has just made this descriptor for us, and nobody else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        // A file that somebody has open is not deleted when its last name goes; the count of its names is an attribute.
-        let events = libc::IN_ATTRIB | libc::IN_DELETE_SELF | libc::IN_MOVE_SELF | libc::IN_DONT_FOLLOW;
         // The name ends with a zero byte and outlives the call.
         syscall!(inotify_add_watch(fd.as_raw_fd(), name.as_ptr(), events)).map_err(failed)?;
         Ok(Self { fd })
     }
 
-    /// Makes the descriptor unreadable again, until something more happens.
-    pub fn reset(&self) {
-        // An event of a file has no name: 16 bytes each.
+    /// Makes the descriptor unreadable again, until something more happens; answers whether something had.
+    pub fn reset(&self) -> bool {
+        // An event takes 16 bytes, and in a directory the name of the file: 256 at most.
         let mut events = [0u8; 1024];
+        let mut happened = false;
         // The buffer has the length that is said; the descriptor does not block.
-        while matches!(syscall!(read(self.fd.as_raw_fd(), events.as_mut_ptr().cast(), events.len())), Ok(1..)) {}
+        while matches!(syscall!(read(self.fd.as_raw_fd(), events.as_mut_ptr().cast(), events.len())), Ok(1..)) {
+            happened = true;
+        }
+        happened
     }
 }
 
@@ -100,6 +119,26 @@ mod tests {
         fs::rename(&other, &path).unwrap();
         assert!(is_readable(&watch));
         end(&path);
+    }
+
+    #[test]
+    fn what_a_directory_holds_is_told() {
+        let (path, _listener, _watch) = scene("directory");
+        let directory = path.parent().unwrap();
+        let watch = Watch::directory(directory).unwrap();
+        assert!(!watch.reset());
+        let (file, new) = (directory.join("one.json"), directory.join(".new"));
+        fs::write(&new, "1").unwrap();
+        assert!(watch.reset() && !watch.reset());
+        fs::rename(&new, &file).unwrap();
+        assert!(watch.reset() && !watch.reset());
+        fs::remove_file(&file).unwrap();
+        assert!(is_readable(&watch));
+        assert!(watch.reset() && !watch.reset());
+        end(&path);
+        assert!(watch.reset());
+        assert!(Watch::directory(directory).is_err());
+        assert!(Watch::directory(Path::new("/proc/self/comm")).is_err());
     }
 
     #[test]

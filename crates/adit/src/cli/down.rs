@@ -14,7 +14,7 @@ use crate::{
     Directories, Failure, Result,
     api::{self, CallError, Claim, Request, Response},
     apply, config,
-    container::Node,
+    container::{self, Node},
     dns,
     subnet_env::SubnetFiles,
     uapi,
@@ -34,7 +34,8 @@ Examples:
   adit down --purge                a node leaves its network for good
 
 A daemon that was killed cannot clean up, and that of a node of a network leaves all in place when it is stopped by a signal, so that
-nothing leaves in the clear; then this removes what is left. A node keeps its keys and may come back with `adit up`, until --purge.";
+nothing leaves in the clear; then this removes what is left. A node keeps its keys and may come back with `adit up`, until --purge.
+Containers stay on their bridge, and speak to each other; --purge unplugs them.";
 
 /// Stop a daemon and wait until everything it set up is removed
 #[derive(Debug, clap::Args)]
@@ -48,7 +49,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Also remove keys and all that is known of the network. Configuration files stay
+    /// Also remove keys and all that is known of the network, and unplug containers. Configuration files stay
     #[arg(long)]
     purge: bool,
 
@@ -64,13 +65,18 @@ impl Arguments {
             (name, file) => device(name, file, &directories)?,
         };
         let request = if self.purge { Request::Leave } else { Request::Stop };
-        let said = stop(&device, request, &directories)?;
-        let forgotten = self.purge && forget_network(&directories, &device)?;
-        let said = match (said, forgotten) {
-            (Some(said), false) => said,
-            (Some(said), true) => format!("{said}; {FORGOTTEN}"),
-            (None, true) => format!("{device} was down; {FORGOTTEN}"),
-            (None, false) => {
+        let mut said: Vec<String> = stop(&device, request, &directories)?.into_iter().collect();
+        if self.purge {
+            let unplugged = unplug_containers(&directories, &device)?;
+            let forgotten = forget_network(&directories, &device)?.then(|| FORGOTTEN.to_owned());
+            if said.is_empty() && (unplugged.is_some() || forgotten.is_some()) {
+                said.push(format!("{device} was down"));
+            }
+            said.extend(unplugged.into_iter().chain(forgotten));
+        }
+        let said = match said.as_slice() {
+            [_, ..] => said.join("; "),
+            [] => {
                 return Err(Failure::failed(format!(
                     "no adit daemon is running for device {device} in {}, and nothing of one is left",
                     directories.runtime.display()
@@ -120,7 +126,7 @@ fn only_device(directories: &Directories, purge: bool) -> Result<String> {
     let names = fs::read_dir(&directories.state).into_iter().flatten().flatten();
     let mut left: Vec<String> = names
         .filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
+            let name = entry.file_name().into_string().ok().filter(|name| !name.ends_with(DOCKER))?;
             let device = endings.iter().find_map(|ending| name.strip_suffix(ending))?;
             config::check_device(device).ok().map(|()| device.to_owned())
         })
@@ -137,8 +143,22 @@ fn only_device(directories: &Directories, purge: bool) -> Result<String> {
     }
 }
 
+/// What the file is called, after the name of the device, in which the plugin of Docker keeps which networks there are.
+const DOCKER: &str = ".docker.json";
+
 /// What the directory is called, after the name of the device, in which a node keeps its keys.
 const NETWORK: &str = ".network";
+
+/// Takes all containers out of the network: their devices, filters, ports and addresses go, and the bridge. Whatever runs in them goes on. Says
+/// what that was. No daemon of the device may be running.
+///
+/// # Errors
+/// A daemon that is running; what could not be removed.
+fn unplug_containers(directories: &Directories, device: &str) -> Result<Option<String>> {
+    let _claim = Claim::take(&directories.runtime, device)?;
+    let removed = container::remove_all(directories, device)?;
+    Ok((!removed.is_empty()).then(|| format!("{} unplugged from the network", removed.join(", "))))
+}
 
 /// Removes what a node of a network keeps while it is down, so that it could not come back as who it was: keys, credentials, what it knew of
 /// other nodes, the mark of its handshakes; and the subnet files that it wrote. On the authority's host the authority and the registry go
@@ -158,7 +178,7 @@ pub(crate) fn forget_network(directories: &Directories, device: &str) -> Result<
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(failed_to_remove(&network, &e)),
     }
-    for ending in [".mark", ".mark.damaged", ".json.damaged", ".dns.damaged"] {
+    for ending in [".mark", ".mark.damaged", ".json.damaged", ".dns.damaged", DOCKER] {
         match fs::remove_file(at(ending)) {
             Ok(()) => forgotten = true,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -173,12 +193,17 @@ pub(crate) fn forget_network(directories: &Directories, device: &str) -> Result<
     Ok(forgotten)
 }
 
-/// Says to programs that make containers that there is no node here any more.
-fn forget_node(directories: &Directories, device: &str) -> Result<()> {
+/// Ends that there is a node here, as far as programs go that make containers, and removes the bridge if nothing hangs on it. Says what was removed
+/// of it.
+fn forget_node(directories: &Directories, device: &str) -> Result<Option<String>> {
     let path = Node::path(directories, device);
+    let bridge = match Node::read(directories, device) {
+        Ok(node) => container::remove_unused_bridge(&node.bridge)?.then(|| format!("bridge {}", node.bridge)),
+        Err(_) => None,
+    };
     match fs::remove_file(&path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed_to_remove(&path, &e)),
-        _ => Ok(()),
+        _ => Ok(bridge),
     }
 }
 
@@ -236,7 +261,7 @@ fn clean_up(device: &str, directories: &Directories) -> Result<Option<String>> {
     }
     // Before the directory that they may be in.
     SubnetFiles::of(device, &directories.state).remove()?;
-    forget_node(directories, device)?;
+    removed.0.extend(forget_node(directories, device)?);
     if had_sockets || !removed.is_empty() {
         uapi::remove_leftover(&directories.wireguard, device);
     }

@@ -8,15 +8,19 @@ mod demo;
 mod docker_options;
 mod docker_plugin;
 mod down;
+mod exec;
 mod find;
 mod init;
+mod inside;
 mod join;
 mod keygen;
 mod man;
 mod node;
 mod output;
+mod ps;
 mod pubkey;
 mod reload;
+mod run;
 mod secret;
 mod service;
 mod status;
@@ -64,6 +68,11 @@ enum Verb {
     DockerPlugin(docker_plugin::Arguments),
     DockerOptions(docker_options::Arguments),
     Cni(cni::Arguments),
+    Run(run::Arguments),
+    Exec(exec::Arguments),
+    Ps(ps::Arguments),
+    #[command(hide = true)]
+    Inside(inside::Arguments),
     Keygen(keygen::Arguments),
     Pubkey(pubkey::Arguments),
     Demo(demo::Arguments),
@@ -131,6 +140,10 @@ impl Cli {
             Verb::DockerPlugin(arguments) => arguments.run(),
             Verb::DockerOptions(arguments) => arguments.run(),
             Verb::Cni(arguments) => arguments.run(),
+            Verb::Run(arguments) => arguments.run(),
+            Verb::Exec(arguments) => arguments.run(),
+            Verb::Ps(arguments) => arguments.run(),
+            Verb::Inside(arguments) => arguments.run(),
             Verb::Keygen(arguments) => arguments.run(),
             Verb::Pubkey(arguments) => arguments.run(),
             Verb::Demo(arguments) => arguments.run(),
@@ -216,6 +229,14 @@ mod tests {
             ("adit cni", 2),
             ("adit cni install adit1", 2),
             ("adit cni uninstall --device adit1", 2),
+            ("adit run", 2),
+            ("adit run --name web", 2),
+            ("adit run sleep 1", 2),
+            ("adit run --ip web -- sleep 1", 2),
+            ("adit exec web", 2),
+            ("adit exec -- sleep 1", 2),
+            ("adit ps web", 2),
+            ("adit inside", 2),
             ("adit up --config", 2),
             ("adit down --device a --config b", 2),
             ("adit reload --device a --config b", 2),

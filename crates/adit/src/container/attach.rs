@@ -78,7 +78,8 @@ pub fn attach(node: &Node, store: &Store, request: &Request) -> Result<Record, F
         }
         record
     };
-    let made = build(&mut kernel, node, &record, request).and_then(|()| {
+    let settled = store.settle(&record.key);
+    let made = settled.and_then(|()| build(&mut kernel, node, &record, request)).and_then(|()| {
         record.stage = Stage::Made;
         if record.ports.is_empty() {
             store.update(&record)
@@ -134,7 +135,7 @@ fn publishes(records: &[Record]) -> bool {
     records.iter().any(|record| !record.ports.is_empty())
 }
 
-/// Gives addresses and ports to the container, in a record that is on disk when this returns.
+/// Gives addresses and ports to the container, in a record.
 fn claim(node: &Node, locked: &Locked<'_>, records: &[Record], request: &Request) -> Result<Record, Fault> {
     let key = &request.key;
     if records.iter().any(|record| record.key == *key) {
@@ -302,6 +303,8 @@ pub fn reserve(node: &Node, store: &Store, key: &Key, wanted: &[IpAddr]) -> Resu
     let mut record = claim(node, &locked, &records, &request)?;
     record.stage = Stage::Reserved;
     locked.put(&record)?;
+    drop(locked);
+    store.settle(key)?;
     Ok(record)
 }
 
@@ -336,5 +339,7 @@ pub fn publish(node: &Node, store: &Store, key: &Key, ports: Vec<Published>) -> 
         locked.put(&before)?;
         return Err(fault);
     }
+    drop(locked);
+    store.settle(key)?;
     Ok(after)
 }

@@ -10,7 +10,7 @@ use linux::nft::Family;
 use super::apply::Kernel;
 use super::plan::Operation;
 use super::record::Stage;
-use super::{Fault, FaultKind, Node, Record, Store, detach, inside, plan, ports};
+use super::{Fault, FaultKind, Locked, Node, Record, Store, detach, inside, plan, ports};
 use crate::Directories;
 
 /// Whether an attachment is as it was made, on the host and inside.
@@ -84,45 +84,64 @@ pub fn collect(store: &Store, valid: &dyn Fn(&Record) -> bool) -> Result<Vec<Rec
 /// Brings back what somebody has taken from the host's side of containers: the bridge, what hangs on it, filters, published ports. A veth that is
 /// gone cannot come back, since its other end was in the container.
 ///
-/// Answers how many steps were done, and what could not be.
+/// Answers how many steps were done, and what could not be. Where all is well nobody is kept from giving addresses out meanwhile.
 pub fn repair(node: &Node, store: &Store) -> (usize, Vec<Fault>) {
-    let mut failures = Vec::new();
-    let outcome = store.lock().and_then(|locked| {
-        let records = locked.records()?;
-        let kept: Vec<Record> =
-            records.into_iter().filter(|record| record.stage == Stage::Made && record.bridge == node.bridge).collect();
-        if kept.is_empty() {
-            return Ok(0);
+    repair_when(node, store, || store.lock().map(Some)).unwrap_or_default()
+}
+
+/// The same for whoever must not wait: nothing is answered where something is amiss and another program gives addresses out at this moment. It may
+/// be about to do what is missing.
+pub fn try_repair(node: &Node, store: &Store) -> Option<(usize, Vec<Fault>)> {
+    repair_when(node, store, || store.try_lock())
+}
+
+fn repair_when<'a>(
+    node: &Node,
+    store: &Store,
+    lock: impl FnOnce() -> Result<Option<Locked<'a>>, Fault>,
+) -> Option<(usize, Vec<Fault>)> {
+    let repaired = (|| {
+        if missing(node, store.read_each()?.0)?.1.is_empty() {
+            return Ok(Some((0, Vec::new())));
         }
-        let mut kernel = Kernel::open()?;
-        let mut actual = kernel.observe(&node.bridge, &node.device)?;
-        let mut steps = plan::bridge(node, &actual, kept.iter().any(|record| !record.ports.is_empty()))?;
-        // What is set each time, and may be so already, is no news.
-        if steps.iter().all(|step| matches!(step, Operation::Set { .. })) {
-            steps.clear();
-        }
-        for record in &kept {
-            kernel.observe_port(record, &mut actual)?;
-        }
-        let bridge = actual.bridge.as_ref().map(|link| link.index);
-        steps.extend(kept.iter().flat_map(|record| plan::port(record, &actual, bridge)));
-        steps.extend(plan::published(&node.device, &kept, &actual));
-        let done = steps.iter().filter(|step| match kernel.carry_out(step) {
-            Ok(()) => true,
-            Err(fault) => {
-                failures.push(fault);
-                false
-            }
-        });
-        Ok(done.count())
-    });
-    match outcome {
-        Ok(done) => (done, failures),
-        Err(fault) => {
-            failures.push(fault);
-            (0, failures)
-        }
+        let Some(locked) = lock()? else { return Ok(None) };
+        let (mut kernel, steps) = missing(node, locked.records()?)?;
+        let mut failures = Vec::new();
+        let done = steps.iter().filter(|step| kernel.carry_out(step).map_err(|fault| failures.push(fault)).is_ok());
+        Ok(Some((done.count(), failures)))
+    })();
+    repaired.unwrap_or_else(|fault| Some((0, vec![fault])))
+}
+
+/// What is missing on the host's side of these containers.
+fn missing(node: &Node, records: Vec<Record>) -> Result<(Kernel, Vec<Operation>), Fault> {
+    let kept: Vec<Record> =
+        records.into_iter().filter(|record| record.stage == Stage::Made && record.bridge == node.bridge).collect();
+    let mut kernel = Kernel::open()?;
+    if kept.is_empty() {
+        return Ok((kernel, Vec::new()));
     }
+    let mut actual = kernel.observe(&node.bridge, &node.device)?;
+    let mut steps = plan::bridge(node, &actual, kept.iter().any(|record| !record.ports.is_empty()))?;
+    // What is set each time, and may be so already, is no news.
+    if steps.iter().all(|step| matches!(step, Operation::Set { .. })) {
+        steps.clear();
+    }
+    for record in &kept {
+        kernel.observe_port(record, &mut actual)?;
+    }
+    let bridge = actual.bridge.as_ref().map(|link| link.index);
+    steps.extend(kept.iter().flat_map(|record| plan::port(record, &actual, bridge)));
+    steps.extend(plan::published(&node.device, &kept, &actual));
+    Ok((kernel, steps))
+}
+
+/// Removes the bridge, unless something hangs on it; answers whether it was there. Another's of this name stays.
+///
+/// # Errors
+/// The kernel refused.
+pub fn remove_unused_bridge(name: &str) -> Result<bool, Fault> {
+    Kernel::open()?.delete_bridge(name)
 }
 
 /// Removes all that there is of containers: their devices, filters, ports, records, and the bridge. Answers what that was, in words.

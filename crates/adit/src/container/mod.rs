@@ -25,9 +25,10 @@ pub mod node;
 mod plan;
 pub mod ports;
 pub mod record;
+pub mod run;
 
 pub use attach::{Place, Request, attach, detach, publish, reserve};
-pub use keep::{check, collect, open_namespace, remove_all, repair};
+pub use keep::{check, collect, open_namespace, remove_all, remove_unused_bridge, repair, try_repair};
 pub use node::Node;
 pub use ports::Published;
 pub use record::{Door, Key, Locked, Process, Record, Stage, Store};

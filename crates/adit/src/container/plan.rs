@@ -10,6 +10,9 @@ use linux::nft::{Family, Ruleset};
 use super::{Fault, FaultKind, Node, Record, filters, ports};
 use crate::plan::ALIAS;
 
+/// The length of the prefix of addresses of a link (RFC 4291, section 2.5.6).
+const LINK_LOCAL: u8 = 64;
+
 /// Chain and comment of each rule of a table.
 pub(super) type Told = Vec<(String, String)>;
 
@@ -60,7 +63,11 @@ pub(super) enum Operation {
 pub(super) fn bridge(node: &Node, actual: &Actual, publishes: bool) -> Result<Vec<Operation>, Fault> {
     let name = || node.bridge.clone();
     let mut steps = Vec::new();
-    let wanted: Vec<IpNet> = node.gateways().collect();
+    let mut wanted: Vec<IpNet> = node.gateways().collect();
+    // Without an address of its link it could ask for no container of IPv6. The kernel gives it one, and no second one where that was taken.
+    if wanted.iter().any(|net| net.addr().is_ipv6()) {
+        wanted.extend(IpNet::new(filters::link_local(node.bridge_mac()).into(), LINK_LOCAL));
+    }
     if let Some(link) = &actual.bridge {
         if link.kind.as_deref() != Some("bridge") || link.alias.as_deref() != Some(ALIAS) {
             let kind = link.kind.as_deref().map_or(String::new(), |kind| format!(" ({kind})"));

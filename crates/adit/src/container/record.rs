@@ -1,7 +1,7 @@
 //! What a node has given to containers: a file per attachment, on disk before anything is made, so that whatever a killed program left behind can be
 //! found and removed. The directory `<state>/<device>.containers` is also what gives addresses out: one is taken if a record has it.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -215,17 +215,27 @@ impl Store {
         read(&self.directory.join(key.file()))
     }
 
-    /// All records, as they are at this moment. Ones that are damaged are named and passed over.
+    /// All records, as they are at this moment. Ones that are damaged are named in the log, and passed over.
     ///
     /// # Errors
     /// The directory cannot be read.
     pub fn read_all(&self) -> Result<Vec<Record>, Fault> {
+        let (records, damaged) = self.read_each()?;
+        damaged.iter().for_each(|fault| tracing::warn!("{fault}"));
+        Ok(records)
+    }
+
+    /// All records, as they are at this moment, and what is wrong with the others.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn read_each(&self) -> Result<(Vec<Record>, Vec<Fault>), Fault> {
         let entries = match fs::read_dir(&self.directory) {
             Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), Vec::new())),
             Err(e) => return Err(self.failed("read", &e)),
         };
-        let mut records = Vec::new();
+        let (mut records, mut damaged) = (Vec::new(), Vec::new());
         for entry in entries {
             let path = entry.map_err(|e| self.failed("read", &e))?.path();
             if path.extension().is_none_or(|extension| extension != "json") || is_hidden(&path) {
@@ -233,11 +243,11 @@ impl Store {
             }
             match read(&path) {
                 Ok(record) => records.extend(record),
-                Err(fault) => tracing::warn!("{fault}"),
+                Err(fault) => damaged.push(fault),
             }
         }
         records.sort_by(|a, b| a.created.cmp(&b.created).then_with(|| a.key.cmp(&b.key)));
-        Ok(records)
+        Ok((records, damaged))
     }
 
     /// Waits until nobody else gives addresses out, and keeps others from it while the answer lives.
@@ -245,16 +255,29 @@ impl Store {
     /// # Errors
     /// The directory cannot be made, or the file not be locked.
     pub fn lock(&self) -> Result<Locked<'_>, Fault> {
-        let lock = || {
-            DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
-            let file = OpenOptions::new().create(true).truncate(false).write(true).open(self.directory.join(LOCK))?;
-            file.lock().map(|()| file)
-        };
-        let file = lock().map_err(|e| self.failed("lock", &e))?;
-        Ok(Locked { store: self, _file: file })
+        let locked = self.lock_file().and_then(|file| file.lock().map(|()| file));
+        Ok(Locked { store: self, _file: locked.map_err(|e| self.failed("lock", &e))? })
     }
 
-    /// Notes how far an attachment has come, without waiting for the disk: what a crash of the host makes of it is an older record.
+    /// The same without waiting: nothing while somebody else gives addresses out.
+    ///
+    /// # Errors
+    /// As [`Store::lock`].
+    pub fn try_lock(&self) -> Result<Option<Locked<'_>>, Fault> {
+        let file = self.lock_file().map_err(|e| self.failed("lock", &e))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Locked { store: self, _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(self.failed("lock", &e)),
+        }
+    }
+
+    fn lock_file(&self) -> io::Result<File> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)?;
+        OpenOptions::new().create(true).truncate(false).write(true).open(self.directory.join(LOCK))
+    }
+
+    /// Notes how far an attachment has come.
     ///
     /// # Errors
     /// It cannot be written.
@@ -262,6 +285,18 @@ impl Store {
         let text = serde_json::to_vec(record).map_err(|e| self.failed("write", &e.into()))?;
         let path = self.directory.join(record.key.file());
         files::replace_lightly(&path, &text, 0o600).map_err(|e| self.failed("write", &e))
+    }
+
+    /// Waits until a record is on disk, so that it survives a crash of the host too. Without the lock: those that come at once wait together.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    pub fn settle(&self, key: &Key) -> Result<(), Fault> {
+        let settle = || {
+            File::open(self.directory.join(key.file()))?.sync_all()?;
+            File::open(&self.directory)?.sync_all()
+        };
+        settle().map_err(|e| self.failed("write", &e))
     }
 
     fn failed(&self, verb: &str, error: &io::Error) -> Fault {
@@ -294,14 +329,12 @@ impl Locked<'_> {
         self.store.read_all()
     }
 
-    /// Writes a record, which is on disk when this returns.
+    /// Writes a record, which whoever takes the lock next will see. [`Store::settle`] waits for the disk.
     ///
     /// # Errors
     /// It cannot be written: then it is not there.
     pub fn put(&self, record: &Record) -> Result<(), Fault> {
-        let text = serde_json::to_vec(record).map_err(|e| self.store.failed("write", &e.into()))?;
-        let path = self.store.directory.join(record.key.file());
-        files::replace(&path, &text, 0o600).map_err(|e| self.store.failed("write", &e))
+        self.store.update(record)
     }
 
     /// Removes a record; one that is not there is removed already.

@@ -7,7 +7,8 @@ use ipnet::IpNet;
 
 use super::{Control, Scope};
 use crate::config::{Network, Origin, Tunnel};
-use crate::container::Node;
+use crate::container::{self, Node, Record, Stage};
+use crate::observe::containers::strangers;
 use crate::{Failure, Result};
 
 /// What those programs are to know of this node; nothing of a tunnel from a file.
@@ -31,6 +32,14 @@ fn describe(tunnel: &Tunnel, mtu: u32) -> Option<Node> {
     })
 }
 
+/// Logs what is wrong where that is news; answers what is wrong.
+fn say_when_new(before: Option<String>, now: Option<String>) -> Option<String> {
+    if let Some(sentence) = now.as_ref().filter(|now| before.as_ref() != Some(now)) {
+        tracing::error!("{sentence}");
+    }
+    now
+}
+
 impl Control {
     /// Checks that nothing hangs on the bridge, which is to be another one.
     ///
@@ -38,7 +47,8 @@ impl Control {
     /// There are containers, or it is not known.
     pub(super) fn check_no_containers(&self) -> Result<()> {
         let Some(network) = &self.tunnel.network else { return Ok(()) };
-        match self.store.read_all()?.len() {
+        let hang = self.store.read_all()?.iter().filter(|record| record.stage != Stage::Reserved).count();
+        match hang {
             0 => Ok(()),
             n => Err(Failure::usage(format!(
                 "{n} container{} on the bridge {}, and nothing was changed",
@@ -49,16 +59,55 @@ impl Control {
         }
     }
 
+    /// Says what the node is, and brings back what somebody took from its containers on the host. Answers whether that has to wait, since a program
+    /// adds or removes one at this moment.
+    ///
+    /// # Errors
+    /// What could not be said or brought back. It is tried again at the next look at the host.
+    pub(super) fn keep_containers(&mut self) -> Result<bool> {
+        if self.scope == Scope::Device {
+            return Ok(false);
+        }
+        let (records, damaged) = self.store.read_each()?;
+        let told = self.tell_doors(&records).and(damaged.into_iter().next().map_or(Ok(()), |fault| Err(fault.into())));
+        let Some(node) = self.told.as_ref().filter(|_| !records.is_empty()) else { return told.map(|()| false) };
+        self.cut_off = say_when_new(std::mem::take(&mut self.cut_off), strangers(&records, &node.subnets));
+        let mut outcome = container::try_repair(node, &self.store);
+        if outcome.as_ref().is_some_and(|(_, faults)| !faults.is_empty()) {
+            // What went away in this moment was not to be repaired.
+            let (done, _) = outcome.unwrap_or_default();
+            outcome = container::try_repair(node, &self.store).map(|(more, faults)| (done + more, faults));
+        }
+        let Some((done, faults)) = outcome else { return told.map(|()| true) };
+        if done > 0 {
+            tracing::info!("brought the containers' side of {} back to what it was ({done} changes)", node.device);
+        }
+        told?;
+        match faults.into_iter().next() {
+            Some(fault) => Err(fault.into()),
+            None => Ok(false),
+        }
+    }
+
     /// Says what the node is, where that is news or the file was taken away.
     ///
     /// # Errors
-    /// The file cannot be written, or removed where this is no node any more. It is tried again at the next look at the host.
-    pub(super) fn tell_doors(&mut self) -> Result<()> {
-        if self.scope == Scope::Device {
-            return Ok(());
+    /// The file cannot be written, or removed where this is no node any more.
+    fn tell_doors(&mut self, records: &[Record]) -> Result<()> {
+        let Some(mut node) = describe(&self.tunnel, self.device.load().mtu) else { return self.silence_doors() };
+        // Until the last of them is gone, they are all on one bridge.
+        if let Some(record) =
+            records.iter().find(|record| record.stage != Stage::Reserved && record.bridge != node.bridge)
+        {
+            if self.told.as_ref().is_none_or(|told| told.bridge != record.bridge) {
+                tracing::warn!(
+                    "containers hang on the bridge {}: it is {} when the last of them is gone",
+                    record.bridge,
+                    node.bridge
+                );
+            }
+            node.bridge.clone_from(&record.bridge);
         }
-        let node = describe(&self.tunnel, self.device.load().mtu);
-        let Some(node) = node else { return self.silence_doors() };
         if self.told.as_ref() == Some(&node) && Node::path(&self.directories, &node.device).exists() {
             return Ok(());
         }
@@ -71,11 +120,29 @@ impl Control {
         Ok(())
     }
 
-    /// The same where it is no reason to stop.
+    /// Says what the node is by a configuration that has just come into force. What cannot be said now is at the next look at the host.
     pub(super) fn try_to_tell_doors(&mut self) {
-        if let Err(failure) = self.tell_doors() {
+        if self.scope == Scope::Device {
+            return;
+        }
+        let told = self.store.read_all().map_err(Failure::from).and_then(|records| self.tell_doors(&records));
+        if let Err(failure) = told {
             tracing::warn!("{failure}");
         }
+    }
+
+    /// Ends that there is a node here. Containers that there are stay on their bridge; one that nothing hangs on goes.
+    ///
+    /// # Errors
+    /// What could not be removed.
+    pub(super) fn part_with_containers(&mut self) -> Result<()> {
+        let configured = self.tunnel.network.as_ref().map(|network| network.bridge.clone());
+        let bridge = self.told.as_ref().map(|node| node.bridge.clone()).or(configured);
+        self.silence_doors()?;
+        if let Some(bridge) = bridge {
+            container::remove_unused_bridge(&bridge)?;
+        }
+        Ok(())
     }
 
     /// Says that there is no node here.

@@ -180,7 +180,7 @@ impl Control {
         if let Some(Err(failure)) = self.resolvers.as_mut().map(Resolvers::remove) {
             tracing::error!("{failure}");
         }
-        let mut failures: Vec<Failure> = self.silence_doors().err().into_iter().collect();
+        let mut failures: Vec<Failure> = self.part_with_containers().err().into_iter().collect();
         let name = &self.tunnel.device.name;
         match apply::observe_for(netlink, name, None, &self.owned) {
             Ok(actual) => failures.extend(apply::try_all(netlink, name, &plan::removal(&actual, &self.owned))),

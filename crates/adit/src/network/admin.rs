@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -23,6 +23,7 @@ use super::places;
 use crate::api::status::ClientStatus;
 use crate::api::{self, Request};
 use crate::config::{self, Network, PublicIp, RegistryAt};
+use crate::container::Store;
 use crate::key::PrivateKey;
 use crate::observe::human;
 use crate::{Directories, Failure, Result};
@@ -531,7 +532,12 @@ pub fn add_client(name: &str, qr: bool, device: &str, directories: &Directories)
         return Err(Failure::failed("this node is behind NAT, so that a client could not call it")
             .with_remedy("add the client on a node that can be called"));
     };
-    let (client, key) = clients::make(name, &known, &notes.subnets)?;
+    // Nobody gives addresses to containers until the daemon has said that these are taken.
+    let containers = Store::of(directories, device);
+    let locked = containers.lock()?;
+    let of_containers: Vec<IpAddr> =
+        locked.records()?.iter().flat_map(|record| &record.addresses).map(IpNet::addr).collect();
+    let (client, key) = clients::make(name, &known, &of_containers, &notes.subnets)?;
     let node = store.wireguard_key().map_err(|e| match e.is_missing() {
         true => Failure::failed("clients are for nodes that an authority certified, and this one only knows a secret"),
         false => told(e),
@@ -542,6 +548,7 @@ pub fn add_client(name: &str, qr: bool, device: &str, directories: &Directories)
     known.push(client);
     store.set_clients(&clients::write(&known)).map_err(told)?;
     tell(&directories.runtime, device, "", "");
+    drop(locked);
     Ok(text)
 }
 

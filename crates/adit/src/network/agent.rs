@@ -36,6 +36,7 @@ use super::notes::{Notes, NotesFile};
 use super::peers::{Turns, Wanted};
 use super::publish::Publisher;
 use crate::config::{Network, Tunnel};
+use crate::container::Store;
 use crate::request::{Handle, Summary};
 use crate::subnet_env::{Previous, SubnetEnv, SubnetFiles};
 use crate::{Directories, Failure, Result};
@@ -134,6 +135,7 @@ pub(super) struct Agent {
     view: Option<View>,
     lease: Option<Lease>,
     clients: Vec<clients::Client>,
+    containers: Store,
     turns: Turns,
     calling: HashMap<String, Instant>,
     heard: HashMap<Serial, Heard>,
@@ -178,6 +180,7 @@ impl Agent {
         }
         Ok(Self {
             clients: member.clients(),
+            containers: Store::of(directories, &tunnel.device.name),
             device: tunnel.device.name.clone(),
             listen: tunnel.transport.listen,
             listen_is_default: tunnel.transport.listen_is_default,

@@ -90,11 +90,11 @@ pub fn write(clients: &[Client]) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(serde_json::to_vec_pretty(&lines).unwrap_or_default())
 }
 
-/// Makes a client, and the key that only it shall have.
+/// Makes a client, and the key that only it shall have. Its addresses are none of the containers'.
 ///
 /// # Errors
 /// A name that is none or is taken; no free address; no randomness.
-pub fn make(name: &str, clients: &[Client], subnets: &[IpNet]) -> Result<(Client, PrivateKey)> {
+pub fn make(name: &str, clients: &[Client], containers: &[IpAddr], subnets: &[IpNet]) -> Result<(Client, PrivateKey)> {
     config::check_peer(name).map_err(|fault| Failure::usage(format!("{name:?} {fault}")))?;
     if clients.iter().any(|client| client.name.eq_ignore_ascii_case(name)) {
         return Err(Failure::failed(format!("there is a client {name} already"))
@@ -103,7 +103,8 @@ pub fn make(name: &str, clients: &[Client], subnets: &[IpNet]) -> Result<(Client
     if clients.len() >= MOST {
         return Err(Failure::failed(format!("this node has {MOST} clients, which is the most")));
     }
-    let taken: HashSet<IpAddr> = clients.iter().flat_map(|client| &client.addresses).map(IpNet::addr).collect();
+    let of_clients = clients.iter().flat_map(|client| &client.addresses).map(IpNet::addr);
+    let taken: HashSet<IpAddr> = of_clients.chain(containers.iter().copied()).collect();
     let addresses = subnets
         .iter()
         .map(|subnet| {
@@ -222,7 +223,7 @@ mod tests {
     fn clients_have_addresses_from_above_and_keep_them() {
         let mut clients = Vec::new();
         for (name, v4) in [("phone", "10.42.7.254/32"), ("laptop", "10.42.7.253/32")] {
-            let (client, _) = make(name, &clients, &subnets()).unwrap();
+            let (client, _) = make(name, &clients, &[], &subnets()).unwrap();
             assert_eq!(client.addresses[0].to_string(), v4);
             clients.push(client);
         }
@@ -232,22 +233,30 @@ mod tests {
         assert_eq!(again[1].addresses, clients[1].addresses);
         assert!(again[0].preshared_key == clients[0].preshared_key);
         clients.remove(0);
-        assert_eq!(make("tablet", &clients, &subnets()).unwrap().0.addresses[0].to_string(), "10.42.7.254/32");
-        assert!(make("LAPTOP", &clients, &subnets()).is_err());
-        assert!(make("a b", &clients, &subnets()).is_err());
+        assert_eq!(make("tablet", &clients, &[], &subnets()).unwrap().0.addresses[0].to_string(), "10.42.7.254/32");
+        assert!(make("LAPTOP", &clients, &[], &subnets()).is_err());
+        assert!(make("a b", &clients, &[], &subnets()).is_err());
+    }
+
+    #[test]
+    fn no_client_has_the_address_of_a_container() {
+        let containers = ["10.42.7.254", "10.42.7.253", "fd00::7:ffff:ffff:ffff:fffe"].map(|ip| ip.parse().unwrap());
+        let (client, _) = make("phone", &[], &containers, &subnets()).unwrap();
+        let given: Vec<_> = client.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(given, ["10.42.7.252/32", "fd00::7:ffff:ffff:ffff:fffd/128"]);
     }
 
     #[test]
     fn a_quarter_of_a_small_subnet_is_theirs() {
         let small: Vec<IpNet> = vec!["10.0.0.0/29".parse().unwrap()];
-        let (first, _) = make("a", &[], &small).unwrap();
+        let (first, _) = make("a", &[], &[], &small).unwrap();
         assert_eq!(first.addresses[0].to_string(), "10.0.0.6/32");
-        assert!(make("b", &[first], &small).is_err());
+        assert!(make("b", &[first], &[], &small).is_err());
     }
 
     #[test]
     fn the_configuration_is_one_that_we_read_too() {
-        let (client, key) = make("phone", &[], &subnets()).unwrap();
+        let (client, key) = make("phone", &[], &[], &subnets()).unwrap();
         let node = PrivateKey::generate().unwrap().public_key();
         let networks = ["10.42.0.0/16".parse().unwrap()];
         let introduction =

@@ -10,8 +10,9 @@ const NAMED: usize = 8;
 
 /// Adds the containers of a node to what is said of its network.
 pub fn add(network: &mut NetworkStatus, store: &Store) {
-    match store.read_all() {
-        Ok(records) => {
+    match store.read_each() {
+        Ok((records, damaged)) => {
+            network.problems.extend(damaged.iter().map(ToString::to_string));
             network.problems.extend(strangers(&records, &network.subnets));
             network.containers = records.iter().filter(|record| record.stage == Stage::Made).map(status).collect();
         }

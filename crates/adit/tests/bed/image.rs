@@ -1,10 +1,11 @@
-//! An image of a container without a registry: busybox, and what a program expects around it.
+//! Images of containers without a registry: busybox, and what a program expects around it.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
 
+use serde_json::json;
 use tempfile::TempDir;
 
 /// Debian's, which is linked statically.
@@ -40,6 +41,34 @@ impl Image {
     /// Where it is a tar file.
     pub(crate) fn archive(&self) -> PathBuf {
         self.directory.path().join("busybox.tar")
+    }
+
+    /// An archive as `docker save` writes it, with two images of these files: `localhost/bb:1`, whose command is a shell, and
+    /// `localhost/pause:1`, which does nothing, as the sandbox of a pod.
+    pub(crate) fn saved(&self) -> PathBuf {
+        let directory = self.directory.path().join("saved");
+        fs::create_dir(&directory).unwrap();
+        fs::hard_link(self.archive(), directory.join("layer.tar")).unwrap();
+        let sum = text(Command::new("sha256sum").arg(self.archive()));
+        let layer = format!("sha256:{}", sum.split_whitespace().next().unwrap());
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        let images = [("bb", json!({"Cmd": ["/bin/sh"]})), ("pause", json!({"Entrypoint": ["/bin/sleep", "1000000"]}))];
+        let manifests = images.map(|(name, mut config)| {
+            config["Env"] = json!(["PATH=/bin"]);
+            let rootfs = json!({"type": "layers", "diff_ids": [layer]});
+            let image = json!({"architecture": architecture, "os": "linux", "config": config, "rootfs": rootfs});
+            let file = format!("{name}.json");
+            fs::write(directory.join(&file), image.to_string()).unwrap();
+            json!({"Config": file, "RepoTags": [format!("localhost/{name}:1")], "Layers": ["layer.tar"]})
+        });
+        fs::write(directory.join("manifest.json"), json!(manifests).to_string()).unwrap();
+        let archive = self.directory.path().join("saved.tar");
+        text(Command::new("tar").arg("-C").arg(&directory).arg("-cf").arg(&archive).arg("."));
+        archive
     }
 }
 

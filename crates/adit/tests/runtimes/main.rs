@@ -4,6 +4,9 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+mod containerd;
+mod cri;
+mod engine;
 mod hosts;
 mod podman;
 mod stock;

@@ -13,7 +13,7 @@ pub struct LocalAddress {
 
 /// A `sockaddr_in` or `sockaddr_in6` in a buffer that holds either.
 #[derive(Clone, Copy)]
-pub(super) struct RawAddress {
+pub(crate) struct RawAddress {
     storage: libc::sockaddr_in6,
 }
 
@@ -30,7 +30,7 @@ impl RawAddress {
     };
 
     /// `six`: for a socket of AF_INET6, on which IPv4 addresses are written as mapped ones.
-    pub(super) fn new(address: SocketAddr, six: bool) -> Self {
+    pub(crate) fn new(address: SocketAddr, six: bool) -> Self {
         let mut raw = Self::EMPTY;
         match address {
             SocketAddr::V4(v4) if !six => {
@@ -79,7 +79,7 @@ impl RawAddress {
         }
     }
 
-    pub(super) fn as_ptr(&self) -> *const libc::sockaddr {
+    pub(crate) fn as_ptr(&self) -> *const libc::sockaddr {
         (&raw const self.storage).cast()
     }
 
@@ -88,7 +88,7 @@ impl RawAddress {
     }
 
     /// Bytes in use.
-    pub(super) fn len(&self) -> libc::socklen_t {
+    pub(crate) fn len(&self) -> libc::socklen_t {
         let length = if i32::from(self.storage.sin6_family) == libc::AF_INET {
             size_of::<libc::sockaddr_in>()
         } else {

@@ -24,7 +24,7 @@ pub use address::LocalAddress;
 pub use receive::{BATCH, Datagrams, ReceiveBatch};
 pub use send::{Flow, Full, SendError, SendQueue, Sent};
 
-use self::address::RawAddress;
+pub(crate) use self::address::RawAddress;
 use crate::syscall::syscall;
 use crate::{Error, Result};
 

@@ -141,21 +141,28 @@ struct RawRuntime {
     device_id: Option<Value>,
 }
 
+/// containerd writes capital letters in these, since plugins in Go take them for the same.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawPort {
+    #[serde(alias = "HostPort")]
     host_port: i64,
+    #[serde(alias = "ContainerPort")]
     container_port: i64,
+    #[serde(alias = "Protocol")]
     protocol: Option<String>,
-    #[serde(rename = "hostIP")]
+    #[serde(rename = "hostIP", alias = "HostIP")]
     host_ip: Option<String>,
 }
 
-/// The capability `dns`, whose words are not those of the configuration.
+/// The capability `dns`, whose words are not those of the configuration; containerd begins them with capitals too.
 #[derive(Debug, Deserialize)]
 struct RawServers {
+    #[serde(alias = "Servers")]
     servers: Option<Vec<String>>,
+    #[serde(alias = "Searches")]
     searches: Option<Vec<String>>,
+    #[serde(alias = "Options")]
     options: Option<Vec<String>>,
 }
 

@@ -99,13 +99,17 @@ impl Agent {
         }
     }
 
-    /// Whether something on this host has an address of our subnets beside our device.
+    /// Whether something on this host has an address of our subnets beside our device: a container of ours, or whatever another program has made.
     pub(super) fn is_inhabited(&self) -> bool {
         let look = || -> Result<bool> {
+            let within = |ip: IpAddr| self.notes.subnets.iter().any(|net| net.contains(&ip));
+            let records = self.containers.read_all()?;
+            if records.iter().flat_map(|record| &record.addresses).any(|net| within(net.addr())) {
+                return Ok(true);
+            }
             let mut netlink = Netlink::open()?;
             let ours = netlink.link(&self.device)?.map(|link| link.index);
             let addresses = netlink.addresses(None)?;
-            let within = |ip: IpAddr| self.notes.subnets.iter().any(|net| net.contains(&ip));
             Ok(addresses.iter().any(|a| Some(a.index) != ours && within(a.net.addr())))
         };
         // Not knowing is no reason to take addresses away.

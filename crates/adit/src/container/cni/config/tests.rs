@@ -99,6 +99,7 @@ fn what_a_runtime_asks_for_is_understood() {
                 {"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": ""},
                 {"hostPort": 53, "containerPort": 5353, "protocol": "UDP", "hostIP": "192.0.2.1"},
                 {"hostPort": 1, "containerPort": 1, "hostIP": "0.0.0.0"},
+                {"HostPort": 81, "ContainerPort": 8, "Protocol": "udp", "HostIP": "192.0.2.2"},
             ],
         },
     });
@@ -119,6 +120,7 @@ fn what_a_runtime_asks_for_is_understood() {
         published(None, 8080, 80, Protocol::Tcp),
         published(Some("192.0.2.1"), 53, 5353, Protocol::Udp),
         published(None, 1, 1, Protocol::Tcp),
+        published(Some("192.0.2.2"), 81, 8, Protocol::Udp),
     ];
     assert_eq!(wishes.ports, ports);
 }
