@@ -32,6 +32,11 @@ impl Kernel {
         Ok(actual)
     }
 
+    /// The host as far as published ports go.
+    pub(super) fn observe_ports(&mut self, device: &str) -> Result<Actual, Fault> {
+        Ok(Actual { ports: self.told(Family::Inet, &ports::table(device))?, ..Actual::default() })
+    }
+
     /// Adds what there is of an attachment.
     pub(super) fn observe_port(&mut self, record: &Record, actual: &mut Actual) -> Result<(), Fault> {
         let name = &record.host_interface;

@@ -14,7 +14,8 @@ use linux::nft::Family;
 use super::apply::Kernel;
 use super::record::{Process, Stage};
 use super::{
-    Door, Fault, FaultKind, Key, Locked, Node, Published, Record, Store, filters, inside, ipam, node, plan, ports,
+    Door, Fault, FaultKind, Key, Locked, Node, Published, Record, Store, filters, inside, ipam, leftovers, node, plan,
+    ports,
 };
 use crate::plan::ALIAS;
 
@@ -125,12 +126,13 @@ fn check_request(node: &Node, request: &Request) -> Result<(), Fault> {
 
 /// Removes what killed programs left half-made, and answers the records that stay.
 fn sweep(kernel: &mut Kernel, locked: &Locked<'_>) -> Result<Vec<Record>, Fault> {
-    let (abandoned, records): (Vec<_>, Vec<_>) = locked.records()?.into_iter().partition(Record::is_abandoned);
-    for record in &abandoned {
+    let found = locked.survey()?;
+    leftovers::clear(kernel, locked, &found.damaged, &found.unfinished)?;
+    for record in &found.abandoned {
         tear_down(kernel, record)?;
         forget(kernel, locked, record)?;
     }
-    sweep_lost(kernel, locked, records)
+    sweep_lost(kernel, locked, found.records)
 }
 
 /// Removes what was lost while no daemon ran: after a power cut, all. Nothing is done where another program gives addresses out at this moment, since
@@ -291,7 +293,11 @@ fn put_ports(kernel: &mut Kernel, node: &Node, records: &[Record]) -> Result<(),
 /// # Errors
 /// What could not be removed; the record is there still.
 pub fn detach(store: &Store, key: &Key) -> Result<bool, Fault> {
-    let Some(record) = store.read(key)? else { return Ok(false) };
+    let record = match store.read(key) {
+        Ok(Some(record)) => record,
+        Ok(None) => return Ok(false),
+        Err(fault) => return leftovers::detach(store, key, &fault).map(|()| true),
+    };
     let mut kernel = Kernel::open()?;
     tear_down(&mut kernel, &record)?;
     let locked = store.lock()?;
