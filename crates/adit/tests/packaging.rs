@@ -18,7 +18,6 @@ const EXPOSURE: f64 = 2.1;
 /// That of the server for Docker, which is started beside a node's.
 const DOCKER: &str = "adit-docker.service";
 
-
 fn packaged(name: &str) -> String {
     fs::read_to_string(Path::new(PACKAGING).join(name)).unwrap()
 }
