@@ -13,8 +13,8 @@ Examples:
   adit ps
   adit ps --json | jq -r '.[] | select(.door == \"cni\") | .addresses[]'
 
-Containers of Podman, containerd and Kubernetes come by the door cni, those of Docker by docker, those of adit run by
-run. docs/CONTAINERS.md has all fields of --json.";
+Containers of Podman, containerd and Kubernetes come by the door cni, those of Docker by docker,
+those of adit run by run. docs/CONTAINERS.md has all fields of --json.";
 
 /// List the containers of this node
 #[derive(Debug, clap::Args)]

@@ -13,11 +13,11 @@ Examples:
   adit run --name web --publish 8080:80 -- python3 -m http.server 80
   adit run --name db --ip 10.42.7.9 --isolated -- postgres -D /srv/db
 
-The command has its own network, processes, host name and mounts; its files are those of the host. It is no jail:
-what it does to files, it does to the host's.
+The command has its own network, processes, host name and mounts; its files are those of the
+host. It is no jail: what it does to files, it does to the host's.
 
-The exit code is the command's; 128 and the number of a signal that ended it; 125 where adit failed, 126 where the
-command cannot be run, 127 where there is none; 2 for wrong options.";
+The exit code is the command's; 128 and the number of a signal that ended it; 125 where adit
+failed, 126 where the command cannot be run, 127 where there is none; 2 for wrong options.";
 
 /// Run a command as a container on the network, in the foreground
 #[derive(Debug, clap::Args)]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::bed::wait_for;
-use crate::world::{Program, Running, World};
+use crate::world::{Program, Running, World, inhabitants};
 
 /// A terminal in which a shell command runs.
 struct Terminal {
@@ -35,17 +35,16 @@ impl Terminal {
         self.keys.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// Waits until something is shown, and forgets all up to there.
-    fn shows(&self, what: &str) {
+    /// Waits until something is shown, and forgets all up to there, which it answers.
+    fn shows(&self, what: &str) -> String {
         let seen = || {
             let mut shown = self.shown.lock().unwrap();
             let end = shown.find(what)? + what.len();
-            shown.drain(..end);
-            Some(())
+            Some(shown.drain(..end).collect())
         };
         let all = || self.shown.lock().unwrap().clone();
         let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| wait_for(&format!("{what:?}"), seen)));
-        assert!(found.is_ok(), "it shows {:?}", all());
+        found.unwrap_or_else(|_| panic!("it shows {:?}", all()))
     }
 }
 
@@ -59,7 +58,7 @@ fn a_shell_manages_its_jobs_and_its_exit_code_is_ours() {
     terminal.shows("web\r\n/dev/pts/");
     terminal.shows("ready");
     terminal.types("sleep 1000; echo inter''rupted $?\n");
-    wait_for("the program", || (crate::world::inhabitants(&world.program().record("web")).len() >= 3).then_some(()));
+    wait_for("the program", || (inhabitants(&world.program().record("web")).len() >= 3).then_some(()));
     terminal.types("\u{3}");
     // A shell at a terminal gives up the line.
     terminal.types("echo al''ive\n");
@@ -67,23 +66,38 @@ fn a_shell_manages_its_jobs_and_its_exit_code_is_ours() {
     terminal.types("exit 3\n");
     terminal.shows("code 3");
     // Who follows has the terminal again.
-    terminal.types("more\n\u{4}");
+    terminal.types("more\n");
+    terminal.shows("more\r\nmore");
+    terminal.types("\u{4}");
     terminal.shows("again");
     assert!(terminal.running.ends().success());
     world.is_clean();
 }
 
 #[test]
-fn ctrl_c_ends_the_command_and_not_the_person_who_waits_for_it() {
+fn ctrl_c_arrives_once_and_does_not_end_the_person_who_waits() {
     let world = World::new();
-    let mut terminal = Terminal::open(
-        world.program(),
-        "\"$ADIT\" run -- sh -c 'trap \"echo caught; exit 6\" INT; echo re\"\"ady; while :; do sleep 0.01; done'; echo co''de $?",
-    );
+    // In a pipe, all of it is in the foreground.
+    for through in ["", " | (trap '' INT; cat)"] {
+        let script = "trap \"echo ca''ught\" INT; echo re''ady; while [ \"$x\" != next ]; do read x && echo got $x; done; exit 6";
+        let command =
+            format!("trap : INT; \"$ADIT\" run -- sh -c '{}'{through}; echo co''de $?", script.replace('\'', "'\\''"));
+        let mut terminal = Terminal::open(world.program(), &command);
+        terminal.shows("ready");
+        terminal.types("\u{3}");
+        terminal.shows("caught");
+        terminal.types("next\n");
+        let since = terminal.shows("got next");
+        assert!(!since.contains("caught"), "{since:?}");
+        terminal.shows(if through.is_empty() { "code 6" } else { "code 0" });
+        terminal.running.ends();
+        world.is_clean();
+    }
+    let mut terminal =
+        Terminal::open(world.program(), "\"$ADIT\" run -- sh -c 'echo re\"\"ady; exec sleep 1000'; echo co''de $?");
     terminal.shows("ready");
     terminal.types("\u{3}");
-    terminal.shows("caught");
-    terminal.shows("code 6");
+    terminal.shows("code 130");
     terminal.running.ends();
     world.is_clean();
 }
@@ -101,6 +115,9 @@ fn ctrl_z_stops_it_and_fg_continues_it() {
         terminal.shows("one\r\none");
         terminal.types("\u{1a}");
         terminal.shows("Stopped");
+        // One that has not noticed yet would take what is typed.
+        let record = program.record(if run.starts_with("run") { "web" } else { "base" });
+        wait_for("a stop", || states_of("cat", &inhabitants(&record)).iter().all(|state| state == "T").then_some(()));
         terminal.types("echo at the pro''mpt\n");
         terminal.shows("at the prompt");
         terminal.types("fg; echo en''ded $?\n");
@@ -114,4 +131,16 @@ fn ctrl_z_stops_it_and_fg_continues_it() {
         base.stop();
     }
     world.is_clean();
+}
+
+/// The states of those processes that run a program of this name, of which there is one at least.
+fn states_of(name: &str, processes: &[u32]) -> Vec<String> {
+    let state = |pid: &u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let state = text.split_once(&format!("({name}) "))?.1.split(' ').next()?;
+        Some(state.to_owned())
+    };
+    let states: Vec<String> = processes.iter().filter_map(state).collect();
+    assert!(!states.is_empty(), "{name} does not run");
+    states
 }

@@ -3,6 +3,8 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use super::signal::without_ttou;
 use crate::syscall::syscall;
@@ -42,6 +44,16 @@ impl Terminal {
     /// There is no such group in the session, or the terminal is gone.
     pub fn lend(&self, group: u32) -> Result<()> {
         self.put(i32::try_from(group).unwrap_or(-1))
+    }
+
+    /// Starts a program as the leader of a group of its own, which is in the foreground before its first instruction.
+    pub fn lent_to<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        let number = self.file.as_raw_fd();
+        // In the child, which is in its own group by then. The descriptor is that of the parent's terminal, which is open until exec.
+        let take = move || without_ttou(|| syscall!(tcsetpgrp(number, own_group()))).and_then(|put| put).map(drop);
+        command.process_group(0);
+        // SAFETY: the closure makes system calls only; between fork and exec it neither allocates nor takes a lock.
+        unsafe { command.pre_exec(take) }
     }
 
     /// Puts the group of this process into the foreground.

@@ -9,7 +9,7 @@
 use std::io::{IsTerminal, Read, stdin, stdout};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 
 use linux::poll::readable;
 use linux::sandbox::{self, Change, Signals, Terminal};
@@ -43,6 +43,13 @@ impl<'a> Attendant<'a> {
     /// Lends the terminal to the group of this child, if it is to be lent.
     pub(super) fn lend(&self, pid: u32) -> Result<()> {
         self.terminal.as_ref().map_or(Ok(()), |terminal| terminal.lend(pid)).map_err(Into::into)
+    }
+
+    /// Lends the terminal to a program from its first instruction on, if it is to be lent: it may read at once.
+    pub(super) fn lend_to(&self, command: &mut Command) {
+        if let Some(terminal) = &self.terminal {
+            terminal.lent_to(command);
+        }
     }
 
     /// The number of a signal that somebody sent while there was no program yet to take it.

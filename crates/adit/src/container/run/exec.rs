@@ -2,7 +2,6 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use linux::sandbox::{self, Namespaces, Signals};
@@ -33,11 +32,8 @@ pub fn exec(directories: &Directories, device: &str, name: &str, command: &[OsSt
         .map_err(|e| Failure::failed(format!("cannot enter /: {e}")))?;
     let mut command = Command::new(program);
     sandbox::dying_with_parent(signals.delivered_to(command.args(arguments)))?;
-    if attendant.lends() {
-        command.process_group(0);
-    }
+    attendant.lend_to(&mut command);
     let child = command.spawn().map_err(|e| not_started(program, &e))?;
-    attendant.lend(child.id())?;
     Ok(exit_code(attendant.wait(child.id(), None)?))
 }
 
