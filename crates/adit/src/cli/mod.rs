@@ -5,6 +5,8 @@ mod client;
 mod cni;
 mod completions;
 mod demo;
+mod docker_options;
+mod docker_plugin;
 mod down;
 mod exec;
 mod find;
@@ -63,6 +65,8 @@ enum Verb {
     Node(node::Arguments),
     Secret(secret::Arguments),
     Client(client::Arguments),
+    DockerPlugin(docker_plugin::Arguments),
+    DockerOptions(docker_options::Arguments),
     Cni(cni::Arguments),
     Run(run::Arguments),
     Exec(exec::Arguments),
@@ -133,6 +137,8 @@ impl Cli {
             Verb::Node(arguments) => arguments.run(),
             Verb::Secret(arguments) => arguments.run(),
             Verb::Client(arguments) => arguments.run(),
+            Verb::DockerPlugin(arguments) => arguments.run(),
+            Verb::DockerOptions(arguments) => arguments.run(),
             Verb::Cni(arguments) => arguments.run(),
             Verb::Run(arguments) => arguments.run(),
             Verb::Exec(arguments) => arguments.run(),
@@ -218,6 +224,8 @@ mod tests {
             ("adit node remove", 2),
             ("adit secret", 2),
             ("adit client add phone --qr --conf", 2),
+            ("adit docker-plugin --socket", 2),
+            ("adit docker-options json", 2),
             ("adit cni", 2),
             ("adit cni install adit1", 2),
             ("adit cni uninstall --device adit1", 2),

@@ -18,6 +18,7 @@ use linux::netns::NetNs;
 use linux::sysctl;
 use tempfile::TempDir;
 
+use crate::bed::attached::Attached;
 use crate::bed::daemon::ADIT;
 use crate::bed::traffic::{End, exchange_tcp};
 use crate::bed::{Family, Host, PATIENCE, await_address, wait_for};
@@ -322,6 +323,13 @@ pub(crate) struct Container {
     pub(crate) address: IpAddr,
     /// One of each family that the network has.
     pub(crate) addresses: Vec<IpAddr>,
+}
+
+impl From<Attached> for Container {
+    fn from(attached: Attached) -> Self {
+        let addresses: Vec<_> = attached.record.addresses.iter().map(IpNet::addr).collect();
+        Self { namespace: attached.namespace, address: addresses[0], addresses }
+    }
 }
 
 impl Container {
