@@ -56,6 +56,8 @@ fn containers_of_podman_on_two_hosts() {
     let resolvers = second.shell("far", "cat /etc/resolv.conf");
     let bridge = far.rsplit_once('.').unwrap().0.to_owned() + ".1";
     assert!(resolvers.starts_with(&format!("search host2.adit\nnameserver {bridge}\n")), "{resolvers}");
+    assert_eq!(second.shell("far", "wget -qO- http://web.host1.adit/yes"), "yes\n");
+    assert_eq!(first.shell("near", "wget -qO- http://web/yes"), "yes\n");
 
     // A pod: one address for all in it.
     let group = format!("/{}", two.hosts[1].cgroup());

@@ -40,10 +40,12 @@ fn hosts_are_apart_and_carry_a_network() {
 fn a_host_goes_with_all_that_was_on_it() {
     let bed = Bed::new(1);
     let mut gone = Vec::new();
+    let hierarchy = if Path::new("/sys/fs/cgroup/pids").exists() { "/sys/fs/cgroup/pids" } else { "/sys/fs/cgroup" };
     let failed = catch_unwind(AssertUnwindSafe(|| {
         let host = FakeHost::new(bed.host(1));
         // One that nobody waits for, in a control group and with a named namespace and a mount of its own.
-        let groups = format!("/sys/fs/cgroup/pids/{0}/deeper", host.cgroup());
+        let group = format!("{hierarchy}/{}", host.cgroup());
+        let groups = format!("{group}/deeper");
         host.shell(&format!("mkdir -p {groups} /run/here; mount -t tmpfs here /run/here; ip netns add left"));
         let line = format!("echo $$ >{groups}/cgroup.procs; exec sleep 3600");
         host.shell(&format!("setsid sh -c '{line}' >/dev/null 2>&1 &"));
@@ -51,7 +53,7 @@ fn a_host_goes_with_all_that_was_on_it() {
         wait_for("a group with a process", || {
             (!fs::read_to_string(format!("{groups}/cgroup.procs")).unwrap().is_empty()).then_some(())
         });
-        gone.push(format!("/sys/fs/cgroup/pids/{}", host.cgroup()));
+        gone.push(group);
         gone.push(host.directory.path().to_str().unwrap().to_owned());
         drop(stays);
         std::panic::resume_unwind(Box::new(()));
