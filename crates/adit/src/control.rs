@@ -354,19 +354,15 @@ impl Control {
 
     /// Repairs what somebody changed, and follows the underlay. Answers when to look again at the latest.
     fn look_again(&mut self, netlink: &mut Netlink, inbox: &Inbox) -> Duration {
-        let (mut busy, mut kept) = (false, Ok(()));
         let outcome = match (self.scope, &self.running) {
             (Scope::Device, _) => self.follow_device(netlink),
-            (Scope::Host, Some(_)) => {
-                let repaired = self.repair(netlink, inbox);
-                // One that cannot be mended keeps none of the others from it.
-                match self.keep_containers() {
-                    Ok(waits) => busy = waits,
-                    Err(failure) => kept = Err(failure),
-                }
-                repaired.and(kept)
-            }
+            (Scope::Host, Some(_)) => self.repair(netlink, inbox),
             (Scope::Host, None) => self.revive(netlink),
+        };
+        // What cannot be mended of the one keeps nothing of the other from it.
+        let (busy, outcome) = match self.keep_containers() {
+            Ok(busy) => (busy, outcome),
+            Err(failure) => (false, outcome.and(Err(failure))),
         };
         let complaint = outcome.err().map(|failure| failure.to_string());
         if let Some(complaint) = complaint.as_deref().filter(|c| self.complaint.as_deref() != Some(c)) {

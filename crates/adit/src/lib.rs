@@ -16,6 +16,7 @@
 //! | [`switchboard`] | the encrypted peers, on the same thread |
 //! | [`names`] | host names of peers, resolved in threads of their own |
 //! | [`network`] | this host as a node of a network: its registry watched, its lease kept, its nodes made peers |
+//! | [`resolver`] | names of nodes and containers, for those who ask on this host |
 //! | [`notify`] | what the service manager is told |
 //! | [`subnet_env`] | the lease in flannel's format, for CNI plugins and others |
 //! | [`underlay`] | where peers are, and how large a packet the way to each takes |
@@ -52,6 +53,7 @@ pub mod observe;
 pub mod plan;
 pub mod reconfigure;
 pub mod request;
+pub mod resolver;
 pub mod roads;
 pub mod roster;
 pub mod subnet_env;

@@ -145,7 +145,7 @@ pub fn desired(tunnel: &Tunnel, mtu: u32, road: Option<Road>, port: u16) -> Desi
 }
 
 /// What of a lease is the host's matter.
-fn territory(overlay: &Overlay, peers: &[config::Peer]) -> Territory {
+pub fn territory(overlay: &Overlay, peers: &[config::Peer]) -> Territory {
     let Overlay { networks, subnets, masquerade, forward, .. } = overlay;
     let all = peers.iter().flat_map(|peer| &peer.allowed_ips);
     let is_client = |net: &&IpNet| {

@@ -36,7 +36,7 @@ use crate::request::Handle;
 use crate::roster::{Member, Roster};
 use crate::switchboard::{self, Switchboard};
 use crate::worker::View;
-use crate::{Directories, Failure, Result, api, network, notify, roads, uapi, underlay};
+use crate::{Directories, Failure, Result, api, network, notify, resolver, roads, uapi, underlay};
 
 /// How long an address may take to be in use.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
@@ -208,7 +208,7 @@ fn run_with<S>(
     let mut opened = control.open(&mut netlink)?;
     let caller = network.as_ref().map(network::Running::caller);
     let started = start(&control, &mut opened, directories, &inbox, lifetime, caller)
-        .and_then(|(running, server)| Ok((running, server, serve(&control.handle())?)))
+        .and_then(|(running, server, names)| Ok((running, (server, names), serve(&control.handle())?)))
         .and_then(|started| control.set_resolvers().map(|()| started));
     let (running, server, served) = match started {
         Ok(started) => started,
@@ -296,7 +296,7 @@ fn start(
     inbox: &Arc<Inbox>,
     lifetime: Lifetime,
     network: Option<network::Caller>,
-) -> Result<(Running, api::Server)> {
+) -> Result<(Running, api::Server, Option<resolver::Running>)> {
     let facts = control.facts();
     let sockets = api::Sockets::bind(&directories.runtime, facts.device_name())?;
     // Before the first thread: each takes over the rights of the one that starts it. A test bed may not let us; then we keep
@@ -306,7 +306,12 @@ fn start(
         // Its port is chosen while it runs.
         Scope::Device => &[Capability::NetAdmin, Capability::NetBindService],
     };
-    if let Err(e) = privilege::drop_to(kept) {
+    // Names are answered at a port below 1024, by a thread that may do just that. What gives rights up for good goes last.
+    let until_names = [kept, &[Capability::NetBindService, Capability::SetPcap]].concat();
+    let dropped = privilege::drop_to(&until_names);
+    let names = network.as_ref().map(|_| resolver::start(Arc::clone(control.handle().facts()), directories));
+    let names = names.transpose()?;
+    if let Err(e) = dropped.and_then(|()| privilege::keep_in_this_thread(kept)) {
         tracing::warn!("{e}; going on with more rights than needed");
     }
     if lifetime == Lifetime::UntilStdinCloses {
@@ -314,7 +319,7 @@ fn start(
     }
     let handle = control.handle();
     let server = sockets.serve(move |request| answer(request, &handle, network.as_ref()))?;
-    Ok((control.start(opened)?, server))
+    Ok((control.start(opened)?, server, names))
 }
 
 fn answer(request: api::Request, handle: &Handle, network: Option<&network::Caller>) -> api::Response {

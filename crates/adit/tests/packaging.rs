@@ -93,7 +93,7 @@ fn the_units_give_what_a_daemon_needs_and_tell_the_watchdog() {
         let unit = packaged(name);
         assert_eq!(values(&unit, "Type"), ["notify"]);
         assert_eq!(values(&unit, "DeviceAllow"), ["/dev/net/tun rw"]);
-        assert_eq!(values(&unit, "CapabilityBoundingSet"), ["CAP_NET_ADMIN"]);
+        assert_eq!(values(&unit, "CapabilityBoundingSet"), ["CAP_NET_ADMIN CAP_NET_BIND_SERVICE"]);
         assert_eq!(values(&unit, "RuntimeDirectory"), ["adit wireguard"]);
         assert_eq!(values(&unit, "StateDirectory"), ["adit"]);
         assert_eq!(values(&unit, "Group"), ["adit"]);

@@ -10,6 +10,7 @@ use linux::sandbox::{self, Change};
 use support::wait_for;
 
 #[test]
+#[allow(clippy::zombie_processes, reason = "it is waited for by what is tested")]
 fn children_that_stop_and_end_are_told_apart() {
     assert_eq!(sandbox::reap(), None);
     let child = Command::new("sh").args(["-c", "kill -STOP $$; exit 7"]).stdin(Stdio::null()).spawn().unwrap();

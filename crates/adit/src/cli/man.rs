@@ -40,7 +40,8 @@ fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     // Gives each verb its full names: "adit-up" for the page, "adit up" for its synopsis.
     program.build();
     let mut pages = Vec::new();
-    for command in std::iter::once(&program).chain(program.get_subcommands()) {
+    let verbs = program.get_subcommands().filter(|verb| !verb.is_hide_set());
+    for command in std::iter::once(&program).chain(verbs) {
         let mut page = Vec::new();
         Man::new(command.clone()).render(&mut page)?;
         pages.push((format!("{}.1", command.get_display_name().unwrap_or_else(|| command.get_name())), page));
@@ -72,6 +73,9 @@ mod tests {
                 "adit-secret.1",
                 "adit-client.1",
                 "adit-cni.1",
+                "adit-run.1",
+                "adit-exec.1",
+                "adit-ps.1",
                 "adit-keygen.1",
                 "adit-pubkey.1",
                 "adit-demo.1",

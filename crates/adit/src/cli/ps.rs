@@ -2,12 +2,11 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::json;
-
 use super::{Network, output};
-use crate::Result;
-use crate::container::{Node, Record, Stage, Store, collect, run};
-use crate::observe::{human, table::Table};
+use crate::api::status::ContainerStatus;
+use crate::container::{Node, Stage, Store, collect, run};
+use crate::observe::{containers, human, table::Table};
+use crate::{Failure, Result};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -36,53 +35,37 @@ impl Arguments {
         let directories = places.directories();
         let store = Store::of(&directories, &device);
         collect(&store, &|_| true)?;
-        let mut records = store.read_all()?;
-        records.retain(|record| record.stage == Stage::Made);
-        if records.is_empty() {
+        let records = store.read_all()?;
+        let made: Vec<_> =
+            records.iter().filter(|record| record.stage == Stage::Made).map(containers::status).collect();
+        if made.is_empty() {
             // Whether that is because there is no node here, or another was meant.
             Node::read(&directories, &device)?;
         }
-        let text = if self.json { format!("{}\n", json(&records)) } else { text(&records, now()) };
+        let text = if self.json { json(&made)? } else { text(&made, now()) };
         output::print(&text).map(drop)
     }
 }
 
-fn json(records: &[Record]) -> serde_json::Value {
-    let one = |record: &Record| {
-        json!({
-            "name": record.title(),
-            "id": record.key.container,
-            "door": record.key.door.as_str(),
-            "interface": record.key.interface,
-            "addresses": record.addresses,
-            "ports": words(record.ports.iter()),
-            "isolated": record.isolated,
-            "since": record.created,
-        })
-    };
-    records.iter().map(one).collect()
+fn json(containers: &[ContainerStatus]) -> Result<String> {
+    let text = serde_json::to_string(containers).map_err(|e| Failure::failed(format!("cannot say it: {e}")))?;
+    Ok(format!("{text}\n"))
 }
 
-fn text(records: &[Record], now: u64) -> String {
+fn text(containers: &[ContainerStatus], now: u64) -> String {
     let mut table = Table::new(&["NAME", "DOOR", "ADDRESS", "PORTS", "SINCE"]);
-    for record in records {
-        let mut ports = words(record.ports.iter()).join(" ");
-        if ports.is_empty() {
-            ports.push('-');
-        }
+    for container in containers {
+        let addresses: Vec<_> = container.addresses.iter().map(|net| net.addr().to_string()).collect();
+        let ports = if container.ports.is_empty() { "-".into() } else { container.ports.join(" ") };
         table.row([
-            record.title(),
-            record.key.door.as_str().into(),
-            words(record.addresses.iter().map(ipnet::IpNet::addr)).join(" "),
+            container.name.clone(),
+            container.door.clone(),
+            addresses.join(" "),
             ports,
-            format!("{} ago", human::duration(now.saturating_sub(record.created))),
+            format!("{} ago", human::duration(now.saturating_sub(container.since))),
         ]);
     }
     table.render(0)
-}
-
-fn words(things: impl Iterator<Item = impl ToString>) -> Vec<String> {
-    things.map(|thing| thing.to_string()).collect()
 }
 
 fn now() -> u64 {
@@ -93,6 +76,7 @@ fn now() -> u64 {
 mod tests {
     use super::*;
     use crate::container::record::tests::record;
+    use serde_json::{Value, json};
 
     #[test]
     fn a_container_is_a_row_and_an_object() {
@@ -100,18 +84,20 @@ mod tests {
         named.name = Some("web".into());
         let mut other = record("0123456789abcdef", &["10.42.7.3/24"]);
         other.ports.clear();
-        let records = [named, other];
+        let since = named.created;
+        let shown = [named, other].each_ref().map(containers::status);
         assert_eq!(
-            text(&records, records[0].created + 200),
+            text(&shown, since + 200),
             "NAME          DOOR  ADDRESS            PORTS        SINCE\n\
              web           cni   10.42.7.2 fd77::2  8080:80/tcp  3 min 20 s ago\n\
              0123456789ab  cni   10.42.7.3          -            3 min 20 s ago\n"
         );
+        let objects: Value = serde_json::from_str(&json(&shown).unwrap()).unwrap();
         assert_eq!(
-            json(&records)[0],
+            objects[0],
             json!({
                 "name": "web", "id": "c1", "door": "cni", "interface": "eth0", "addresses": ["10.42.7.2/24", "fd77::2/64"],
-                "ports": ["8080:80/tcp"], "isolated": false, "since": records[0].created,
+                "ports": ["8080:80/tcp"], "isolated": false, "since": since,
             })
         );
     }

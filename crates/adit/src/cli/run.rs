@@ -39,7 +39,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME")]
     hostname: Option<String>,
 
-    /// Keep it from the other containers of this host
+    /// Keep it, and other isolated containers of this host, from each other
     #[arg(long)]
     isolated: bool,
 

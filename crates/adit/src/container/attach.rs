@@ -1,5 +1,6 @@
 //! A container comes and goes. What is made for it stands in its record first, so that whoever finds the record can remove all of it.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -127,6 +128,30 @@ fn sweep(kernel: &mut Kernel, locked: &Locked<'_>) -> Result<Vec<Record>, Fault>
     for record in &abandoned {
         tear_down(kernel, record)?;
         locked.remove(&record.key)?;
+    }
+    sweep_lost(kernel, locked, records)
+}
+
+/// Removes what a runtime has lost: its namespace ended without anybody asking the plugin for its end, as when the host's power is cut, and with it went
+/// the veth. Podman then starts the same container again. Answers the records that stay.
+fn sweep_lost(kernel: &mut Kernel, locked: &Locked<'_>, records: Vec<Record>) -> Result<Vec<Record>, Fault> {
+    let devices: HashSet<String> = kernel.netlink.links()?.into_iter().map(|link| link.name).collect();
+    if !devices.contains(locked.device()) {
+        // Where the node's device is not, there is nothing to see of its containers either.
+        return Ok(records);
+    }
+    let (lost, records): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| {
+        record.key.door == Door::Cni && record.stage == Stage::Made && !devices.contains(&record.host_interface)
+    });
+    for record in &lost {
+        tear_down(kernel, record)?;
+        locked.remove(&record.key)?;
+    }
+    if let Some(record) = lost.iter().find(|record| !record.ports.is_empty()) {
+        let actual = kernel.observe(&record.bridge, locked.device())?;
+        if let Some(step) = plan::published(locked.device(), &made(&records), &actual) {
+            kernel.carry_out(&step)?;
+        }
     }
     Ok(records)
 }

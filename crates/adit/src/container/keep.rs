@@ -10,7 +10,7 @@ use linux::nft::Family;
 use super::apply::Kernel;
 use super::plan::Operation;
 use super::record::Stage;
-use super::{Fault, FaultKind, Locked, Node, Record, Store, detach, docker, inside, plan, ports};
+use super::{Fault, FaultKind, Node, Record, Store, detach, docker, inside, plan, ports};
 use crate::Directories;
 
 /// Whether an attachment is as it was made, on the host and inside.
@@ -84,27 +84,14 @@ pub fn collect(store: &Store, valid: &dyn Fn(&Record) -> bool) -> Result<Vec<Rec
 /// Brings back what somebody has taken from the host's side of containers: the bridge, what hangs on it, filters, published ports. A veth that is
 /// gone cannot come back, since its other end was in the container.
 ///
-/// Answers how many steps were done, and what could not be. Where all is well nobody is kept from giving addresses out meanwhile.
-pub fn repair(node: &Node, store: &Store) -> (usize, Vec<Fault>) {
-    repair_when(node, store, || store.lock().map(Some)).unwrap_or_default()
-}
-
-/// The same for whoever must not wait: nothing is answered where something is amiss and another program gives addresses out at this moment. It may
-/// be about to do what is missing.
-pub fn try_repair(node: &Node, store: &Store) -> Option<(usize, Vec<Fault>)> {
-    repair_when(node, store, || store.try_lock())
-}
-
-fn repair_when<'a>(
-    node: &Node,
-    store: &Store,
-    lock: impl FnOnce() -> Result<Option<Locked<'a>>, Fault>,
-) -> Option<(usize, Vec<Fault>)> {
+/// It waits for nobody: nothing is answered where something is amiss while somebody gives addresses out, who may be about to do what is missing.
+/// Where all is well nobody is kept from giving addresses out meanwhile. Otherwise it answers how many steps were done, and what could not be.
+pub fn repair(node: &Node, store: &Store) -> Option<(usize, Vec<Fault>)> {
     let repaired = (|| {
         if missing(node, store.read_each()?.0)?.1.is_empty() {
             return Ok(Some((0, Vec::new())));
         }
-        let Some(locked) = lock()? else { return Ok(None) };
+        let Some(locked) = store.try_lock()? else { return Ok(None) };
         let (mut kernel, steps) = missing(node, locked.records()?)?;
         let mut failures = Vec::new();
         let done = steps.iter().filter(|step| kernel.carry_out(step).map_err(|fault| failures.push(fault)).is_ok());

@@ -28,7 +28,7 @@ pub mod record;
 pub mod run;
 
 pub use attach::{Place, Request, attach, detach, publish, reserve};
-pub use keep::{check, collect, open_namespace, remove_all, remove_unused_bridge, repair, try_repair};
+pub use keep::{check, collect, open_namespace, remove_all, remove_unused_bridge, repair};
 pub use node::Node;
 pub use ports::Published;
 pub use record::{Door, Key, Locked, Process, Record, Stage, Store};

@@ -3,30 +3,26 @@
 use std::fs;
 use std::io;
 
-use ipnet::IpNet;
-
 use super::{Control, Scope};
-use crate::config::{Network, Origin, Tunnel};
+use crate::config::{Network, Tunnel};
 use crate::container::{self, Node, Record, Stage};
 use crate::observe::containers::strangers;
-use crate::{Failure, Result};
+use crate::{Failure, Result, roads};
 
 /// What those programs are to know of this node; nothing of a tunnel from a file.
 fn describe(tunnel: &Tunnel, mtu: u32) -> Option<Node> {
     let Network { node_name, bridge, domain, .. } = tunnel.network.as_ref()?;
-    let of_overlay = |part: fn(&crate::config::Overlay) -> &Vec<IpNet>| {
-        tunnel.overlay.as_ref().map(part).cloned().unwrap_or_default()
-    };
-    let clients = tunnel.peers.iter().filter(|peer| peer.origin == Origin::Client);
-    let mut clients: Vec<_> = clients.flat_map(|peer| &peer.allowed_ips).map(IpNet::addr).collect();
+    let territory = tunnel.overlay.as_ref().map(|overlay| roads::territory(overlay, &tunnel.peers));
+    let (networks, subnets, mut clients) =
+        territory.map_or_else(Default::default, |of| (of.networks, of.subnets, of.clients));
     clients.sort_unstable();
     Some(Node {
         device: tunnel.device.name.clone(),
         name: node_name.clone(),
         domain: domain.clone(),
         bridge: bridge.clone(),
-        networks: of_overlay(|overlay| &overlay.networks),
-        subnets: of_overlay(|overlay| &overlay.subnets),
+        networks,
+        subnets,
         mtu,
         clients,
     })
@@ -72,11 +68,11 @@ impl Control {
         let told = self.tell_doors(&records).and(damaged.into_iter().next().map_or(Ok(()), |fault| Err(fault.into())));
         let Some(node) = self.told.as_ref().filter(|_| !records.is_empty()) else { return told.map(|()| false) };
         self.cut_off = say_when_new(std::mem::take(&mut self.cut_off), strangers(&records, &node.subnets));
-        let mut outcome = container::try_repair(node, &self.store);
+        let mut outcome = container::repair(node, &self.store);
         if outcome.as_ref().is_some_and(|(_, faults)| !faults.is_empty()) {
             // What went away in this moment was not to be repaired.
             let (done, _) = outcome.unwrap_or_default();
-            outcome = container::try_repair(node, &self.store).map(|(more, faults)| (done + more, faults));
+            outcome = container::repair(node, &self.store).map(|(more, faults)| (done + more, faults));
         }
         let Some((done, faults)) = outcome else { return told.map(|()| true) };
         if done > 0 {

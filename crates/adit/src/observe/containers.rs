@@ -20,7 +20,8 @@ pub fn add(network: &mut NetworkStatus, store: &Store) {
     }
 }
 
-fn status(record: &Record) -> ContainerStatus {
+/// What is said of a container.
+pub fn status(record: &Record) -> ContainerStatus {
     ContainerStatus {
         name: record.title(),
         id: record.key.container.clone(),

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use linux::clock;
 use linux::tun::{Offload, Offloads};
 use linux::udp::Socket;
+use tokio::sync::Notify;
 use tunnel::node::PeerState;
 use tunnel::peer::Standing;
 use tunnel::{PeerId, Reason, Time};
@@ -53,6 +54,8 @@ pub struct Facts {
     node: SharedNode,
     network: ArcSwapOption<NetworkStatus>,
     containers: Store,
+    names_problems: ArcSwap<Vec<String>>,
+    changed: Notify,
 }
 
 /// What another configuration changes.
@@ -106,17 +109,41 @@ impl Facts {
             node,
             network: ArcSwapOption::empty(),
             containers,
+            names_problems: ArcSwap::default(),
+            changed: Notify::new(),
         }
     }
 
     /// What is to be said of the network that this host is a node of.
     pub fn set_network(&self, status: NetworkStatus) {
         self.network.store(Some(Arc::new(status)));
+        self.changed.notify_one();
+    }
+
+    /// The network as it was said to be last.
+    pub fn network(&self) -> Option<Arc<NetworkStatus>> {
+        self.network.load_full()
+    }
+
+    /// The configuration in force.
+    pub fn tunnel(&self) -> Arc<Tunnel> {
+        Arc::clone(&self.known.load().tunnel)
+    }
+
+    /// Waits until network or configuration may be other ones. For one who waits: the resolver.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// What keeps names from being answered, each as a sentence without its full stop.
+    pub fn set_names_problems(&self, problems: Vec<String>) {
+        self.names_problems.store(Arc::new(problems));
     }
 
     /// Another configuration is in force, its peers are in the roster.
     pub fn follow(&self, tunnel: Arc<Tunnel>, roster: &Roster, sockets: &[Arc<Socket>]) {
         self.known.store(Arc::new(Known::new(tunnel, roster, sockets)));
+        self.changed.notify_one();
     }
 
     /// The name of the device.
@@ -192,6 +219,7 @@ impl Facts {
         let mut network = self.network.load_full().map(|status| NetworkStatus::clone(&status));
         if let Some(network) = &mut network {
             containers::add(network, &self.containers);
+            network.problems.extend(self.names_problems.load().iter().cloned());
         }
         Status {
             version: env!("CARGO_PKG_VERSION").into(),

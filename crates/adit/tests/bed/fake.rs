@@ -18,23 +18,26 @@ use tempfile::TempDir;
 use super::daemon::ADIT;
 use super::{Host, PATIENCE, wait_at_most, wait_for};
 
+/// What is on the disk of a host before it is started for the first time.
+const DISK: &str = r#"
+mkdir "$1/cgroup" "$1/etc" "$1/opt" "$1/lib"
+cp -a /etc/. "$1/etc"
+echo "127.0.0.1 localhost $2" >"$1/etc/hosts"
+rm -rf "$1"/etc/adit "$1"/etc/cni "$1"/etc/containers/containers.conf
+"#;
+
 /// The first process: makes the host, says so, reaps what others leave behind, and ends when its standard input does.
 const FIRST: &str = r#"
 set -e
 echo "$2" >/proc/sys/kernel/hostname
-mount -t tmpfs -o mode=755 host "$1"
-for place in cgroup etc run opt lib; do mkdir "$1/$place"; done
-cp -a /etc/. "$1/etc"
-echo "127.0.0.1 localhost $2" >"$1/etc/hosts"
-rm -rf "$1"/etc/adit "$1"/etc/cni "$1"/etc/containers/containers.conf
 mount --rbind /sys/fs/cgroup "$1/cgroup"
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount --rbind "$1/cgroup" /sys/fs/cgroup
-mount --bind "$1/run" /run
 mount --bind "$1/etc" /etc
 mount --bind "$1/opt" /opt
 mount --bind "$1/lib" /var/lib
+mount -t tmpfs -o mode=755 run /run
 mount -t tmpfs -o mode=1777 shm /dev/shm
 mkdir -p /run/lock /run/children
 exec 3<&0
@@ -63,17 +66,48 @@ impl<'a> FakeHost<'a> {
         let is_root = mapping.split_whitespace().collect::<Vec<_>>() == ["0", "0", "4294967295"];
         assert!(is_root, "runtimes of containers need root itself, not that of a user namespace: run ./test as root");
         let directory = tempfile::tempdir().unwrap();
-        let root = directory.path().join("host");
-        fs::create_dir(&root).unwrap();
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "slave", "--uts", "--pid", "--fork", "--kill-child", "--"]);
-        command.args(["sh", "-c", FIRST, "first"]).arg(&root).arg(format!("host{}", host.number));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut first = host.namespace.run(|| command.spawn()).unwrap().unwrap();
-        let line = BufReader::new(first.stdout.take().unwrap()).lines().next();
-        assert!(matches!(&line, Some(Ok(line)) if line == "made"), "the first process says {line:?}");
+        let disk = directory.path().join("disk");
+        fs::create_dir(&disk).unwrap();
+        let name = format!("host{}", host.number);
+        let made = Command::new("sh").args(["-ec", DISK, "disk"]).arg(&disk).arg(&name).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let first = boot(host, &disk, &name);
         let cgroup = format!("adit-test-{}-{}", std::process::id(), first.id());
         Self { host, first, children: AtomicU32::new(0), cgroup, directory }
+    }
+
+    /// Cuts its power and starts it again: everything is gone but what is on its disk.
+    pub(crate) fn reboot(&mut self) {
+        self.end();
+        let mut netlink = self.host.netlink();
+        for link in netlink.links().unwrap() {
+            if !["lo", "under0"].contains(&link.name.as_str()) {
+                // The other end of one that went before is gone too.
+                let _ = netlink.delete_link(link.index);
+            }
+        }
+        self.host.run("nft", &["flush", "ruleset"]);
+        self.host.run("ip", &["route", "flush", "table", "all", "proto", "173"]);
+        self.first = boot(self.host, &self.directory.path().join("disk"), &self.name());
+    }
+
+    /// Ends the first process, and all others with it, and takes the control groups away.
+    fn end(&mut self) {
+        drop(self.first.stdin.take());
+        let deadline = Instant::now() + PATIENCE;
+        while matches!(self.first.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                // With it goes the first process, and with that all others.
+                let _ = self.first.kill();
+                let _ = self.first.wait();
+                break;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
+        for hierarchy in hierarchies.chain(["/sys/fs/cgroup".into()]) {
+            remove_cgroups(&hierarchy.join(&self.cgroup));
+        }
     }
 
     /// Its name.
@@ -253,22 +287,20 @@ impl<'a> FakeHost<'a> {
 
 impl Drop for FakeHost<'_> {
     fn drop(&mut self) {
-        drop(self.first.stdin.take());
-        let deadline = Instant::now() + PATIENCE;
-        while matches!(self.first.try_wait(), Ok(None)) {
-            if Instant::now() > deadline {
-                // With it goes the first process, and with that all others.
-                let _ = self.first.kill();
-                let _ = self.first.wait();
-                break;
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path());
-        for hierarchy in hierarchies.chain(["/sys/fs/cgroup".into()]) {
-            remove_cgroups(&hierarchy.join(&self.cgroup));
-        }
+        self.end();
     }
+}
+
+/// Starts the first process of a host, and waits until it has made it.
+fn boot(host: &Host, disk: &Path, name: &str) -> Child {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "slave", "--uts", "--pid", "--fork", "--kill-child", "--"]);
+    command.args(["sh", "-c", FIRST, "first"]).arg(disk).arg(name);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut first = host.namespace.run(|| command.spawn()).unwrap().unwrap();
+    let line = BufReader::new(first.stdout.take().unwrap()).lines().next();
+    assert!(matches!(&line, Some(Ok(line)) if line == "made"), "the first process says {line:?}");
+    first
 }
 
 /// Removes a control group and those under it. A process that ended may still be counted for a moment.

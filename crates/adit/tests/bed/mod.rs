@@ -9,6 +9,7 @@
 
 #![allow(dead_code, unused_imports, unused_macros, reason = "each test program uses a part of it")]
 
+pub(crate) mod attached;
 pub(crate) mod daemon;
 pub(crate) mod fake;
 pub(crate) mod guard;

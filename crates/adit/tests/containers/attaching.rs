@@ -176,7 +176,7 @@ fn isolated_containers_reach_their_host_and_no_neighbour() {
 fn what_others_take_away_is_brought_back() {
     let world = World::new(DUAL);
     let [web, other] = [world.publishing("8080:80"), world.container()];
-    let repair = || world.on_host(|| container::repair(&world.node, &world.store));
+    let repair = || world.on_host(|| container::repair(&world.node, &world.store)).unwrap();
     assert_eq!(repair(), (0, Vec::new()), "nothing is amiss");
     let index = |name: &str| world.netlink().existing_link(name).unwrap().index;
     let bridge = || index("adit-br0");

@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use adit::container::FaultKind;
+
+use crate::bed::attached::{attach, directories, try_attach};
 use crate::bed::packet::Random;
 use crate::bed::traffic::{connection, exchange_over};
 use crate::bed::{Bed, wait_at_most, wait_for};
@@ -311,8 +314,17 @@ fn a_node_starts_without_its_registry_and_catches_up() {
     assert_eq!(two.subnet(), subnet);
 }
 
+/// Who lives on a node.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Inhabitant {
+    Nobody,
+    /// A container that another program has made.
+    Foreign,
+    Ours,
+}
+
 /// Four nodes and three subnets: the second is stopped until the fourth has what was its.
-fn stopped_too_long(inhabited: bool) {
+fn stopped_too_long(inhabitant: Inhabitant) {
     let bed = Bed::new(4);
     let nodes = nodes(&bed);
     let token = nodes[0].init(&["--network", "10.9.0.0/22", "--subnet-len", "24", "--lease-ttl", "5s", "--uses", "3"]);
@@ -326,7 +338,12 @@ fn stopped_too_long(inhabited: bool) {
     nodes[3].configure("lease-ttl = \"5s\"");
     daemons.iter().for_each(|daemon| daemon.await_nodes(2));
     let first = nodes[0].container();
-    let container = inhabited.then(|| nodes[1].container());
+    let places = directories(nodes[1].directory.path());
+    let container = match inhabitant {
+        Inhabitant::Nobody => None,
+        Inhabitant::Foreign => Some(nodes[1].container()),
+        Inhabitant::Ours => Some(attach(nodes[1].host, &places, "web").into()),
+    };
     if let Some(container) = &container {
         container.reaches(&first);
     }
@@ -355,6 +372,22 @@ fn stopped_too_long(inhabited: bool) {
         let before = unknown(&daemons[0].status());
         assert!(!container.pings(first.address));
         assert_eq!(unknown(&daemons[0].status()), before, "it sends as whom it is not any more");
+        if inhabitant == Inhabitant::Ours {
+            daemons[1].await_problem(&format!("web has an address of {subnet}, which this node does not hold"));
+            let fault = try_attach(nodes[1].host, &places, "other", |_| ()).err().unwrap();
+            assert!(fault.kind == FaultKind::NotReady && fault.sentence.contains("no subnet yet"), "{fault}");
+            // Started again, it has another one as soon as there is one; the container is where it was, and named.
+            nodes[2].adit(&["down", "--purge"]);
+            daemons.remove(2).await_end();
+            daemons.remove(1).terminate();
+            let daemon = wait_for("another subnet", || nodes[1].try_up());
+            assert_ne!(daemon.subnet(), subnet);
+            daemon.await_problem(&format!("web has an address of {subnet}, which this node does not hold"));
+            let other: Container = attach(nodes[1].host, &places, "other").into();
+            other.reaches(&first);
+            other.reaches(&heir);
+            daemons.push(daemon);
+        }
     } else {
         // There is none left for it, until somebody goes.
         daemons[1].await_problem("no subnet is free");
@@ -373,10 +406,15 @@ fn stopped_too_long(inhabited: bool) {
 
 #[test]
 fn a_node_away_for_too_long_steps_back_from_its_subnet_and_keeps_its_containers_addresses() {
-    stopped_too_long(true);
+    stopped_too_long(Inhabitant::Foreign);
+}
+
+#[test]
+fn containers_of_a_node_away_for_too_long_are_named_and_others_are_in_the_next_subnet() {
+    stopped_too_long(Inhabitant::Ours);
 }
 
 #[test]
 fn a_node_away_for_too_long_takes_another_subnet_where_nothing_lives_in_the_first() {
-    stopped_too_long(false);
+    stopped_too_long(Inhabitant::Nobody);
 }

@@ -6,6 +6,7 @@
 mod bed;
 mod clients;
 mod cluster;
+mod containers;
 mod crowd;
 mod disk;
 mod etcd;

@@ -18,6 +18,7 @@ use linux::netns::NetNs;
 use linux::sysctl;
 use tempfile::TempDir;
 
+use crate::bed::attached::Attached;
 use crate::bed::daemon::ADIT;
 use crate::bed::traffic::{End, exchange_tcp};
 use crate::bed::{Family, Host, PATIENCE, await_address, wait_for};
@@ -116,7 +117,17 @@ impl<'a> Node<'a> {
     /// Starts the daemon without waiting.
     pub(crate) fn spawn(&self, arguments: &[&str]) -> Daemon<'_, 'a> {
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
-        let spawn = || self.command(arguments).stdout(Stdio::piped()).stderr(log).spawn();
+        let mut command = self.command(arguments);
+        let resolvers = self.path("resolv.conf");
+        if resolvers.exists() {
+            // As if the host had a file of its own.
+            let script = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+            let mut within = Command::new("unshare");
+            within.args(["--mount", "sh", "-c", script]).arg(&resolvers).arg(ADIT).args(arguments);
+            within.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+            command = within;
+        }
+        let spawn = || command.stdout(Stdio::piped()).stderr(log).spawn();
         let mut child = self.host.namespace.run(spawn).unwrap().unwrap();
         let stdout = child.stdout.take().unwrap();
         let (sender, lines) = mpsc::channel();
@@ -312,6 +323,13 @@ pub(crate) struct Container {
     pub(crate) address: IpAddr,
     /// One of each family that the network has.
     pub(crate) addresses: Vec<IpAddr>,
+}
+
+impl From<Attached> for Container {
+    fn from(attached: Attached) -> Self {
+        let addresses: Vec<_> = attached.record.addresses.iter().map(IpNet::addr).collect();
+        Self { namespace: attached.namespace, address: addresses[0], addresses }
+    }
 }
 
 impl Container {

@@ -5,6 +5,7 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+mod containers;
 mod ending;
 mod world;
 
@@ -278,6 +279,9 @@ fn a_client_in_our_own_subnet_has_a_route_of_its_own() {
     let (_one, _two) = (one.start(), two.start());
     let way = |to: &str| world.host(1).run("ip", &["route", "get", to]);
     assert!(way("10.42.1.200").contains("dev adit0"), "{}", way("10.42.1.200"));
+    // And no container gets its address.
+    let told = adit::container::Node::read(&bed::attached::directories(&one.place.path("")), "adit0").unwrap();
+    assert_eq!(told.clients, [inside(1, Family::V4, "200")]);
     assert!(way("10.42.1.2").contains("dev br0"));
     assert!(way("192.168.50.7").contains("dev adit0"));
     world.containers_talk();

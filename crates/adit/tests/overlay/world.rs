@@ -68,6 +68,15 @@ pub(crate) fn subnet(node: usize, family: Family) -> IpNet {
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::with(true)
+    }
+
+    /// The same without the containers and their bridges.
+    pub(crate) fn without_containers() -> Self {
+        Self::with(false)
+    }
+
+    fn with(bridges: bool) -> Self {
         let bed = Bed::new(3);
         // The outsider is spoken to in the clear.
         bed.guard.switch_off();
@@ -77,7 +86,8 @@ impl World {
                 host.set(&["net", "ipv6", "conf", of, "forwarding"], "0");
             }
         }
-        let containers = [1, 2].map(|node| container(bed.host(node), "c0", "2"));
+        let containers =
+            if bridges { [1, 2].map(|node| container(bed.host(node), "c0", "2")) } else { [fresh(), fresh()] };
         // Both know a way to the world, which is the outsider: what leaks is answered.
         for node in [1, 2] {
             for family in FAMILIES {

@@ -1,7 +1,6 @@
 //! A client of the interface by which a kubelet speaks with its runtime (CRI, `runtime.v1`), as far as tests need it. What the messages mean, and
 //! the numbers of their fields: `api.proto` of Kubernetes' cri-api.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -28,6 +27,9 @@ messages! {
         uid: String,
         #[prost(string, tag = "3")]
         namespace: String,
+        /// How often it was made before.
+        #[prost(uint32, tag = "4")]
+        attempt: u32,
     }
     /// A port of the host that leads to the pod; TCP.
     PortMapping {
@@ -87,6 +89,8 @@ messages! {
     ContainerMetadata {
         #[prost(string, tag = "1")]
         name: String,
+        #[prost(uint32, tag = "2")]
+        attempt: u32,
     }
     ContainerConfig {
         #[prost(message, optional, tag = "1")]
@@ -95,8 +99,6 @@ messages! {
         image: Option<ImageSpec>,
         #[prost(string, repeated, tag = "3")]
         command: Vec<String>,
-        #[prost(map = "string, string", tag = "9")]
-        labels: HashMap<String, String>,
     }
     CreateContainerRequest {
         #[prost(string, tag = "1")]

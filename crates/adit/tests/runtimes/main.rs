@@ -9,5 +9,7 @@ mod cri;
 mod engine;
 mod hosts;
 mod podman;
+mod power;
+mod prepared;
 mod stock;
 mod story;

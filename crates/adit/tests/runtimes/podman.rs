@@ -13,7 +13,6 @@ const CONTAINERS: &str = r#"
 default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
 [network]
 network_backend = "cni"
-cni_plugin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]
 [engine]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
@@ -38,9 +37,14 @@ impl<'h, 'a> Podman<'h, 'a> {
     pub(crate) fn new(host: &'h FakeHost<'a>, image: &Image, network: &'static str) -> Self {
         host.write("/etc/containers/containers.conf", CONTAINERS);
         host.write("/etc/containers/storage.conf", STORAGE);
-        let podman = Self { host, network };
+        let podman = Self::on(host, network);
         podman.run(&["import", "-c", r#"CMD ["/bin/sh"]"#, image.archive().to_str().unwrap(), "localhost/bb:1"]);
         podman
+    }
+
+    /// As it is set up there.
+    pub(crate) fn on(host: &'h FakeHost<'a>, network: &'static str) -> Self {
+        Self { host, network }
     }
 
     /// Runs a command of podman, which is to succeed; answers what it prints.

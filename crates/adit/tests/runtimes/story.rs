@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use ipnet::IpNet;
-
 use crate::bed::Bed;
 use crate::bed::fake::{FakeHost, Inside};
 
@@ -27,26 +25,17 @@ impl<'b> Two<'b> {
     }
 }
 
-/// Bytes that the file has which is fetched from one container by another.
+/// What a container of the network does that others ask.
+pub(crate) const SERVE: &[&str] = &["httpd", "-f", "-p", "80", "-h", "/www"];
+
+/// Megabytes that the file has which is fetched from one container by another.
 pub(crate) const MIB: u64 = 200;
 
-/// Says how fast something went, for whoever reads the output of a test.
-pub(crate) fn tell_speed(what: &str, start: Instant) {
-    let rate = (MIB << 23) as f64 / start.elapsed().as_secs_f64() / 1e9;
-    println!("{what}: {MIB} MiB, {rate:.2} Gbit/s");
-}
+/// The same where it is enough that it arrives.
+pub(crate) const FEW_MIB: u64 = 40;
 
-/// A list of plugins as it is written for the stock bridge from what the node has: flannel's plugin makes the same of `subnet.env`.
-pub(crate) fn stock_conflist(host: &FakeHost<'_>, name: &str) -> String {
-    let (subnet, mtu) = (host.subnet_env("FLANNEL_SUBNET"), host.subnet_env("FLANNEL_MTU"));
-    let gateway: IpNet = subnet.parse().unwrap();
-    let network = host.subnet_env("FLANNEL_NETWORK");
-    format!(
-        r#"{{"cniVersion": "1.0.0", "name": "{name}", "plugins": [
-  {{"type": "bridge", "bridge": "cni0", "isDefaultGateway": true, "ipMasq": false, "hairpinMode": true, "mtu": {mtu},
-    "ipam": {{"type": "host-local", "ranges": [[{{"subnet": "{}", "gateway": "{}"}}]], "routes": [{{"dst": "{network}"}}]}}}},
-  {{"type": "portmap", "capabilities": {{"portMappings": true}}}}]}}"#,
-        gateway.trunc(),
-        gateway.addr()
-    )
+/// Says how fast something went, for whoever reads the output of a test.
+pub(crate) fn tell_speed(what: &str, mib: u64, start: Instant) {
+    let rate = (mib << 23) as f64 / start.elapsed().as_secs_f64() / 1e9;
+    println!("{what}: {mib} MiB, {rate:.2} Gbit/s");
 }

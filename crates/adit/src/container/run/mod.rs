@@ -62,7 +62,7 @@ pub struct Options {
     pub publish: Vec<String>,
     /// Addresses that are asked for, at most one per family.
     pub addresses: Vec<IpAddr>,
-    /// Whether it may speak to no other container of this host.
+    /// Whether it may speak to no other isolated container of this host.
     pub isolated: bool,
     /// The command and its arguments.
     pub command: Vec<OsString>,

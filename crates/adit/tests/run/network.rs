@@ -1,0 +1,54 @@
+//! Containers on two hosts, by the verbs a person types.
+
+use std::net::IpAddr;
+
+use linux::netns::NetNs;
+
+use crate::bed::traffic::{End, exchange_tcp};
+use crate::bed::{Bed, wait_for};
+use crate::nodes::{Node, network};
+use crate::world::Program;
+
+#[test]
+fn containers_on_two_hosts_ping_exchange_tcp_and_find_each_other_by_name() {
+    let bed = Bed::new(2);
+    let nodes: Vec<Node<'_>> = bed.hosts.iter().map(Node::new).collect();
+    let _daemons = network(&nodes, &["--network", "10.42.0.0/16", "--ipv6-network", "fd42::/48"]);
+    let programs = programs(&nodes);
+    let running: Vec<_> = programs.iter().map(|program| program.container("web", &[], "echo ready; read x")).collect();
+    let ends: Vec<(NetNs, Vec<IpAddr>)> = programs
+        .iter()
+        .map(|program| {
+            let record = program.record("web");
+            let namespace = NetNs::open(record.netns.as_ref().unwrap()).unwrap();
+            (namespace, record.addresses.iter().map(ipnet::IpNet::addr).collect())
+        })
+        .collect();
+    for (from, to) in [(0, 1), (1, 0)] {
+        for address in &ends[to].1 {
+            let ping = ["exec", "web", "--", "ping", "-c1", "-W1", "-n", &address.to_string()];
+            wait_for("an answer", || programs[from].adit(&ping).status.success().then_some(()));
+        }
+        for (ours, theirs) in ends[from].1.iter().zip(&ends[to].1) {
+            exchange_tcp(End::new(&ends[from].0, *ours), End::new(&ends[to].0, *theirs), 3_000_000, 2_000_000);
+        }
+    }
+    for (from, name, to) in [(0, "web.host2.adit", 1), (1, "web.host1", 0), (0, "web", 0)] {
+        let addresses: Vec<String> = ends[to].1.iter().map(ToString::to_string).collect();
+        wait_for(&format!("an address of {name}"), || {
+            let found = programs[from].adit(&["exec", "web", "--", "getent", "ahosts", name]).stdout;
+            let found = String::from_utf8(found).unwrap();
+            addresses.iter().all(|address| found.contains(address.as_str())).then_some(())
+        });
+    }
+    running.into_iter().for_each(crate::world::Running::stop);
+    for program in &programs {
+        assert_eq!(program.succeeds(&["ps"]), "NAME  DOOR  ADDRESS  PORTS  SINCE\n");
+        assert!(program.host.netlink().link("adit-br0").unwrap().is_none());
+    }
+}
+
+/// The program on each of them.
+fn programs<'a>(nodes: &'a [Node<'a>]) -> Vec<Program<'a>> {
+    nodes.iter().map(|node| Program { host: node.host, directory: node.directory.path() }).collect()
+}

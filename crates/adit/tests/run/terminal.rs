@@ -1,0 +1,117 @@
+//! A person at a terminal (script(1) makes one, and types what it reads): shells, Ctrl-C, Ctrl-Z.
+
+use std::io::{Read, Write};
+use std::process::{ChildStdin, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use crate::bed::wait_for;
+use crate::world::{Program, Running, World};
+
+/// A terminal in which a shell command runs.
+struct Terminal {
+    running: Running,
+    keys: ChildStdin,
+    shown: Arc<Mutex<String>>,
+}
+
+impl Terminal {
+    fn open(program: Program<'_>, command: &str) -> Self {
+        let mut script = program.command("script", &["-qec", command, "/dev/null"]);
+        let mut running = program.start(script.env("TERM", "dumb").stdin(Stdio::piped()).stdout(Stdio::piped()));
+        let keys = running.child.stdin.take().unwrap();
+        let (mut output, shown) = (running.child.stdout.take().unwrap(), Arc::new(Mutex::new(String::new())));
+        let screen = Arc::clone(&shown);
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = output.read(&mut buffer) {
+                screen.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..length]));
+            }
+        });
+        Self { running, keys, shown }
+    }
+
+    fn types(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Waits until something is shown, and forgets all up to there.
+    fn shows(&self, what: &str) {
+        let seen = || {
+            let mut shown = self.shown.lock().unwrap();
+            let end = shown.find(what)? + what.len();
+            shown.drain(..end);
+            Some(())
+        };
+        let all = || self.shown.lock().unwrap().clone();
+        let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| wait_for(&format!("{what:?}"), seen)));
+        assert!(found.is_ok(), "it shows {:?}", all());
+    }
+}
+
+#[test]
+fn a_shell_manages_its_jobs_and_its_exit_code_is_ours() {
+    let world = World::new();
+    // What is typed is shown too: words are put together so that they differ from that.
+    let mut terminal =
+        Terminal::open(world.program(), "\"$ADIT\" run --name web -- sh; echo co''de $?; cat; echo again");
+    terminal.types("hostname; tty; echo re''ady\n");
+    terminal.shows("web\r\n/dev/pts/");
+    terminal.shows("ready");
+    terminal.types("sleep 1000; echo inter''rupted $?\n");
+    wait_for("the program", || (crate::world::inhabitants(&world.program().record("web")).len() >= 3).then_some(()));
+    terminal.types("\u{3}");
+    // A shell at a terminal gives up the line.
+    terminal.types("echo al''ive\n");
+    terminal.shows("alive");
+    terminal.types("exit 3\n");
+    terminal.shows("code 3");
+    // Who follows has the terminal again.
+    terminal.types("more\n\u{4}");
+    terminal.shows("again");
+    assert!(terminal.running.ends().success());
+    world.is_clean();
+}
+
+#[test]
+fn ctrl_c_ends_the_command_and_not_the_person_who_waits_for_it() {
+    let world = World::new();
+    let mut terminal = Terminal::open(
+        world.program(),
+        "\"$ADIT\" run -- sh -c 'trap \"echo caught; exit 6\" INT; echo re\"\"ady; while :; do sleep 0.01; done'; echo co''de $?",
+    );
+    terminal.shows("ready");
+    terminal.types("\u{3}");
+    terminal.shows("caught");
+    terminal.shows("code 6");
+    terminal.running.ends();
+    world.is_clean();
+}
+
+#[test]
+fn ctrl_z_stops_it_and_fg_continues_it() {
+    let world = World::new();
+    let program = world.program();
+    for (run, through) in [("run --name web --", ""), ("run --name web --", " | cat"), ("exec base --", "")] {
+        let base = program.container("base", &[], "echo ready; read x");
+        let mut terminal = Terminal::open(program, "bash --norc --noprofile --noediting");
+        terminal.types(&format!("\"$ADIT\" {run} sh -c 'echo re\"\"ady; cat; exit 8'{through}; echo co''de $?\n"));
+        terminal.shows("ready");
+        terminal.types("one\n");
+        terminal.shows("one\r\none");
+        terminal.types("\u{1a}");
+        terminal.shows("Stopped");
+        terminal.types("echo at the pro''mpt\n");
+        terminal.shows("at the prompt");
+        terminal.types("fg; echo en''ded $?\n");
+        terminal.shows("exit 8'");
+        terminal.types("two\n");
+        terminal.shows("two\r\ntwo");
+        terminal.types("\u{4}");
+        terminal.shows(if through.is_empty() { "ended 8" } else { "ended 0" });
+        terminal.types("exit\n");
+        assert!(terminal.running.ends().success());
+        base.stop();
+    }
+    world.is_clean();
+}
