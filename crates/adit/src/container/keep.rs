@@ -1,5 +1,6 @@
 //! Containers as they were made: looked at, brought back, collected, removed all together.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -10,7 +11,7 @@ use linux::nft::Family;
 use super::apply::Kernel;
 use super::plan::Operation;
 use super::record::Stage;
-use super::{Fault, FaultKind, Node, Record, Store, detach, docker, inside, plan, ports};
+use super::{Fault, FaultKind, Node, Record, Store, detach, docker, filters, inside, leftovers, plan, ports};
 use crate::Directories;
 
 /// Whether an attachment is as it was made, on the host and inside.
@@ -31,6 +32,16 @@ pub fn check(node: &Node, record: &Record) -> Result<(), Fault> {
     }
     if let Some(step) = plan::port(record, &actual, Some(bridge.index)).first() {
         return wrong(format!("{} is not as it was made: {}", record.host_interface, describe(step)));
+    }
+    // What stands behind the words is of the whole table, with the ports of all containers.
+    let words = |rule: &(String, String)| {
+        let (chain, comment) = rule;
+        (chain.clone(), comment.rsplit_once(" [").map_or(comment.as_str(), |(words, _)| words).to_owned())
+    };
+    let present: HashSet<_> = actual.ports.iter().map(words).collect();
+    let expected = ports::ruleset(&node.device, std::slice::from_ref(record)).map(|ruleset| filters::told(&ruleset));
+    if let Some((_, rule)) = expected.iter().flatten().map(words).find(|rule| !present.contains(rule)) {
+        return wrong(format!("the published ports are not as they were made: there is no rule {rule:?}"));
     }
     let (Some(path), Some(id)) = (&record.netns, record.netns_id) else { return Ok(()) };
     let namespace = open_namespace(path)?;
@@ -69,14 +80,18 @@ fn describe(step: &Operation) -> String {
 /// The first that could not be removed; the others were.
 pub fn collect(store: &Store, valid: &dyn Fn(&Record) -> bool) -> Result<Vec<Record>, Fault> {
     let (mut removed, mut outcome) = (Vec::new(), Ok(()));
-    for record in store.read_all()? {
-        if valid(&record) && !record.is_abandoned() {
-            continue;
-        }
+    let found = store.survey()?;
+    let stale = found.records.into_iter().filter(|record| !valid(record));
+    for record in found.abandoned.into_iter().chain(stale) {
         match detach(store, &record.key) {
             Ok(_) => removed.push(record),
             Err(fault) => outcome = outcome.and(Err(fault)),
         }
+    }
+    if !found.damaged.is_empty() || !found.unfinished.is_empty() {
+        let cleared = Kernel::open()
+            .and_then(|mut kernel| leftovers::clear(&mut kernel, &store.lock()?, &found.damaged, &found.unfinished));
+        outcome = outcome.and(cleared);
     }
     outcome.map(|()| removed)
 }

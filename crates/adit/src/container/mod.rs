@@ -21,17 +21,19 @@ pub mod filters;
 mod inside;
 pub mod ipam;
 mod keep;
+mod leftovers;
 pub mod node;
 mod plan;
 pub mod ports;
 pub mod record;
 pub mod run;
 
-pub use attach::{Place, Request, attach, detach, publish, reserve};
+pub use attach::{Place, Request, attach, detach, publish, reserve, sweep_at_start};
 pub use keep::{check, collect, open_namespace, remove_all, remove_unused_bridge, repair};
+pub use leftovers::Damaged;
 pub use node::Node;
 pub use ports::Published;
-pub use record::{Door, Key, Locked, Process, Record, Stage, Store};
+pub use record::{Door, Found, Key, Locked, Process, Record, Stage, Store};
 
 /// Why something cannot be done for a container, as each door has to say it in its own way.
 #[derive(Debug, Clone, PartialEq, Eq)]

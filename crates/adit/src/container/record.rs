@@ -11,6 +11,7 @@ use aws_lc_rs::digest;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::leftovers::Damaged;
 use super::{Fault, FaultKind, Published};
 use crate::{Directories, files};
 
@@ -173,7 +174,8 @@ impl Record {
         self.name.clone().unwrap_or_else(|| self.key.container.chars().take(12).collect())
     }
 
-    /// Whether nobody will finish or undo it: its maker was killed before it was told of.
+    /// Whether nobody will finish or undo it: its maker was killed before it was told of. One that was read a moment ago may have been finished since;
+    /// [`Store::survey`] knows.
     pub fn is_abandoned(&self) -> bool {
         match self.stage {
             Stage::Making => self.maker.is_none_or(|maker| !maker.is_alive()),
@@ -182,6 +184,19 @@ impl Record {
             Stage::Made => self.key.door == Door::Run && self.process.is_some_and(|process| !process.is_alive()),
         }
     }
+}
+
+/// What is in the directory of the records.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The records, the oldest first.
+    pub records: Vec<Record>,
+    /// Those that nobody will finish or undo.
+    pub abandoned: Vec<Record>,
+    /// Those that cannot be read.
+    pub damaged: Vec<Damaged>,
+    /// Files that somebody writes, or was killed while writing.
+    pub unfinished: Vec<PathBuf>,
 }
 
 /// The records of a node.
@@ -225,29 +240,47 @@ impl Store {
         Ok(records)
     }
 
+    /// All that is in the directory.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn survey(&self) -> Result<Found, Fault> {
+        let mut found = Found::default();
+        let entries = match fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(found),
+            Err(e) => return Err(self.failed("read", &e)),
+        };
+        for entry in entries {
+            let path = entry.map_err(|e| self.failed("read", &e))?.path();
+            if is_hidden(&path) {
+                found.unfinished.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "json") {
+                match read(&path) {
+                    // Its maker may have finished it, and then ended, since it was read. Now that it has ended, the record stays as it is.
+                    Ok(Some(record)) if record.is_abandoned() => match read(&path) {
+                        Ok(Some(again)) if again == record => found.abandoned.push(again),
+                        Ok(again) => found.records.extend(again),
+                        Err(fault) => found.damaged.push(Damaged { path, fault }),
+                    },
+                    Ok(record) => found.records.extend(record),
+                    Err(fault) => found.damaged.push(Damaged { path, fault }),
+                }
+            }
+        }
+        sort(&mut found.records);
+        Ok(found)
+    }
+
     /// All records, as they are at this moment, and what is wrong with the others.
     ///
     /// # Errors
     /// The directory cannot be read.
     pub fn read_each(&self) -> Result<(Vec<Record>, Vec<Fault>), Fault> {
-        let entries = match fs::read_dir(&self.directory) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), Vec::new())),
-            Err(e) => return Err(self.failed("read", &e)),
-        };
-        let (mut records, mut damaged) = (Vec::new(), Vec::new());
-        for entry in entries {
-            let path = entry.map_err(|e| self.failed("read", &e))?.path();
-            if path.extension().is_none_or(|extension| extension != "json") || is_hidden(&path) {
-                continue;
-            }
-            match read(&path) {
-                Ok(record) => records.extend(record),
-                Err(fault) => damaged.push(fault),
-            }
-        }
-        records.sort_by(|a, b| a.created.cmp(&b.created).then_with(|| a.key.cmp(&b.key)));
-        Ok((records, damaged))
+        let mut found = self.survey()?;
+        found.records.append(&mut found.abandoned);
+        sort(&mut found.records);
+        Ok((found.records, found.damaged.into_iter().map(|damaged| damaged.fault).collect()))
     }
 
     /// Waits until nobody else gives addresses out, and keeps others from it while the answer lives.
@@ -337,6 +370,14 @@ impl Locked<'_> {
         self.store.update(record)
     }
 
+    /// All that is in the directory.
+    ///
+    /// # Errors
+    /// As [`Store::survey`].
+    pub fn survey(&self) -> Result<Found, Fault> {
+        self.store.survey()
+    }
+
     /// Removes a record; one that is not there is removed already.
     ///
     /// # Errors
@@ -367,6 +408,10 @@ impl Locked<'_> {
             tracing::debug!("{}", self.store.failed("write", &e));
         }
     }
+}
+
+fn sort(records: &mut [Record]) {
+    records.sort_by(|a, b| a.created.cmp(&b.created).then_with(|| a.key.cmp(&b.key)));
 }
 
 fn is_hidden(path: &Path) -> bool {

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use adit::Directories;
 use adit::container::{Door, Key, Node, Record, Store};
@@ -68,6 +68,7 @@ pub(crate) struct Ask<'a> {
 /// What a plugin says.
 #[derive(Debug)]
 pub(crate) struct Answer {
+    is_ours: bool,
     pub(crate) exit_code: Option<i32>,
     pub(crate) text: String,
     pub(crate) log: String,
@@ -355,12 +356,12 @@ impl Ask<'_> {
     }
 
     pub(crate) fn run(&self) -> Answer {
-        self.start().wait_with_output().unwrap().into()
+        Answer::of(self.start(), self.program.starts_with(STOCK))
     }
 
     /// Runs it with any bytes for a configuration.
     pub(crate) fn run_with(&self, text: &[u8]) -> Answer {
-        self.start_with(text).wait_with_output().unwrap().into()
+        Answer::of(self.start_with(text), self.program.starts_with(STOCK))
     }
 
     /// Runs it, which is to succeed; answers its result.
@@ -383,23 +384,28 @@ impl Ask<'_> {
 }
 
 impl Answer {
-    /// The code, the short message and the details of an error.
-    pub(crate) fn error(&self) -> (u64, String, String) {
-        assert!(self.exit_code.is_some_and(|code| code != 0), "{self:?}");
-        let error: Value = serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {self:?}"));
-        let text = |key: &str| error[key].as_str().unwrap_or_else(|| panic!("no {key}: {self:?}")).to_owned();
-        assert!(VERSIONS.contains(&text("cniVersion").as_str()), "{self:?}");
-        (error["code"].as_u64().unwrap(), text("msg"), text("details"))
-    }
-}
-
-impl From<Output> for Answer {
-    fn from(output: Output) -> Self {
+    /// What a program says when it has ended.
+    pub(crate) fn of(child: Child, is_stock: bool) -> Self {
+        let output = child.wait_with_output().unwrap();
         Self {
+            is_ours: !is_stock,
             exit_code: output.status.code(),
             text: String::from_utf8(output.stdout).unwrap(),
             log: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
+    }
+
+    /// The code, the short message and the details of an error. Ours has all of what the specification names.
+    pub(crate) fn error(&self) -> (u64, String, String) {
+        assert!(self.exit_code.is_some_and(|code| code != 0), "{self:?}");
+        let error: Value = serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {self:?}"));
+        let text = |key: &str| error.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        if self.is_ours {
+            assert!(VERSIONS.contains(&text("cniVersion").as_str()), "{self:?}");
+            assert!(!text("details").is_empty(), "{self:?}");
+        }
+        assert!(!text("msg").is_empty(), "{self:?}");
+        (error["code"].as_u64().unwrap(), text("msg"), text("details"))
     }
 }
 

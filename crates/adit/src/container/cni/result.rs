@@ -147,7 +147,10 @@ impl Made<'_> {
                 .collect();
         }
         let has = |is_v4: bool| self.record.addresses.iter().any(|net| net.addr().is_ipv4() == is_v4);
-        let networks = self.node.networks.iter().filter(|net| has(net.addr().is_ipv4()));
+        // Where the whole network is one subnet, nothing of it is behind the gateway.
+        let is_beyond = |net: &IpNet| !self.node.subnets.iter().any(|subnet| subnet.trunc() == *net);
+        let networks =
+            self.node.networks.iter().map(IpNet::trunc).filter(|net| has(net.addr().is_ipv4()) && is_beyond(net));
         networks.filter_map(|net| route(net.to_string(), net.addr().is_ipv4())).collect()
     }
 
@@ -192,6 +195,25 @@ pub(super) fn agrees(previous: &Value, record: &Record, netns: &Path) -> Result<
         Some(net) => Err(differs(format!("the address {net}"))),
         None => Ok(()),
     }
+}
+
+/// The routes of a result that are ours: those by way of the bridge.
+///
+/// # Errors
+/// One of them is no route.
+pub(super) fn routes(previous: &Value, node: &Node) -> Result<Vec<(IpNet, IpAddr)>, Error> {
+    let gateways: Vec<IpAddr> = node.gateways().map(|net| net.addr()).collect();
+    let routes = previous.get("routes").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let mut ours = Vec::new();
+    for route in routes {
+        let word = |key: &str| route.get(key).and_then(Value::as_str);
+        let to = word("dst")
+            .and_then(|text| text.parse::<IpNet>().ok())
+            .ok_or_else(|| malformed("a route leads nowhere"))?;
+        let by = word("gw").and_then(|text| text.parse::<IpAddr>().ok());
+        ours.extend(by.filter(|by| gateways.contains(by)).map(|by| (to, by)));
+    }
+    Ok(ours)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use linux::netlink::Netlink;
 use linux::netns::NetNs;
 use serde_json::Value;
@@ -132,6 +133,7 @@ pub(super) fn check(
     result::agrees(&previous, &record, netns)?;
     let node = network.node().map_err(Error::of)?;
     container::check(&node, &record).map_err(Error::of)?;
+    check_routes(&namespace, result::routes(&previous, &node)?)?;
     // A daemon that is started anew is away for a moment.
     let deadline = Instant::now() + PATIENCE;
     while !has_device(&network.device)? {
@@ -143,6 +145,20 @@ pub(super) fn check(
     Ok(())
 }
 
+/// Sees that the routes by way of our bridge are there, whatever else plugins after us changed about them.
+fn check_routes(namespace: &NetNs, expected: Vec<(IpNet, IpAddr)>) -> Result<(), Error> {
+    let routes = Netlink::open_in(namespace).and_then(|mut netlink| netlink.routes(None));
+    let routes = routes.map_err(|e| Error::of(e.into()))?;
+    let is_there =
+        |(to, by): &(IpNet, IpAddr)| routes.iter().any(|route| route.destination == *to && route.gateway == Some(*by));
+    match expected.iter().find(|route| !is_there(route)) {
+        Some((to, by)) => {
+            Err(Error::new(Code::NotAsMade, format!("the container has lost its route to {to} by way of {by}")))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Sees whether a container could be attached.
 ///
 /// # Errors
@@ -150,8 +166,8 @@ pub(super) fn check(
 pub(super) fn status(network: &Network) -> Result<(), Error> {
     let unavailable = |fault: Fault| Error::new(Code::NotAvailable, fault.sentence);
     let node = network.node().map_err(unavailable)?;
-    let records = network.store().read_all().map_err(unavailable)?;
-    ipam::choose(&node, &ipam::taken(&node, &records), &[], &[]).map_err(unavailable)?;
+    let found = network.store().survey().map_err(unavailable)?;
+    ipam::choose(&node, &ipam::taken(&node, &found.records), &[], &[]).map_err(unavailable)?;
     if has_device(&network.device)? {
         return Ok(());
     }

@@ -220,11 +220,12 @@ fn addresses_that_are_asked_for_are_given() {
     assert_eq!(result["interfaces"][2]["mac"], "02:00:00:00:00:07");
     assert_eq!(by_variable.link("eth0").unwrap().mac, Some([2, 0, 0, 0, 0, 7]));
     assert_eq!(host.records()[0].name.as_deref(), Some("web"));
-    let by_args = host.ours("ADD", &Container::new("c2")).env("CNI_ARGS", "IP=10.42.7.88");
+    let [second, third] = ["c2", "c3"].map(Container::new);
+    let by_args = host.ours("ADD", &second).env("CNI_ARGS", "IP=10.42.7.88");
     let result = by_args.with("args", json!({"cni": {"ips": ["10.42.7.99/24"]}})).result();
     assert_eq!(ips(&result, "address")[0], "10.42.7.99/24");
     let both = json!({"ips": ["10.42.7.100", "fd42:0:0:7::100"], "mac": "02:00:00:00:00:08"});
-    let result = host.ours("ADD", &Container::new("c3")).with("runtimeConfig", both).result();
+    let result = host.ours("ADD", &third).with("runtimeConfig", both).result();
     assert_eq!(ips(&result, "address"), ["10.42.7.100/24", "fd42:0:0:7::100/64"]);
 }
 
