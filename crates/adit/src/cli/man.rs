@@ -75,6 +75,8 @@ mod tests {
                 "adit-docker-plugin.1",
                 "adit-docker-options.1",
                 "adit-cni.1",
+                "adit-docker-plugin.1",
+                "adit-docker-options.1",
                 "adit-run.1",
                 "adit-exec.1",
                 "adit-ps.1",

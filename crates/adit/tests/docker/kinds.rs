@@ -46,8 +46,9 @@ fn both_families_and_networks_without_a_way_out() {
     assert!(!inner.exec("ip route").1.contains("default"));
     assert!(!inner.pings("192.0.2.2".parse().unwrap()), "there is no way out");
 
-    // A container of another network comes to ours, and goes.
-    let late = engines[0].container("late", &["-p", "8083:80"]);
+    // A container of another network comes to ours, and goes. Docker's own networks take no notice of ours.
+    engines[0].docker(&["network", "create", "plain"]);
+    let late = engines[0].container("late", &["--network", "plain", "-p", "8083:80"]);
     engines[0].docker(&["network", "connect", "both", "late"]);
     let device = late.exec("ip -4 -o address show eth1 | awk '{ print $4 }'").1;
     let address = device.split('/').next().unwrap().parse().unwrap();

@@ -14,8 +14,8 @@ fn what_is_not_the_nodes_is_refused_with_what_to_type() {
     host.init(&[]);
     let engine = Engine::start(&host, &[]);
     engine.import(&Image::new());
-    let _plugin = plugin(&host, &[]);
     let create = |options: &[&str]| engine.refused(&[&["network", "create", "-d", "adit"], options, &["web"]].concat());
+    let _plugin = plugin(&host, &[]);
     let said = create(&["--ipam-driver", "adit"]);
     assert!(said.contains("no node of a network runs here") && said.contains("adit up"), "{said}");
 

@@ -10,7 +10,7 @@
 //!
 //! dockerd moves the inner end of the veth pair into the container, gives it its addresses and routes, and takes it back. What was given to whom is
 //! in the [records](super::record), so that neither a restart of this server nor one of dockerd loses anything. Docker drops what it forwards for
-//! others; [`firewall`] asks it to let our network through, in the chain that it has for that.
+//! others; `firewall` asks it to let our network through, in the chain that it has for that.
 
 mod bindings;
 mod driver;

@@ -45,7 +45,7 @@ pub struct Settings {
     pub device: String,
     /// Where dockerd looks for us. Its name without its ending is that of the driver.
     pub socket: PathBuf,
-    /// Whether to have Docker let our network through ([`super::firewall`]).
+    /// Whether to have Docker let our network through (`firewall`).
     pub docker_user: bool,
 }
 
