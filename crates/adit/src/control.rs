@@ -243,7 +243,8 @@ impl Control {
     fn serve(&mut self, netlink: &mut Netlink, signals: &Signals, inbox: &Inbox) -> Result<()> {
         let mut monitor = Monitor::open()?;
         let mut watchdog = Watchdog::of_environment();
-        // What was broken while nobody looked.
+        // What was lost and broken while nobody looked.
+        self.forget_lost_containers();
         let mut look =
             Instant::now() + self.keep_containers().map_or(PAUSE, |waits| if waits { PAUSE } else { REFRESH });
         let mut looked = Instant::now();

@@ -67,8 +67,10 @@ impl Arguments {
         let request = if self.purge { Request::Leave } else { Request::Stop };
         let mut said: Vec<String> = stop(&device, request, &directories)?.into_iter().collect();
         if self.purge {
-            let unplugged = unplug_containers(&directories, &device)?;
+            // What stays of the one keeps nothing of the other.
+            let unplugged = unplug_containers(&directories, &device);
             let forgotten = forget_network(&directories, &device)?.then(|| FORGOTTEN.to_owned());
+            let unplugged = unplugged?;
             if said.is_empty() && (unplugged.is_some() || forgotten.is_some()) {
                 said.push(format!("{device} was down"));
             }

@@ -4,7 +4,7 @@ use linux::netlink::{LinkChange, Netlink, PortChange};
 use linux::nft::{Family, Nft};
 use linux::sysctl;
 
-use super::plan::{Actual, Operation, Told};
+use super::plan::{self, Actual, Operation, Told};
 use super::{Fault, FaultKind, Record, filters, ports};
 use crate::plan::ALIAS;
 
@@ -65,7 +65,7 @@ impl Kernel {
         let netlink = &mut self.netlink;
         match step {
             Operation::CreateBridge { name, mac } => {
-                netlink.create_bridge(name, Some(*mac))?;
+                netlink.create_bridge(name, Some(*mac)).or_else(|e| ignore(e, EXISTS))?;
                 let index = netlink.existing_link(name)?.index;
                 netlink.change_link(index, &LinkChange { alias: Some(ALIAS), ..LinkChange::default() })?;
             }
@@ -121,7 +121,7 @@ impl Kernel {
     /// Removes the bridge, unless something hangs on it still, or it is another's.
     pub(super) fn delete_bridge(&mut self, name: &str) -> Result<bool, Fault> {
         let Some(bridge) = self.netlink.link(name)? else { return Ok(false) };
-        if bridge.kind.as_deref() != Some("bridge") || bridge.alias.as_deref() != Some(ALIAS) {
+        if !plan::is_ours(&bridge) {
             return Ok(false);
         }
         if self.netlink.links()?.iter().any(|link| link.controller == Some(bridge.index)) {

@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
+use linux::clock;
 use linux::netlink::{LinkChange, VethEnd, is_valid_name};
 use linux::netns::NetNs;
 use linux::nft::Family;
@@ -129,21 +130,43 @@ fn sweep(kernel: &mut Kernel, locked: &Locked<'_>) -> Result<Vec<Record>, Fault>
     leftovers::clear(kernel, locked, &found.damaged, &found.unfinished)?;
     for record in &found.abandoned {
         tear_down(kernel, record)?;
-        locked.remove(&record.key)?;
+        forget(kernel, locked, record)?;
     }
     sweep_lost(kernel, locked, found.records)
 }
 
+/// Removes what was lost while no daemon ran: after a power cut, all. Nothing is done where another program gives addresses out at this moment, since
+/// that one does the same. Answers what was removed.
+///
+/// # Errors
+/// What could not be removed.
+pub fn sweep_at_start(store: &Store) -> Result<Vec<Record>, Fault> {
+    let Some(locked) = store.try_lock()? else { return Ok(Vec::new()) };
+    let mut kernel = Kernel::open()?;
+    let mut lost = locked.records()?;
+    let left = sweep(&mut kernel, &locked)?;
+    lost.retain(|record| !left.iter().any(|other| other.key == record.key));
+    for record in &lost {
+        if !left.iter().any(|other| other.stage != Stage::Reserved && other.bridge == record.bridge) {
+            kernel.delete_bridge(&record.bridge)?;
+        }
+    }
+    Ok(lost)
+}
+
 /// Removes what a runtime has lost: its namespace ended without anybody asking the plugin for its end, as when the host's power is cut, and with it went
-/// the veth. Podman then starts the same container again. Answers the records that stay.
+/// the veth. Podman then starts the same container again. Docker, which moves devices about, is believed to know its own until the host was
+/// started anew. Answers the records that stay.
 fn sweep_lost(kernel: &mut Kernel, locked: &Locked<'_>, records: Vec<Record>) -> Result<Vec<Record>, Fault> {
     let devices: HashSet<String> = kernel.netlink.links()?.into_iter().map(|link| link.name).collect();
     if !devices.contains(locked.device()) {
         // Where the node's device is not, there is nothing to see of its containers either.
         return Ok(records);
     }
+    let boot = clock::realtime().saturating_sub(Duration::from_nanos(clock::boottime())).as_secs();
     let (lost, records): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| {
-        record.key.door == Door::Cni && record.stage == Stage::Made && !devices.contains(&record.host_interface)
+        let may_be = record.key.door == Door::Cni || record.created < boot;
+        may_be && record.stage == Stage::Made && !devices.contains(&record.host_interface)
     });
     for record in &lost {
         tear_down(kernel, record)?;
@@ -299,11 +322,11 @@ fn forget(kernel: &mut Kernel, locked: &Locked<'_>, record: &Record) -> Result<(
             kernel.carry_out(&step)?;
         }
     }
-    locked.remove(&record.key)?;
+    // The record goes last: without it nobody would look for what is left by one that is killed here.
     if !others.iter().any(|other| other.stage != Stage::Reserved && other.bridge == record.bridge) {
         kernel.delete_bridge(&record.bridge)?;
     }
-    Ok(())
+    locked.remove(&record.key)
 }
 
 /// Those that ports lead to.

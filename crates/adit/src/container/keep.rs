@@ -11,7 +11,7 @@ use linux::nft::Family;
 use super::apply::Kernel;
 use super::plan::Operation;
 use super::record::Stage;
-use super::{Fault, FaultKind, Node, Record, Store, detach, filters, inside, leftovers, plan, ports};
+use super::{Fault, FaultKind, Node, Record, Store, detach, docker, filters, inside, leftovers, plan, ports};
 use crate::Directories;
 
 /// Whether an attachment is as it was made, on the host and inside.
@@ -174,6 +174,7 @@ pub fn remove_all(directories: &Directories, device: &str) -> Result<Vec<String>
             kernel.delete_bridge(&bridge)?;
         }
     }
+    docker::forget(directories, device)?;
     match fs::remove_dir_all(store.directory()) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             let sentence = format!("cannot remove {}: {e}", store.directory().display());

@@ -28,7 +28,7 @@ pub mod ports;
 pub mod record;
 pub mod run;
 
-pub use attach::{Place, Request, attach, detach, publish, reserve};
+pub use attach::{Place, Request, attach, detach, publish, reserve, sweep_at_start};
 pub use keep::{check, collect, open_namespace, remove_all, remove_unused_bridge, repair};
 pub use leftovers::Damaged;
 pub use node::Node;

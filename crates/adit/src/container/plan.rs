@@ -34,7 +34,7 @@ pub(super) struct Actual {
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Operation {
-    /// Makes the bridge, and marks it as ours.
+    /// Makes the bridge, if that was not done yet, and marks it as ours.
     CreateBridge { name: String, mac: [u8; 6] },
     /// Changes the largest packet of a device.
     SetMtu { name: String, mtu: u32 },
@@ -69,7 +69,9 @@ pub(super) fn bridge(node: &Node, actual: &Actual, publishes: bool) -> Result<Ve
         wanted.extend(IpNet::new(filters::link_local(node.bridge_mac()).into(), LINK_LOCAL));
     }
     if let Some(link) = &actual.bridge {
-        if link.kind.as_deref() != Some("bridge") || link.alias.as_deref() != Some(ALIAS) {
+        if is_half_made(link) {
+            steps.push(Operation::CreateBridge { name: name(), mac: node.bridge_mac() });
+        } else if !is_ours(link) {
             let kind = link.kind.as_deref().map_or(String::new(), |kind| format!(" ({kind})"));
             let sentence = format!(
                 "the device {} exists{kind} and is not adit's; choose another `bridge` under [network], or remove it with `ip link delete {}`",
@@ -109,6 +111,18 @@ pub(super) fn bridge(node: &Node, actual: &Actual, publishes: bool) -> Result<Ve
         steps.push(Operation::SetUp { name: name() });
     }
     Ok(steps)
+}
+
+/// Whether a bridge of our name is ours.
+pub(super) fn is_ours(link: &Link) -> bool {
+    link.kind.as_deref() == Some("bridge") && (link.alias.as_deref() == Some(ALIAS) || is_half_made(link))
+}
+
+/// Whether it is one that was made by somebody who was killed before he marked it: the kernel takes no mark together with the request to make one.
+/// Nobody has set it up yet, and it has such an address as [`mac_of`](super::node::mac_of) gives.
+fn is_half_made(link: &Link) -> bool {
+    let as_ours = matches!(link.mac, Some([0x0a, 0x58 | 0x5a, ..]));
+    link.kind.as_deref() == Some("bridge") && link.alias.is_none() && !link.up && as_ours
 }
 
 /// The steps for the host's end of an attachment, whose veth pair is there. `bridge`: the number of the bridge, if that is there already.

@@ -395,9 +395,12 @@ impl Locked<'_> {
         serde_json::from_slice(&text).unwrap_or_default()
     }
 
-    /// Notes which addresses were given out last.
+    /// Notes which addresses were given out last; of a family without one it is as it was.
     pub fn note_last(&self, addresses: &[IpNet]) {
-        let ips: Vec<IpAddr> = addresses.iter().map(IpNet::addr).collect();
+        let mut ips: Vec<IpAddr> = addresses.iter().map(IpNet::addr).collect();
+        let others =
+            self.last().into_iter().filter(|last| !addresses.iter().any(|new| new.addr().is_ipv4() == last.is_ipv4()));
+        ips.extend(others.collect::<Vec<_>>());
         let noted = serde_json::to_vec(&ips)
             .map_err(io::Error::from)
             .and_then(|text| files::replace_lightly(&self.store.directory.join(LAST), &text, 0o600));
@@ -494,6 +497,8 @@ pub(crate) mod tests {
         assert_eq!(locked.last(), Vec::<IpAddr>::new());
         locked.note_last(&two.addresses);
         assert_eq!(locked.last(), ["10.42.7.3".parse::<IpAddr>().unwrap(), "fd77::3".parse().unwrap()]);
+        locked.note_last(&one.addresses);
+        assert_eq!(locked.last(), ["10.42.7.2".parse::<IpAddr>().unwrap(), "fd77::3".parse().unwrap()]);
     }
 
     #[test]

@@ -104,8 +104,8 @@ impl Control {
         let mut changes = reconfigure::difference(&self.tunnel, &new);
         changes.extend(self.plain_peers_elsewhere(&new, &resolved, &changes));
         reconfigure::check(&changes, &new)?;
-        if changes.contains(&Change::Setting(Setting::Bridge)) {
-            self.check_no_containers()?;
+        if let Some(network) = new.network.as_ref().filter(|_| changes.contains(&Change::Setting(Setting::Bridge))) {
+            self.check_bridge(&network.bridge)?;
         }
         let summary = reconfigure::summary(&changes);
         let sockets = self.other_sockets(&new, &changes)?;

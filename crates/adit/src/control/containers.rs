@@ -36,22 +36,40 @@ fn say_when_new(before: Option<String>, now: Option<String>) -> Option<String> {
     now
 }
 
+/// Whether a container hangs on another bridge than this.
+fn is_elsewhere(record: &Record, bridge: &str) -> bool {
+    record.stage != Stage::Reserved && record.bridge != bridge
+}
+
 impl Control {
-    /// Checks that nothing hangs on the bridge, which is to be another one.
+    /// Checks that no container hangs on another bridge than this.
     ///
     /// # Errors
-    /// There are containers, or it is not known.
-    pub(super) fn check_no_containers(&self) -> Result<()> {
-        let Some(network) = &self.tunnel.network else { return Ok(()) };
-        let hang = self.store.read_all()?.iter().filter(|record| record.stage != Stage::Reserved).count();
-        match hang {
-            0 => Ok(()),
-            n => Err(Failure::usage(format!(
-                "{n} container{} on the bridge {}, and nothing was changed",
-                if n == 1 { " hangs" } else { "s hang" },
-                network.bridge
-            ))
-            .with_remedy("remove them first, or write what it was before")),
+    /// One does, or it is not known.
+    pub(super) fn check_bridge(&self, wanted: &str) -> Result<()> {
+        let records = self.store.read_all()?;
+        let elsewhere: Vec<&Record> = records.iter().filter(|record| is_elsewhere(record, wanted)).collect();
+        let Some(first) = elsewhere.first() else { return Ok(()) };
+        let hang = match elsewhere.len() {
+            1 => "1 container hangs".to_owned(),
+            n => format!("{n} containers hang"),
+        };
+        let sentence = format!("{hang} on the bridge {}, and nothing was changed", first.bridge);
+        Err(Failure::usage(sentence).with_remedy("remove them first, or write what it was before"))
+    }
+
+    /// Gives addresses back of containers that ended while no daemon ran, and that nobody asked for the end of.
+    pub(super) fn forget_lost_containers(&self) {
+        if self.scope == Scope::Device || self.tunnel.network.is_none() || !self.store.directory().exists() {
+            return;
+        }
+        match container::sweep_at_start(&self.store) {
+            Ok(lost) if lost.is_empty() => {}
+            Ok(lost) => {
+                let named: Vec<String> = lost.iter().map(Record::title).collect();
+                tracing::info!("ended while no daemon ran, so that their addresses are free: {}", named.join(", "));
+            }
+            Err(fault) => tracing::warn!("what is left of former containers stays until one is added: {fault}"),
         }
     }
 
@@ -66,8 +84,11 @@ impl Control {
         }
         let (records, damaged) = self.store.read_each()?;
         let told = self.tell_doors(&records).and(damaged.into_iter().next().map_or(Ok(()), |fault| Err(fault.into())));
-        let Some(node) = self.told.as_ref().filter(|_| !records.is_empty()) else { return told.map(|()| false) };
-        self.cut_off = say_when_new(std::mem::take(&mut self.cut_off), strangers(&records, &node.subnets));
+        let Some(node) = &self.told else { return told.map(|()| false) };
+        self.cut_off = say_when_new(self.cut_off.take(), strangers(&records, &node.subnets));
+        if records.is_empty() {
+            return told.map(|()| false);
+        }
         let mut outcome = container::repair(node, &self.store);
         if outcome.as_ref().is_some_and(|(_, faults)| !faults.is_empty()) {
             // What went away in this moment was not to be repaired.
@@ -92,9 +113,7 @@ impl Control {
     fn tell_doors(&mut self, records: &[Record]) -> Result<()> {
         let Some(mut node) = describe(&self.tunnel, self.device.load().mtu) else { return self.silence_doors() };
         // Until the last of them is gone, they are all on one bridge.
-        if let Some(record) =
-            records.iter().find(|record| record.stage != Stage::Reserved && record.bridge != node.bridge)
-        {
+        if let Some(record) = records.iter().find(|record| is_elsewhere(record, &node.bridge)) {
             if self.told.as_ref().is_none_or(|told| told.bridge != record.bridge) {
                 tracing::warn!(
                     "containers hang on the bridge {}: it is {} when the last of them is gone",

@@ -370,6 +370,11 @@ impl Drop for Inside<'_, '_> {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
             let _ = self.on.try_run("kill", &["-s", "KILL", &self.process]);
+            // Who waits for it in our own namespace ends after it.
+            let deadline = Instant::now() + PATIENCE;
+            while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+                thread::sleep(Duration::from_millis(5));
+            }
             let _ = self.child.kill();
             let _ = self.child.wait();
         }

@@ -119,9 +119,12 @@ impl<'h, 'a> Engine<'h, 'a> {
     }
 }
 
+/// The rights that packaging/adit-docker.service leaves our server, as setpriv(1) takes all others.
+const RIGHTS: [&str; 3] = ["--no-new-privs", "--bounding-set", "-all,+net_admin,+net_raw,+net_bind_service"];
+
 /// Our server on a host.
 pub(crate) fn plugin<'h, 'a>(host: &'h FakeHost<'a>, options: &[&str]) -> Inside<'h, 'a> {
-    let plugin = host.spawn(ADIT, &[&["docker-plugin"], options].concat());
+    let plugin = host.spawn("setpriv", &[&RIGHTS[..], &[ADIT, "docker-plugin"], options].concat());
     let line = plugin.lines.recv_timeout(PATIENCE);
     assert!(matches!(&line, Ok(line) if line.contains("is ready")), "{line:?}: {}", plugin.said());
     plugin

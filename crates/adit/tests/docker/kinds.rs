@@ -46,7 +46,19 @@ fn both_families_and_networks_without_a_way_out() {
     assert!(!inner.exec("ip route").1.contains("default"));
     assert!(!inner.pings("192.0.2.2".parse().unwrap()), "there is no way out");
 
-    for container in [here, there, four, inner] {
+    // A container of another network comes to ours, and goes.
+    let late = engines[0].container("late", &["-p", "8083:80"]);
+    engines[0].docker(&["network", "connect", "both", "late"]);
+    let device = late.exec("ip -4 -o address show eth1 | awk '{ print $4 }'").1;
+    let address = device.split('/').next().unwrap().parse().unwrap();
+    there.reaches(address);
+    assert_eq!(engines[1].fetch("http://192.0.2.1:8083").as_deref(), Some("late"));
+    let count = records(&hosts[0]);
+    engines[0].docker(&["network", "disconnect", "both", "late"]);
+    assert_eq!(records(&hosts[0]), count - 1);
+    assert!(!there.pings(address));
+
+    for container in [here, there, four, inner, late] {
         container.remove();
     }
     assert_eq!(hosts.iter().map(records).collect::<Vec<_>>(), [0, 0]);

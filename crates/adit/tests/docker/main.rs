@@ -6,6 +6,7 @@
 mod bed;
 mod engine;
 mod kinds;
+mod place;
 mod protocol;
 mod refusals;
 mod restarts;

@@ -62,3 +62,31 @@ fn damaged_seeds_hold_as_well() {
         }
     }
 }
+
+/// As a fuzzer would begin; `ADIT_MUTATIONS` asks for more.
+#[test]
+fn changed_seeds_hold_too() {
+    let rounds: usize = std::env::var("ADIT_MUTATIONS").map_or(3000, |text| text.parse().unwrap());
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut below = |bound: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % bound.max(1) as u64) as usize
+    };
+    let seeds = seeds();
+    for _ in 0..rounds {
+        let mut input = seeds[below(seeds.len())].1.clone();
+        for _ in 0..=below(4) {
+            let at = below(input.len());
+            match below(5) {
+                0 => input.truncate(at),
+                1 => input.insert(at, below(256) as u8),
+                2 => input.extend(seeds[below(seeds.len())].1.clone()),
+                _ if at < input.len() => input[at] ^= 1 << below(8),
+                _ => {}
+            }
+        }
+        names(&input);
+    }
+}

@@ -13,6 +13,7 @@ mod etcd;
 mod flannel;
 mod flow;
 mod hostile;
+mod intruder;
 mod living;
 mod meeting;
 mod quickstart;

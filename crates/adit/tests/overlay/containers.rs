@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use adit::Directories;
-use adit::container::{self, FaultKind, Node as Told, Store};
+use adit::container::{self, FaultKind, Node as Told, Record, Store};
 use linux::netlink::Netlink;
 use linux::nft::{Family as Table, Nft};
 
@@ -140,6 +140,33 @@ fn what_was_broken_while_no_daemon_ran_is_brought_back_by_the_next() {
     });
     all_talk(&[&a, &b]);
     drop(daemon);
+}
+
+#[test]
+fn what_was_before_the_host_was_started_gives_its_addresses_back() {
+    let world = World::without_containers();
+    let [one, _] = world.nodes();
+    let host = world.host(1);
+    let places = places(&one);
+    let daemon = one.start();
+    let [old, odd, new] = ["old", "odd", "new"].map(|name| attach(host, &places, name));
+    daemon.crash();
+    // A container that ended has no device any more; one that has is of this boot, whatever the clock said.
+    let store = Store::of(&places, "adit0");
+    for record in [&old.record, &odd.record] {
+        store.lock().unwrap().put(&Record { created: 1, ..record.clone() }).unwrap();
+    }
+    for gone in [old, new] {
+        drop(gone.namespace);
+        let device = gone.record.host_interface;
+        wait_for("the end of a device", || host.netlink().link(&device).unwrap().is_none().then_some(()));
+    }
+    let _daemon = one.start();
+    let names = || store.read_all().unwrap().iter().map(Record::title).collect::<Vec<_>>();
+    wait_for("the end of a record", || (!names().contains(&"old".to_owned())).then_some(()));
+    assert_eq!(names(), ["odd"]);
+    wait_for("the log", || one.log().contains("their addresses are free: old, new").then_some(()));
+    exchange_tcp(odd.end(false), attach(host, &places, "next").end(false), 100, 100);
 }
 
 #[test]

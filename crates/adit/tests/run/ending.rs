@@ -76,6 +76,23 @@ fn killed_it_leaves_no_process_and_its_address_is_free_again() {
 }
 
 #[test]
+fn whoever_comes_next_removes_the_ports_of_a_killed_one_too() {
+    let world = World::new();
+    let program = world.program();
+    let mut running = program.container("web", &["--publish", "8080:80"], "echo ready; read x");
+    let record = program.record("web");
+    let ports = || program.host.run("nft", &["list", "ruleset"]).matches("8080").count();
+    assert!(ports() > 0);
+    running.child.kill().unwrap();
+    running.ends();
+    wait_for("the end of all inside", || record.is_abandoned().then_some(()));
+    let key = program.attach_pod();
+    assert_eq!(ports(), 0);
+    program.host.namespace.run(|| adit::container::detach(&program.store(), &key)).unwrap().unwrap();
+    world.is_clean();
+}
+
+#[test]
 fn without_its_first_process_a_container_ends() {
     let world = World::new();
     let mut running = world.program().container("web", &[], "echo ready; read x");

@@ -181,8 +181,9 @@ fn an_address_may_be_asked_for_and_isolation() {
     let _b = program.container("b", &["--isolated"], "echo ready; read x");
     let _c = program.container("c", &["--isolated"], "echo ready; read x");
     let listed = program.listed();
-    assert_eq!(listed[0]["addresses"], json!(["10.42.7.77/24", "fd42:0:0:7::77/64"]));
-    assert_eq!([&listed[0]["isolated"], &listed[1]["isolated"]], [&json!(false), &json!(true)]);
+    let of = |name: &str| listed.iter().find(|one| one["name"] == name).unwrap();
+    assert_eq!(of("a")["addresses"], json!(["10.42.7.77/24", "fd42:0:0:7::77/64"]));
+    assert_eq!([&of("a")["isolated"], &of("b")["isolated"]], [&json!(false), &json!(true)]);
     let ends = ["a", "c"].map(|name| {
         let record = program.record(name);
         (NetNs::open(record.netns.as_ref().unwrap()).unwrap(), record.addresses[0].addr())

@@ -33,7 +33,7 @@ fn containers_on_two_hosts_ping_exchange_tcp_and_find_each_other_by_name() {
             exchange_tcp(End::new(&ends[from].0, *ours), End::new(&ends[to].0, *theirs), 3_000_000, 2_000_000);
         }
     }
-    for (from, name, to) in [(0, "web.host2.adit", 1), (1, "web.host1", 0), (0, "web", 0)] {
+    for (from, name, to) in [(0, "web", 0), (0, "web.host2.adit", 1), (1, "web.host1", 0)] {
         let addresses: Vec<String> = ends[to].1.iter().map(ToString::to_string).collect();
         wait_for(&format!("an address of {name}"), || {
             let found = programs[from].adit(&["exec", "web", "--", "getent", "ahosts", name]).stdout;

@@ -2,9 +2,9 @@
 
 use std::net::TcpListener;
 
-use adit::container::{Door, Key, Place, Request, attach};
+use linux::netlink::LinkChange;
 
-use crate::world::{FIRST, Running, World};
+use crate::world::{FIRST, GATEWAY, Running, World};
 
 #[test]
 fn what_is_wrong_is_refused_in_a_sentence_that_says_what_to_do() {
@@ -64,32 +64,7 @@ fn a_full_subnet_is_said_and_leaves_nothing() {
 fn containers_of_other_doors_are_listed_and_left_to_their_programs() {
     let world = World::new();
     let program = world.program();
-    let namespace = linux::netns::NetNs::anonymous().unwrap();
-    let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&namespace)).into();
-    let request = Request {
-        key: Key {
-            door: Door::Cni,
-            network: "adit".into(),
-            container: "0123456789abcdef".into(),
-            interface: "eth0".into(),
-        },
-        name: Some("pod".into()),
-        wanted: Vec::new(),
-        mac: None,
-        ports: Vec::new(),
-        isolated: false,
-        mtu: None,
-        default_route: true,
-        place: Place::Namespace { namespace, path },
-        reservation: None,
-        process: None,
-    };
-    let node = adit::container::Node::read(
-        &adit::Directories { runtime: program.path("run"), state: program.path("state"), ..Default::default() },
-        "adit0",
-    )
-    .unwrap();
-    program.host.namespace.run(|| attach(&node, &program.store(), &request)).unwrap().unwrap();
+    let key = program.attach_pod();
     let listed = program.listed();
     assert_eq!((&listed[0]["name"], &listed[0]["door"]), (&"pod".into(), &"cni".into()));
     let said = program.fails(125, &["exec", "pod", "--", "true"]);
@@ -97,7 +72,7 @@ fn containers_of_other_doors_are_listed_and_left_to_their_programs() {
     let said = program.fails(125, &["run", "--name", "pod", "--", "true"]);
     assert!(said.contains("there is a container pod already (door cni)"), "{said}");
     assert!(adit::container::collect(&program.store(), &|_| true).unwrap().is_empty());
-    program.host.namespace.run(|| adit::container::detach(&program.store(), &request.key)).unwrap().unwrap();
+    program.host.namespace.run(|| adit::container::detach(&program.store(), &key)).unwrap().unwrap();
     world.is_clean();
 }
 
@@ -110,4 +85,33 @@ fn nobody_but_adit_run_starts_the_first_process() {
         assert!(said.contains(&format!("cannot take descriptor {descriptor} over")), "{said}");
     }
     assert!(!file.exists());
+}
+
+#[test]
+fn a_bridge_that_was_left_half_made_is_taken_over_and_anothers_is_not() {
+    let world = World::new();
+    let program = world.program();
+    let mut netlink = program.host.netlink();
+    // Killed between the making and the marking.
+    netlink.create_bridge("adit-br0", Some([0x0a, 0x58, 10, 42, 7, 1])).unwrap();
+    let said = program.succeeds(&["run", "--", "ip", "route"]);
+    assert!(said.starts_with(&format!("default via {GATEWAY}")), "{said}");
+    world.is_clean();
+    for (mac, up, alias) in [
+        ([2, 0, 0, 0, 0, 1], false, None),
+        ([0x0a, 0x58, 10, 42, 7, 1], true, None),
+        ([0x0a, 0x58, 10, 42, 7, 1], false, Some("mine")),
+    ] {
+        netlink.create_bridge("adit-br0", Some(mac)).unwrap();
+        let index = netlink.existing_link("adit-br0").unwrap().index;
+        netlink.change_link(index, &LinkChange { up: Some(up), alias, ..LinkChange::default() }).unwrap();
+        let said = program.fails(125, &["run", "--", "true"]);
+        assert!(
+            said.contains("the device adit-br0 exists (bridge) and is not adit's; choose another `bridge`"),
+            "{said}"
+        );
+        assert_eq!(program.store().read_all().unwrap(), []);
+        netlink.delete_link(index).unwrap();
+    }
+    world.is_clean();
 }

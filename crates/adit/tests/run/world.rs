@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Lines};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 
 use adit::Directories;
-use adit::container::{Node, Record, Store};
+use adit::container::{Door, Key, Node, Place, Record, Request, Store, attach};
+use linux::netns::NetNs;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -61,7 +63,7 @@ impl World {
 
     /// Checks that nothing of any container is on the host.
     pub(crate) fn is_clean(&self) {
-        assert_eq!(self.program().made(), self.before);
+        assert_eq!(self.program().made(), self.before, "{:?}", self.program().store().read_all());
         assert_eq!(self.program().store().read_all().unwrap(), []);
     }
 }
@@ -147,6 +149,34 @@ impl<'a> Program<'a> {
             environment.split(|byte| *byte == 0).any(|variable| variable == state.as_bytes())
         };
         numbers().filter(has_it).collect()
+    }
+
+    /// Attaches a container `pod` as a runtime does that calls plugins; its namespace is gone when this returns.
+    pub(crate) fn attach_pod(&self) -> Key {
+        let namespace = NetNs::anonymous().unwrap();
+        let path = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd()).into();
+        let key = Key {
+            door: Door::Cni,
+            network: "adit".into(),
+            container: "0123456789abcdef".into(),
+            interface: "eth0".into(),
+        };
+        let request = Request {
+            key: key.clone(),
+            name: Some("pod".into()),
+            wanted: Vec::new(),
+            mac: None,
+            ports: Vec::new(),
+            isolated: false,
+            mtu: None,
+            default_route: true,
+            place: Place::Namespace { namespace, path },
+            reservation: None,
+            process: None,
+        };
+        let node = Node::read(&self.directories(), "adit0").unwrap();
+        self.host.namespace.run(|| attach(&node, &self.store(), &request)).unwrap().unwrap();
+        key
     }
 
     /// What `adit ps --json` says.

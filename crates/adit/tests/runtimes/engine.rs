@@ -98,10 +98,10 @@ fn containers_of_podman_on_two_hosts() {
     two.hosts.iter().zip(&before).for_each(|(host, before)| host.await_traces(before));
 
     // Nor is anything left of the nodes, in the end.
-    drop((daemon, other_daemon));
-    for (host, bare) in two.hosts.iter().zip(&bare) {
+    for ((host, mut daemon), bare) in two.hosts.iter().zip([daemon, other_daemon]).zip(&bare) {
         host.adit(&["cni", "uninstall"]);
         host.adit(&["down", "--purge"]);
+        assert!(daemon.await_end().success());
         host.await_traces(bare);
         assert!(host.shell("find /opt/cni /etc/cni -name '*adit*'").is_empty());
     }

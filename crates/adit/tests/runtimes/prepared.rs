@@ -66,10 +66,19 @@ impl<'h, 'a> Container<'h, 'a> {
         });
     }
 
-    /// Ends it, and takes its namespace away before the plugin hears of it, as a host does that was restarted.
-    fn remove(&self) {
+    /// Ends it and its namespace, and says nothing to the plugin.
+    fn lose(&self) {
         self.host.run("runc", &["delete", "--force", "c1"]);
         self.host.shell("rm -r /run/c1; ip netns delete c1");
+        // The kernel takes a namespace down a moment after its name.
+        wait_for("the end of the veth", || {
+            self.host.run("ip", &["-o", "link", "show", "master", "adit-br0"]).is_empty().then_some(())
+        });
+    }
+
+    /// Ends it, and takes its namespace away before the plugin hears of it, as a host does that was restarted.
+    fn remove(&self) {
+        self.lose();
         assert_eq!(call(self.host, "DEL", ""), "");
         assert_eq!(call(self.host, "DEL", "/run/netns/c1"), "");
     }
@@ -96,6 +105,10 @@ fn runc_in_a_prepared_namespace_on_two_hosts() {
     let start = Instant::now();
     assert_eq!(far.shell(&format!("wget -qO- http://{}/big | md5sum", web.address)), sum);
     tell_speed("runc, to the other host", FEW_MIB, start);
+    // One of the same name takes the place of one that was lost.
+    web.lose();
+    let web = Container::start(&two.hosts[0], &image, &["sleep", "600"]);
+    far.reaches(&web);
     web.remove();
     far.remove();
     two.hosts.iter().zip(&before).for_each(|(host, before)| host.await_traces(before));

@@ -63,7 +63,10 @@ impl Firewall {
             let mut chains = PROGRAMS.map(|programs| Chain::of(programs, &device));
             while !is_stopping.load(Ordering::Acquire) {
                 if let Ok(node) = Node::read(&directories, &device) {
-                    chains.iter_mut().for_each(|chain| chain.keep(&rules(&node)));
+                    for (chain, v6) in chains.iter_mut().zip([false, true]) {
+                        let has = node.subnets.iter().any(|subnet| subnet.addr().is_ipv6() == v6);
+                        chain.keep(&if has { rules(&node) } else { Vec::new() });
+                    }
                 }
                 wait(&mut monitor, &woken.0);
             }
@@ -140,6 +143,8 @@ impl Chain {
             Ok(()) => self.said.clear(),
             Err(Failed::Missing) => tracing::debug!("{} is not installed, so Docker filters nothing by it", self.list),
             Err(Failed::Refused(why)) if why == self.said => {}
+            // A host without this family.
+            Err(Failed::Refused(why)) if rules.is_empty() && self.put.is_none() => tracing::debug!("{why}"),
             Err(Failed::Refused(why)) => {
                 tracing::warn!(
                     "cannot let this network through Docker's packet filters: {why}; have a look at `{} -S {CHAIN}`",
@@ -171,9 +176,7 @@ impl Chain {
         match program::run(self.list, &["--wait", "5", "-S", CHAIN], "") {
             Ok(text) => Ok(Some(text.lines().filter(|line| is_ours(line, &self.comment)).map(str::to_owned).collect())),
             // That there is no chain is said in several ways.
-            Err(Failed::Refused(why))
-                if ["No chain", "does not exist", "incompatible"].iter().any(|part| why.contains(part)) =>
-            {
+            Err(Failed::Refused(why)) if ["No chain", "does not exist"].iter().any(|part| why.contains(part)) => {
                 Ok(None)
             }
             Err(failed) => Err(failed),

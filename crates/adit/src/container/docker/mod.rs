@@ -23,5 +23,6 @@ mod plugin;
 mod program;
 mod server;
 
+pub use networks::forget;
 pub use options::DockerOptions;
 pub use server::{Settings, serve};

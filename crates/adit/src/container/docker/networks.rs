@@ -31,6 +31,21 @@ pub(super) struct Network {
     pub(super) kept: Vec<IpAddr>,
 }
 
+/// Forgets all of Docker's networks of this device, as when the node goes for good. Docker refuses containers in them from the next start of
+/// the server on, and says how to make them anew.
+///
+/// # Errors
+/// The file cannot be removed.
+pub fn forget(directories: &Directories, device: &str) -> Result<(), Fault> {
+    let path = Networks::path(directories, device);
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(Fault::new(FaultKind::Storage, format!("cannot remove {}: {e}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// All of them, by their ids.
 #[derive(Debug)]
 pub(super) struct Networks {

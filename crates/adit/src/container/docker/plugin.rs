@@ -41,9 +41,6 @@ impl From<Fault> for Refusal {
     }
 }
 
-/// The answer of whoever has nothing to say.
-const DONE: fn() -> Value = || json!({});
-
 impl Plugin {
     /// One for the node of this device, that Docker knows by the name of this socket.
     ///
@@ -85,28 +82,28 @@ impl Plugin {
             "NetworkDriver.CreateNetwork" => {
                 self.create_network(&read(body)?)?;
                 (self.changed)();
-                DONE()
+                done()
             }
-            "NetworkDriver.DeleteNetwork" => self.delete_network(&read(body)?).map(|()| DONE())?,
+            "NetworkDriver.DeleteNetwork" => self.delete_network(&read(body)?).map(|()| done())?,
             "NetworkDriver.CreateEndpoint" => say(&self.create_endpoint(&read(body)?)?)?,
-            "NetworkDriver.DeleteEndpoint" => self.delete_endpoint(&read(body)?).map(|()| DONE())?,
+            "NetworkDriver.DeleteEndpoint" => self.delete_endpoint(&read(body)?).map(|()| done())?,
             "NetworkDriver.Join" => {
                 (self.changed)();
                 say(&self.join(&read(body)?)?)?
             }
-            "NetworkDriver.ProgramExternalConnectivity" => self.publish(&read(body)?).map(|()| DONE())?,
-            "NetworkDriver.RevokeExternalConnectivity" => self.revoke(&read(body)?).map(|()| DONE())?,
+            "NetworkDriver.ProgramExternalConnectivity" => self.publish(&read(body)?).map(|()| done())?,
+            "NetworkDriver.RevokeExternalConnectivity" => self.revoke(&read(body)?).map(|()| done())?,
             "NetworkDriver.EndpointOperInfo" => json!({ "Value": {} }),
             // What is to go goes with the endpoint; other hosts are known without Docker.
-            "NetworkDriver.Leave" | "NetworkDriver.DiscoverNew" | "NetworkDriver.DiscoverDelete" => DONE(),
+            "NetworkDriver.Leave" | "NetworkDriver.DiscoverNew" | "NetworkDriver.DiscoverDelete" => done(),
             "IpamDriver.GetCapabilities" => json!({ "RequiresMACAddress": false, "RequiresRequestReplay": false }),
             "IpamDriver.GetDefaultAddressSpaces" => {
                 json!({ "LocalDefaultAddressSpace": self.space(), "GlobalDefaultAddressSpace": self.space() })
             }
             "IpamDriver.RequestPool" => self.request_pool(&read(body)?)?,
-            "IpamDriver.ReleasePool" => self.release_pool(&read(body)?).map(|()| DONE())?,
+            "IpamDriver.ReleasePool" => self.release_pool(&read(body)?).map(|()| done())?,
             "IpamDriver.RequestAddress" => self.request_address(&read(body)?)?,
-            "IpamDriver.ReleaseAddress" => self.release_address(&read(body)?).map(|()| DONE())?,
+            "IpamDriver.ReleaseAddress" => self.release_address(&read(body)?).map(|()| done())?,
             _ => return Err(Refusal::Unknown),
         };
         Ok(answer)
@@ -166,7 +163,12 @@ impl Plugin {
     }
 }
 
-/// The key of an endpoint.
+/// The answer of whoever has nothing to say.
+fn done() -> Value {
+    json!({})
+}
+
+/// The key of an endpoint. What its device is called inside is up to Docker.
 pub(super) fn key(network: &str, endpoint: &str) -> Key {
     Key { door: Door::Docker, network: network.into(), container: endpoint.into(), interface: "eth0".into() }
 }
