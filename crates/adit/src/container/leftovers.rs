@@ -24,7 +24,7 @@ pub struct Damaged {
 
 impl Damaged {
     /// The veth end on the host of the attachment that it was of.
-    fn host_interface(&self) -> Option<String> {
+    pub fn host_interface(&self) -> Option<String> {
         let stem = self.path.file_stem()?.to_str()?;
         (stem.len() == 16 && stem.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| format!("ad{stem:.12}"))
     }

@@ -5,6 +5,10 @@
 mod bed;
 
 mod chain;
+#[path = "../../../../fuzz/src/cni_checks.rs"]
+#[allow(unreachable_pub, reason = "it is public where fuzz targets use it")]
+mod cni_checks;
+mod corpus;
 mod installed;
 mod refusing;
 mod specification;

@@ -254,6 +254,7 @@ fn a_record_that_is_damaged() {
         let details = refused(&host, &second, "a damaged record", 5, |ask| ask);
         assert!(details.contains(file.to_str().unwrap()) && details.contains("ip link delete ad"), "{details}");
     }
+    assert_eq!(host.of_all("STATUS").error().0, 50);
     let end = key(&first, "eth0").host_interface();
     drop(first);
     wait_for("the end of the pair to go with its namespace", || {

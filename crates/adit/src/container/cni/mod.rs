@@ -161,24 +161,25 @@ fn versions(text: &[u8]) -> Result<Value, Error> {
     Ok(json!({"cniVersion": asked, "supportedVersions": ours}))
 }
 
-/// Reads what a runtime says without doing anything: for fuzzing.
+/// Reads what a runtime says for ADD, for CHECK and for GC, and does nothing: for fuzzing.
+///
+/// # Errors
+/// What ADD would refuse.
 #[doc(hidden)]
-pub fn read_only(arguments: &[u8], text: &[u8]) {
+pub fn read_only(arguments: &[u8], text: &[u8]) -> Result<(), Error> {
     use std::os::unix::ffi::OsStrExt;
-    let arguments: OsString = std::ffi::OsStr::from_bytes(arguments).to_owned();
+    let arguments = OsString::from(std::ffi::OsStr::from_bytes(arguments));
     let lookup = |name: &str| (name == "CNI_ARGS").then(|| arguments.clone());
-    let _ = versions(text);
-    if config::check(text).is_err() || version::asked(text).is_err() {
-        return;
+    let text = read(text)?;
+    config::check(&text)?;
+    let version = version::agree(&version::asked(&text)?, Verb::Add);
+    let _ = (versions(&text)?, config::valid(&text));
+    if let Some(previous) = config::previous(&text)? {
+        result::check(version.clone().unwrap_or(Version::LATEST), &previous)?;
     }
-    let arguments = environment::arguments(&lookup).unwrap_or_default();
-    if let Ok(network) = config::network(text) {
-        let _ = config::wishes(text, &network, arguments);
-    }
-    if let Ok(Some(previous)) = config::previous(text) {
-        let _ = result::check(Version::V0_3_1, &previous);
-    }
-    let _ = config::valid(text);
+    let network = config::network(&text)?;
+    config::wishes(&text, &network, environment::arguments(&lookup)?)?;
+    version.map(drop)
 }
 
 #[cfg(test)]

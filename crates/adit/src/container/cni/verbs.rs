@@ -168,6 +168,14 @@ pub(super) fn status(network: &Network) -> Result<(), Error> {
     let node = network.node().map_err(unavailable)?;
     let found = network.store().survey().map_err(unavailable)?;
     ipam::choose(&node, &ipam::taken(&node, &found.records), &[], &[]).map_err(unavailable)?;
+    for damaged in found.damaged {
+        // As long as its container lives, nothing is given out.
+        if let Some(end) = damaged.host_interface()
+            && has_device(&end)?
+        {
+            return Err(unavailable(damaged.fault));
+        }
+    }
     if has_device(&network.device)? {
         return Ok(());
     }
