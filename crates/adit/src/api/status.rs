@@ -122,7 +122,7 @@ pub struct ContainerStatus {
     pub addresses: Vec<IpNet>,
     /// Ports of the host that lead to it, as `192.0.2.1:8080:80/tcp`.
     pub ports: Vec<String>,
-    /// Whether it may speak to no other container of this host.
+    /// Whether it may speak to no other isolated container of this host.
     pub isolated: bool,
     /// When it was made, in seconds since 1970-01-01.
     pub since: u64,

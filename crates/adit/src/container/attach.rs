@@ -46,7 +46,7 @@ pub struct Request {
     pub mac: Option<[u8; 6]>,
     /// Ports of the host that are to lead to it.
     pub ports: Vec<Published>,
-    /// Whether it may speak to no other container of this host.
+    /// Whether it may speak to no other isolated container of this host.
     pub isolated: bool,
     /// Largest packet in bytes, if less than the node's.
     pub mtu: Option<u32>,

@@ -158,7 +158,7 @@ pub struct Record {
     /// Ports of the host that lead to it.
     #[serde(default)]
     pub ports: Vec<Published>,
-    /// Whether it may speak to no other container of this host.
+    /// Whether it may speak to no other isolated container of this host.
     #[serde(default)]
     pub isolated: bool,
     /// Of `adit run`: the first process inside.

@@ -75,7 +75,7 @@ pub(super) struct Network {
 pub(super) struct Wishes {
     /// Whether all that is nowhere else goes to the network; else only what belongs to it.
     pub(super) default_route: bool,
-    /// Whether it may speak to no other container of this host.
+    /// Whether it may speak to no other isolated container of this host.
     pub(super) isolated: bool,
     /// The largest packet, if not that of the node.
     pub(super) mtu: Option<u32>,

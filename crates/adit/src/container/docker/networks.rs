@@ -17,7 +17,7 @@ const MAX_FILE: u64 = 4 << 20;
 /// A network as `docker network create` made it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Network {
-    /// Whether its containers may speak to no other container of this host (`-o isolated=true`).
+    /// Whether its containers do not reach each other, and other isolated ones, on this host (`-o isolated=true`).
     #[serde(default)]
     pub(super) isolated: bool,
     /// Largest packet in bytes, if less than the node's (`-o mtu=1280`).
