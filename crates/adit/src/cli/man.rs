@@ -72,8 +72,6 @@ mod tests {
                 "adit-node.1",
                 "adit-secret.1",
                 "adit-client.1",
-                "adit-docker-plugin.1",
-                "adit-docker-options.1",
                 "adit-cni.1",
                 "adit-docker-plugin.1",
                 "adit-docker-options.1",

@@ -77,10 +77,13 @@ fn the_engines_own_bridge_has_the_nodes_addresses() {
     let engines: Vec<_> = hosts
         .iter()
         .map(|host| {
-            let options = host.adit(&["docker-options"]);
-            let bridge = host.subnet_env("FLANNEL_SUBNET");
-            let mtu = host.subnet_env("FLANNEL_MTU");
-            assert_eq!(options.trim(), format!("--bip={bridge} --mtu={mtu} --ip-masq=false"));
+            // The MTU is another when the other node is heard of.
+            let options = wait_for("options as the node has it", || {
+                let options = host.adit(&["docker-options"]);
+                let bridge = host.subnet_env("FLANNEL_SUBNET");
+                let mtu = host.subnet_env("FLANNEL_MTU");
+                (options.trim() == format!("--bip={bridge} --mtu={mtu} --ip-masq=false")).then_some(options)
+            });
             let engine = Engine::start(host, &options.split_whitespace().collect::<Vec<_>>());
             engine.import(&image);
             engine
