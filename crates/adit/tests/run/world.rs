@@ -1,19 +1,20 @@
 //! A node without a daemon, and the program on it.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Lines};
-use std::os::fd::AsRawFd;
+use std::io::{BufRead, BufReader};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 
 use adit::Directories;
 use adit::container::{Door, Key, Node, Place, Record, Request, Store, attach};
 use linux::netns::NetNs;
+use linux::poll::readable;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::bed::daemon::ADIT;
-use crate::bed::{Bed, Host, wait_for};
+use crate::bed::{Bed, Host, PATIENCE, wait_for};
 
 /// The address of the bridge of the node, and of the first containers.
 pub(crate) const GATEWAY: &str = "10.42.7.1";
@@ -97,8 +98,9 @@ impl<'a> Program<'a> {
 
     /// Any program on the host, which finds ours and our directories.
     pub(crate) fn command(&self, program: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null());
+        // Whoever runs the tests may ignore signals, which programs inherit.
+        let mut command = Command::new("env");
+        command.args(["--default-signal=HUP,INT,QUIT,TSTP", program]).args(arguments).stdin(Stdio::null());
         command.env("ADIT_RUNTIME_DIR", self.path("run")).env("ADIT_STATE_DIR", self.path("state"));
         command.env("ADIT", ADIT).env_remove("ADIT_LOG");
         command
@@ -134,10 +136,8 @@ impl<'a> Program<'a> {
     pub(crate) fn container(&self, name: &str, options: &[&str], script: &str) -> Running {
         let arguments = [&["run", "--name", name], options, &["--", "sh", "-c", script]].concat();
         let mut running = self.start(self.command(ADIT, &arguments).stdin(Stdio::piped()).stdout(Stdio::piped()));
-        let mut lines = BufReader::new(running.child.stdout.take().unwrap()).lines();
-        let ready = lines.by_ref().map_while(Result::ok).any(|line| line == "ready");
-        assert!(ready, "the container {name} ends: {:?}", running.child.wait());
-        running.said = Some(lines);
+        running.said = running.child.stdout.take().map(BufReader::new);
+        while running.line() != "ready" {}
         running
     }
 
@@ -189,7 +189,7 @@ impl<'a> Program<'a> {
 pub(crate) struct Running {
     pub(crate) child: Child,
     /// What it says from now on.
-    said: Option<Lines<BufReader<ChildStdout>>>,
+    said: Option<BufReader<ChildStdout>>,
 }
 
 impl Running {
@@ -199,7 +199,14 @@ impl Running {
 
     /// The next line that it says.
     pub(crate) fn line(&mut self) -> String {
-        self.said.as_mut().unwrap().next().unwrap().unwrap()
+        let said = self.said.as_mut().unwrap();
+        if !said.buffer().contains(&b'\n') {
+            let [ready] = readable([said.get_ref().as_fd()], Some(PATIENCE)).unwrap();
+            assert!(ready, "waited in vain for a line");
+        }
+        let mut line = String::new();
+        assert_ne!(said.read_line(&mut line).unwrap(), 0, "it says no more");
+        line.trim_end_matches('\n').to_owned()
     }
 
     /// Ends it as a person does; by its return nothing is left.
