@@ -333,6 +333,20 @@ fn a_table_is_replaced_and_deleted_and_others_are_left_alone() {
 }
 
 #[test]
+fn a_table_is_made_where_there_is_none_and_one_that_is_there_stays() {
+    let (namespace, _) = fresh();
+    let mut nft = Nft::open_in(&namespace).unwrap();
+    let with = |comment: &str| {
+        let rules = vec![Rule::new(comment).then(Action::Counter)];
+        table(Family::Inet, vec![chain("c", base(ChainKind::Filter, Hook::Input, 0), rules)])
+    };
+    nft.create(&with("first")).unwrap();
+    assert_eq!(nft.create(&with("second")).unwrap_err().errno(), Some(libc::EEXIST));
+    let rules = nft.rules(Family::Inet, "adit").unwrap();
+    assert_eq!(rules.iter().map(|rule| rule.comment.as_str()).collect::<Vec<_>>(), ["first"]);
+}
+
+#[test]
 fn a_large_rule_set_goes_in_at_once() {
     let (namespace, _) = fresh();
     let mut nft = Nft::open_in(&namespace).unwrap();

@@ -95,7 +95,13 @@ impl Kernel {
                     tracing::debug!("{e}");
                 }
             }
-            Operation::ReplaceFilters(ruleset) => self.nft.apply(ruleset).map_err(|e| explain_filters(&e))?,
+            Operation::ReplaceFilters(ruleset) => {
+                let created = match self.nft.create(ruleset) {
+                    Err(e) if e.errno().is_some_and(|code| EXISTS.contains(&code)) => self.nft.apply(ruleset),
+                    created => created,
+                };
+                created.map_err(|e| explain_filters(&e))?;
+            }
             Operation::DeleteFilters { family, table } => {
                 self.nft.delete(*family, table).or_else(|e| ignore(e, ABSENT))?;
             }
