@@ -27,7 +27,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
 
-    /// Lead a port of this host to it: [ADDRESS:]PORT:PORT[/udp], also ranges; may be repeated
+    /// Lead a port of this host to it, as 8080:80, 192.0.2.1:53:53/udp or 8000-8010:80-90; may be repeated
     #[arg(short, long, value_name = "PORTS")]
     publish: Vec<String>,
 

@@ -168,16 +168,15 @@ fn sweep_lost(kernel: &mut Kernel, locked: &Locked<'_>, records: Vec<Record>) ->
         let may_be = record.key.door == Door::Cni || record.created < boot;
         may_be && record.stage == Stage::Made && !devices.contains(&record.host_interface)
     });
-    for record in &lost {
-        tear_down(kernel, record)?;
-        locked.remove(&record.key)?;
-    }
+    lost.iter().try_for_each(|record| tear_down(kernel, record))?;
+    // Nothing leads to an address before it is somebody else's.
     if let Some(record) = lost.iter().find(|record| !record.ports.is_empty()) {
         let actual = kernel.observe(&record.bridge, locked.device())?;
         if let Some(step) = plan::published(locked.device(), &made(&records), &actual) {
             kernel.carry_out(&step)?;
         }
     }
+    lost.iter().try_for_each(|record| locked.remove(&record.key))?;
     Ok(records)
 }
 
@@ -212,6 +211,11 @@ fn claim(node: &Node, locked: &Locked<'_>, records: &[Record], request: &Request
         addresses.retain(|address| wanted.contains(&address.addr()));
     }
     let record = new_record(node, request, addresses);
+    if record.mac == node.bridge_mac() || others.iter().any(|other| other.mac == record.mac) {
+        let mac = record.mac.map(|byte| format!("{byte:02x}")).join(":");
+        let sentence = format!("the link-layer address {mac} is another's already; ask for another one, or for none");
+        return Err(Fault::new(FaultKind::AddressTaken, sentence));
+    }
     locked.put(&record)?;
     if wanted.is_empty() {
         locked.note_last(&record.addresses);

@@ -40,7 +40,7 @@ pub(super) fn clear(
     damaged: &[Damaged],
     unfinished: &[PathBuf],
 ) -> Result<(), Fault> {
-    for path in unfinished.iter().filter(|path| writer(path).is_none_or(|pid| Process::find(pid).is_none())) {
+    for path in unfinished.iter().filter(|path| writer(path).is_none_or(|pid| !Process::may_be_there(pid))) {
         tracing::debug!("removing {}, which nobody will finish", path.display());
         remove(path)?;
     }

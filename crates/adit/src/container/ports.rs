@@ -183,11 +183,11 @@ pub fn table(device: &str) -> String {
 ///
 /// | Chain | Where | What it does |
 /// |---|---|---|
-/// | `arriving` | prerouting | what comes for a published port of this host goes to its container |
+/// | `arriving` | prerouting | what comes for a published port of this host goes to its container; not by its loopback addresses |
 /// | `own` | output | the same for what this host itself sends, to its loopback addresses (of IPv4) too |
 /// | `leaving` | postrouting | a container that calls itself by its published port, and this host by its loopback address, come from an address that can be answered |
 pub fn ruleset(device: &str, records: &[Record]) -> Option<Ruleset> {
-    let (mut leads, mut loops) = (Vec::new(), Vec::new());
+    let (mut arriving, mut leads, mut loops) = (Vec::new(), Vec::new(), Vec::new());
     for record in records.iter().filter(|record| !record.ports.is_empty()) {
         for address in &record.addresses {
             let ip = address.addr();
@@ -206,7 +206,17 @@ pub fn ruleset(device: &str, records: &[Record]) -> Option<Ruleset> {
                         .then(Action::Masquerade { random_fully: false }),
                 );
             }
-            leads.extend(record.ports.iter().filter(|port| port.has(ip.is_ipv6())).map(|port| lead(record, port, ip)));
+            for port in record.ports.iter().filter(|port| port.has(ip.is_ipv6())) {
+                // A neighbour on the link may send to loopback addresses, which the kernel would refuse only after this.
+                if !port.ip.is_some_and(|ip| ip.is_loopback()) {
+                    let rule = lead(record, port, ip);
+                    let is_for_any = port.ip.is_none() && ip.is_ipv4();
+                    let not_loopback = loopback().filter(|_| is_for_any).map(|net| Match::Destination(net).not());
+                    arriving
+                        .push(Rule { matches: not_loopback.into_iter().chain(rule.matches.clone()).collect(), ..rule });
+                }
+                leads.push(lead(record, port, ip));
+            }
         }
     }
     if leads.is_empty() {
@@ -218,7 +228,7 @@ pub fn ruleset(device: &str, records: &[Record]) -> Option<Ruleset> {
         rules,
     };
     let chains = vec![
-        chain("arriving", Hook::Prerouting, -100, leads.clone()),
+        chain("arriving", Hook::Prerouting, -100, arriving),
         chain("own", Hook::Output, -100, leads),
         // Before that of the network, which takes connections of our subnet as they are.
         chain("leaving", Hook::Postrouting, 99, loops),
@@ -241,9 +251,11 @@ fn lead(record: &Record, port: &Published, to: IpAddr) -> Rule {
     let family = super::filters::family(to.is_ipv6());
     let rule = match port.ip {
         Some(ip) => rule.when(Match::Destination(ip.into())),
-        None => rule.when(family).when(Match::DestinationType(AddressType::Local)),
+        None => rule.when(family),
     };
-    rule.when(Match::DestinationPort(transport, port.host..=port.host))
+    // Whoever names an address that is not this host's (or not yet) gets nothing of what goes there.
+    rule.when(Match::DestinationType(AddressType::Local))
+        .when(Match::DestinationPort(transport, port.host..=port.host))
         .then(Action::DestinationNat(to, Some(port.container)))
 }
 

@@ -18,6 +18,9 @@ use crate::{Directories, files};
 /// The largest record that is read, in bytes: one with a thousand ports has about 80 KiB.
 const MAX_FILE: u64 = 1 << 20;
 
+/// The first process, which is always there.
+const FIRST: u32 = 1;
+
 /// The file that programs lock while they give addresses out.
 const LOCK: &str = "lock";
 
@@ -125,9 +128,14 @@ impl Process {
         Self::find(std::process::id())
     }
 
-    /// Whether it still runs.
+    /// Whether there may be one with this number.
+    pub fn may_be_there(pid: u32) -> bool {
+        Self::find(pid).is_some() || Self::find(FIRST).is_none()
+    }
+
+    /// Whether it still runs. Whoever is not shown the processes of others (`hidepid` of proc(5)) cannot tell that one has ended.
     pub fn is_alive(&self) -> bool {
-        Self::find(self.pid) == Some(*self)
+        Self::find(self.pid) == Some(*self) || Self::find(FIRST).is_none()
     }
 }
 

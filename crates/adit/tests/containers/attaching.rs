@@ -5,10 +5,13 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
-use adit::container::{self, FaultKind, Stage, Store};
+use adit::container::{self, FaultKind, Stage, Store, ports};
 use linux::netlink::{LinkChange, Netlink};
 use linux::nft::{Family, Nft};
+use wire::vnet::VnetHdr;
 
+use crate::bed::packet;
+use crate::bed::sniffer::{Injector, Sniffer, contains};
 use crate::bed::traffic::{End, exchange_tcp, exchange_udp};
 use crate::world::{Container, World, empty};
 
@@ -159,6 +162,60 @@ fn a_port_of_one_address_is_that_addresss_alone() {
     let gateway: IpAddr = "10.42.7.1".parse().unwrap();
     let refused = host.run(|| TcpStream::connect_timeout(&(gateway, 8080).into(), Duration::from_secs(2))).unwrap();
     assert!(refused.is_err());
+}
+
+#[test]
+fn an_address_that_is_not_the_hosts_stays_where_it_is() {
+    let world = World::new(DUAL);
+    let web = world.publishing("192.0.2.200:8080:80/tcp");
+    let _listener = web.namespace.run(|| TcpListener::bind((web.ip(false), 80))).unwrap().unwrap();
+    // It is a neighbour's.
+    let mut outside = Netlink::open_in(&world.bed.switch).unwrap();
+    let switch = outside.existing_link("switch").unwrap().index;
+    outside.add_address(switch, "192.0.2.200/24".parse().unwrap(), true).unwrap();
+    let listener = world.bed.switch.run(|| TcpListener::bind("192.0.2.200:8080")).unwrap().unwrap();
+    let host = &world.bed.host(1).namespace;
+    assert!(connects(host, "192.0.2.200:8080".parse().unwrap(), &listener));
+}
+
+#[test]
+fn ports_of_loopback_addresses_are_the_hosts_alone() {
+    let world = World::new(DUAL);
+    let [web, any] = ["127.0.0.1:8080:80", "9090:80"].map(|what| {
+        let udp = ports::parse(&format!("{what}/udp")).unwrap();
+        world.container_with(|request| request.ports = [ports::parse(what).unwrap(), udp].concat())
+    });
+    let listeners = [&web, &any].map(|to| to.namespace.run(|| TcpListener::bind((to.ip(false), 80))).unwrap().unwrap());
+    let host = &world.bed.host(1).namespace;
+    assert!(connects(host, "127.0.0.1:8080".parse().unwrap(), &listeners[0]));
+    assert!(connects(host, "127.0.0.1:9090".parse().unwrap(), &listeners[1]));
+    // A neighbour on the link sends to such an address.
+    world.bed.host(1).set(&["net", "ipv4", "conf", "under0", "forwarding"], "1");
+    let sniffers = [&web, &any].map(|to| Sniffer::open(&to.namespace, "eth0"));
+    let mut injector = Injector::open(&world.bed.switch, "switch");
+    let from: SocketAddr = "192.0.2.200:1000".parse().unwrap();
+    let macs = ([2, 0, 0, 0, 0, 0xfe], world.bed.host(1).mac());
+    for port in [8080, 9090] {
+        let packet = packet::UdpPacket::new((from.ip(), 1000), ("127.0.0.1".parse().unwrap(), port), packet::MARK);
+        let frame = [&macs.1[..], &macs.0, &[8, 0], &packet.bytes()].concat();
+        injector.send(&VnetHdr::NONE, &frame).unwrap();
+    }
+    for mut sniffer in sniffers {
+        let seen =
+            sniffer.find_within(Duration::from_millis(300), |_, bytes| contains(bytes, packet::MARK).then_some(()));
+        assert!(seen.is_none());
+    }
+}
+
+#[test]
+fn a_link_layer_address_is_one_containers() {
+    let world = World::new(DUAL);
+    let first = world.container();
+    for mac in [first.record.mac, world.node.bridge_mac()] {
+        let mut request = world.request(&empty());
+        request.mac = Some(mac);
+        assert_eq!(world.attach(&request).unwrap_err().kind, FaultKind::AddressTaken);
+    }
 }
 
 #[test]

@@ -31,8 +31,11 @@ pub(super) enum Failed {
 /// See [`Failed`].
 pub(super) fn run(name: &str, arguments: &[&str], input: &str) -> Result<String, Failed> {
     let refused = |e: &dyn std::fmt::Display| Failed::Refused(format!("{name}: {e}"));
-    let mut path = env::var_os("PATH").unwrap_or_default();
-    path.push(OsString::from(format!(":{PLACES}")));
+    let mut path = OsString::from(PLACES);
+    if let Some(more) = env::var_os("PATH").filter(|more| !more.is_empty()) {
+        path.push(":");
+        path.push(more);
+    }
     let mut command = Command::new(name);
     command.args(arguments).env("PATH", &path);
     let mut child = match command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() {

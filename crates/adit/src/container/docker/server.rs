@@ -105,7 +105,7 @@ fn answer_all(listener: &UnixListener, plugin: Plugin, until: oneshot::Receiver<
         .max_blocking_threads(AT_ONCE)
         .thread_name("docker-answer")
         .build()?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let listener = listener.try_clone()?;
         listener.set_nonblocking(true)?;
         let listener = tokio::net::UnixListener::from_std(listener)?;
@@ -122,7 +122,10 @@ fn answer_all(listener: &UnixListener, plugin: Plugin, until: oneshot::Receiver<
         let _ = end.send(());
         // Whoever keeps a connection open without asking for anything is not waited for.
         timeout(LAST_WORDS, serving).await.unwrap_or(Ok(()))
-    })
+    });
+    // Nor is an answer that waits for somebody else.
+    runtime.shutdown_timeout(LAST_WORDS);
+    outcome
 }
 
 fn router(plugin: Arc<Plugin>) -> Router {

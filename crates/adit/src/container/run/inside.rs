@@ -1,10 +1,10 @@
 //! The first process of a container: mounts what the command is to see, starts it, and reaps whatever ends inside.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
@@ -126,6 +126,11 @@ fn put_files(stage: &Path, orders: &Orders) -> Result<()> {
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
-    let write = || File::create(path)?.write_all(text.as_bytes());
+    // For everybody to read, whatever files of this process are otherwise (umask).
+    let write = || {
+        let mut file = File::create(path)?;
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        file.write_all(text.as_bytes())
+    };
     write().map_err(|e| Failure::failed(format!("cannot write {}: {e}", path.display())))
 }
