@@ -1,4 +1,4 @@
-//! What each command does, once all that was said is read: a thin layer on [attach](crate::container::attach) and its kin.
+//! What each command does, once all that was said is read: a thin layer on [attach](crate::container::attach()) and its kin.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
