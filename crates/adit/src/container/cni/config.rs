@@ -174,13 +174,8 @@ struct RawPrevious {
 
 #[derive(Deserialize)]
 struct RawValid {
-    #[serde(rename = "cni.dev/valid-attachments", default, deserialize_with = "said")]
+    #[serde(rename = "cni.dev/valid-attachments")]
     valid: Option<Vec<RawAttachment>>,
-}
-
-/// A list that is said; Go says an empty one as `null`.
-fn said<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<RawAttachment>>, D::Error> {
-    Ok(Some(Option::deserialize(deserializer)?.unwrap_or_default()))
 }
 
 #[derive(Deserialize)]
