@@ -6,6 +6,7 @@
 //! | IPv4 | from its own address; not to a loopback address, not as a DHCP server |
 //! | ARP | as itself: its own link-layer and its own IPv4 address, or a probe (RFC 5227) |
 //! | IPv6 | from its own addresses; not as a router (advertisement, redirect) or DHCPv6 server; what it advertises as its own must be |
+//! | to a neighbour by way of the host, if it is isolated | never |
 //! | anything else (STP, other protocols) | never |
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net};
 use linux::nft::{Action, Base, Chain, ChainKind, Family, Header, Hook, Match, Policy, Rule, Ruleset, Transport};
 
-use super::Record;
+use super::{Record, node};
 use crate::plan;
 
 const ARP: u16 = 0x0806;
@@ -62,6 +63,7 @@ pub fn ruleset(record: &Record) -> Ruleset {
             let to = Match::Destination(loopback.into());
             rules.push(drop(Rule::new("to loopback addresses of the host").when(own()).when(to)));
         }
+        rules.extend(around_isolation(record, own()).map(drop));
         rules.push(accept(Rule::new("its IPv4").when(own())));
     }
     for ip in record.addresses.iter().map(IpNet::addr).filter(IpAddr::is_ipv4) {
@@ -78,10 +80,10 @@ pub fn ruleset(record: &Record) -> Ruleset {
         }
     }
     let six: Vec<IpAddr> = record.addresses.iter().map(IpNet::addr).filter(IpAddr::is_ipv6).collect();
+    rules.extend(six.iter().filter_map(|ip| around_isolation(record, Match::Source((*ip).into()))).map(drop));
     if !six.is_empty() {
-        rules.extend(
-            ipv6(record.mac, &six).into_iter().map(|(rule, goes)| if goes { accept(rule) } else { drop(rule) }),
-        );
+        let six = ipv6(record.mac, &six).into_iter();
+        rules.extend(six.map(|(rule, goes)| if goes { accept(rule) } else { drop(rule) }));
     }
     rules.push(drop(Rule::new("anything else")));
     let base = Base {
@@ -110,6 +112,22 @@ pub(super) fn sign(ruleset: &mut Ruleset) {
 /// Chain and comment of each rule, as the kernel would tell of them.
 pub(super) fn told(ruleset: &Ruleset) -> Vec<(String, String)> {
     plan::what_is_told_of(std::slice::from_ref(ruleset))
+}
+
+/// What an isolated container would send to a neighbour by way of the host, which routes it back: the bridge keeps only those apart that it carries
+/// from port to port.
+fn around_isolation(record: &Record, own: Match) -> Option<Rule> {
+    let v6 = matches!(&own, Match::Source(IpNet::V6(_)));
+    let subnet = record.addresses.iter().find(|net| net.addr().is_ipv6() == v6).filter(|_| record.isolated)?.trunc();
+    let bridge = record.addresses.first().and_then(node::gateway)?;
+    let rule =
+        Rule::new("a neighbour by way of the host").when(own).when(Match::DestinationMac(node::mac_of(bridge.addr())));
+    let hosts = [subnet.network(), node::gateway(&subnet)?.addr()];
+    Some(
+        hosts
+            .into_iter()
+            .fold(rule.when(Match::Destination(subnet)), |rule, ip| rule.when(Match::Destination(ip.into()).not())),
+    )
 }
 
 /// The rules for IPv6, each with whether what it is for goes on.

@@ -82,15 +82,9 @@ impl Node {
         files::replace(&Self::path(directories, &self.device), &text, 0o644)
     }
 
-    /// The addresses of the bridge: the first but one of each subnet, with the length of its prefix. The very first is the device's.
+    /// The addresses of the bridge: the second of each subnet, with the length of its prefix. The first is the device's.
     pub fn gateways(&self) -> impl Iterator<Item = IpNet> {
-        self.subnets.iter().filter_map(|subnet| {
-            let first = match subnet.network() {
-                IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from(u32::from(ip).saturating_add(1))),
-                IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from(u128::from(ip).saturating_add(1))),
-            };
-            IpNet::new(first, subnet.prefix_len()).ok()
-        })
+        self.subnets.iter().filter_map(gateway)
     }
 
     /// The link-layer address of the bridge: always the same, so that nobody (udev, networkd) makes up another, and so that containers keep
@@ -98,6 +92,15 @@ impl Node {
     pub fn bridge_mac(&self) -> [u8; 6] {
         self.gateways().next().map_or([0x0a, 0x58, 0, 0, 0, 1], |gateway| mac_of(gateway.addr()))
     }
+}
+
+/// The address of the bridge in a subnet.
+pub fn gateway(subnet: &IpNet) -> Option<IpNet> {
+    let second = match subnet.network() {
+        IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from(u32::from(ip).saturating_add(1))),
+        IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from(u128::from(ip).saturating_add(1))),
+    };
+    IpNet::new(second, subnet.prefix_len()).ok()
 }
 
 /// The link-layer address of whoever has this address: locally administered, and the same whenever the address is given out.

@@ -185,17 +185,18 @@ pub fn table(device: &str) -> String {
 /// |---|---|---|
 /// | `arriving` | prerouting | what comes for a published port of this host goes to its container; not by its loopback addresses |
 /// | `own` | output | the same for what this host itself sends, to its loopback addresses (of IPv4) too |
-/// | `leaving` | postrouting | a container that calls itself by its published port, and this host by its loopback address, come from an address that can be answered |
+/// | `leaving` | postrouting | containers of this host that call one by its published port (itself too), and this host by its loopback address, come from the host's address on the bridge, to which answers go |
 pub fn ruleset(device: &str, records: &[Record]) -> Option<Ruleset> {
     let (mut arriving, mut leads, mut loops) = (Vec::new(), Vec::new(), Vec::new());
     for record in records.iter().filter(|record| !record.ports.is_empty()) {
         for address in &record.addresses {
             let ip = address.addr();
-            let own: Match = Match::Source(ip.into());
+            // Without this the answer would go past the host, by the bridge, from an address that was not asked.
             loops.push(
-                Rule::new(format!("{} to itself", record.title()))
-                    .when(own)
+                Rule::new(format!("its host's containers to {}", record.title()))
+                    .when(Match::Source(address.trunc()))
                     .when(Match::Destination(ip.into()))
+                    .when(Match::Redirected)
                     .then(Action::Masquerade { random_fully: false }),
             );
             if let Some(loopback) = loopback().filter(|_| ip.is_ipv4()) {

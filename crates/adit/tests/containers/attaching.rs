@@ -1,13 +1,16 @@
 //! What is made for a container, and what is left when it goes.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
 use adit::container::{self, FaultKind, Stage, Store, ports};
-use linux::netlink::{LinkChange, Netlink};
+use linux::netlink::{LinkChange, Netlink, Route};
 use linux::nft::{Family, Nft};
+use linux::poll::readable;
+use linux::sysctl;
 use wire::vnet::VnetHdr;
 
 use crate::bed::packet;
@@ -113,7 +116,8 @@ fn what_cannot_be_made_leaves_nothing_half_made() {
 /// Whether a TCP connection from this namespace comes to whoever listens at `port` of `to`.
 fn connects(from: &linux::netns::NetNs, to: SocketAddr, listener: &TcpListener) -> bool {
     let stream = from.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(2))).unwrap();
-    stream.is_ok() && listener.accept().is_ok()
+    let [comes] = readable([listener.as_fd()], Some(Duration::from_secs(2))).unwrap();
+    stream.is_ok() && comes && listener.accept().is_ok()
 }
 
 #[test]
@@ -121,14 +125,19 @@ fn published_ports_lead_to_their_container_from_everywhere() {
     let world = World::new(DUAL);
     let [web, other] = [world.publishing("8080:80"), world.container()];
     let host = &world.bed.host(1).namespace;
-    for v6 in [false, true] {
+    // Whether or not frames between containers pass the host's connection tracking.
+    for (v6, bridged) in [(false, "1"), (true, "1"), (false, "0"), (true, "0")] {
+        for family in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
+            // A kernel without this has no such frames.
+            let _ = host.run(|| sysctl::set(&["net", "bridge", family], bridged)).unwrap();
+        }
         let ip = web.ip(v6);
         let listener = web.namespace.run(|| TcpListener::bind((ip, 80))).unwrap().unwrap();
         let gateway = world.node.gateways().map(|net| net.addr()).find(|ip| ip.is_ipv6() == v6).unwrap();
         let own = world.bed.host(1).underlay(if v6 { crate::bed::Family::V6 } else { crate::bed::Family::V4 });
         for (who, from) in [("the host", host), ("a neighbour", &other.namespace), ("itself", &web.namespace)] {
             for to in [gateway, own] {
-                assert!(connects(from, (to, 8080).into(), &listener), "{who} to {to}");
+                assert!(connects(from, (to, 8080).into(), &listener), "{who} to {to}, bridged {bridged}");
             }
         }
         if !v6 {
@@ -227,6 +236,22 @@ fn isolated_containers_reach_their_host_and_no_neighbour() {
     let to = listener.local_addr().unwrap();
     let outcome = a.namespace.run(|| TcpStream::connect_timeout(&to, Duration::from_millis(500))).unwrap();
     assert!(outcome.is_err());
+    // Nor by way of the host, which would route it back.
+    let mut sniffer = Sniffer::open(&b.namespace, "eth0");
+    for v6 in [false, true] {
+        let gateway = world.node.gateways().map(|net| net.addr()).find(|ip| ip.is_ipv6() == v6).unwrap();
+        let mut inside = Netlink::open_in(&a.namespace).unwrap();
+        let device = inside.existing_link("eth0").unwrap().index;
+        let route = Route { gateway: Some(gateway), device: Some(device), ..Route::new(b.ip(v6).into()) };
+        inside.add_route(&route).unwrap();
+        end(&a, v6).udp().send_to(packet::MARK, (b.ip(v6), 9)).unwrap();
+        end(&a, v6).udp().send_to(packet::MARK, (gateway, 9)).unwrap();
+    }
+    let seen = sniffer.find_within(Duration::from_millis(500), |_, bytes| contains(bytes, packet::MARK).then_some(()));
+    assert!(seen.is_none());
+    // Others are not kept from anybody.
+    let open = world.container();
+    exchange_tcp(end(&a, false), end(&open, false), 100, 100);
 }
 
 #[test]

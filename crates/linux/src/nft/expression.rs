@@ -21,6 +21,9 @@ const TCP: u8 = libc::IPPROTO_TCP as u8;
 const UDP: u8 = libc::IPPROTO_UDP as u8;
 const ICMPV6: u8 = libc::IPPROTO_ICMPV6 as u8;
 
+/// `IPS_DST_NAT` (linux/netfilter/nf_conntrack_common.h).
+const DST_NAT: u32 = 1 << 5;
+
 /// `TCPOPT_MAXSEG`, and where in it the size is (RFC 9293, section 3.2).
 const MSS_OPTION: (u8, u32) = (2, 2);
 
@@ -115,6 +118,13 @@ impl Program<'_> {
                     data.u32_be(CT_KEY, CT_STATE).u32_be(CT_DREG, REG_1);
                 });
                 self.mask(&state.0.to_ne_bytes(), &[0; 4]);
+                self.compare(!negated, &[0; 4]);
+            }
+            Match::Redirected => {
+                self.expression("ct", |data| {
+                    data.u32_be(CT_KEY, CT_STATUS).u32_be(CT_DREG, REG_1);
+                });
+                self.mask(&DST_NAT.to_ne_bytes(), &[0; 4]);
                 self.compare(!negated, &[0; 4]);
             }
             Match::DestinationType(kind) => {

@@ -299,6 +299,8 @@ pub enum Match {
     Icmpv6Type(u8),
     /// Connection tracking says one of these of it.
     Connection(ConnectionState),
+    /// Its connection was led elsewhere than its first packet was sent to ([`Action::DestinationNat`]).
+    Redirected,
     /// Its destination, by the routing tables of this host, is of this sort.
     DestinationType(AddressType),
     /// The way back to its source, by the routing tables of this host, leads out by the device that it came in by. Of IPv6 a

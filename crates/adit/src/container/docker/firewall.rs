@@ -156,7 +156,7 @@ impl Chain {
     }
 
     fn try_keep(&mut self, rules: &[Vec<&str>]) -> std::result::Result<(), Failed> {
-        let Some(present) = self.ours()? else {
+        let Some((present, before)) = self.stand()? else {
             // Docker does not filter this family, or not yet.
             self.put = None;
             return Ok(());
@@ -166,15 +166,19 @@ impl Chain {
         if is_so || (rules.is_empty() && present.is_empty()) {
             return Ok(());
         }
-        program::run(self.restore, &["--noflush", "--wait", "5"], &transaction(&present, rules, &self.comment))?;
-        self.put = Some((self.ours()?.unwrap_or_default(), made_of));
+        program::run(
+            self.restore,
+            &["--noflush", "--wait", "5"],
+            &transaction(&present, rules, before, &self.comment),
+        )?;
+        self.put = Some((self.stand()?.unwrap_or_default().0, made_of));
         Ok(())
     }
 
-    /// Our rules in it, as lines; none if there is no such chain.
-    fn ours(&self) -> std::result::Result<Option<Vec<String>>, Failed> {
+    /// Our rules in it, as lines, and how many of others' they are to stand behind; nothing if there is no such chain.
+    fn stand(&self) -> std::result::Result<Option<(Vec<String>, usize)>, Failed> {
         match program::run(self.list, &["--wait", "5", "-S", CHAIN], "") {
-            Ok(text) => Ok(Some(text.lines().filter(|line| is_ours(line, &self.comment)).map(str::to_owned).collect())),
+            Ok(text) => Ok(Some(read(&text, &self.comment))),
             // That there is no chain is said in several ways.
             Err(Failed::Refused(why)) if ["No chain", "does not exist"].iter().any(|part| why.contains(part)) => {
                 Ok(None)
@@ -184,22 +188,35 @@ impl Chain {
     }
 }
 
+/// What a listing of the chain says: our rules, and how many of others' decide something. What an administrator drops there counts before we let anything
+/// through; Docker's own last rule, which only ends the chain, does not.
+fn read(listing: &str, comment: &str) -> (Vec<String>, usize) {
+    let rules = listing.lines().filter(|line| line.starts_with("-A "));
+    let (ours, others): (Vec<_>, Vec<_>) = rules.map(str::to_owned).partition(|line| is_ours(line, comment));
+    let before = others.iter().rposition(|line| *line != format!("-A {CHAIN} -j RETURN")).map_or(0, |last| last + 1);
+    (ours, before)
+}
+
 /// Whether a listed rule has our comment.
 fn is_ours(line: &str, comment: &str) -> bool {
     let mut words = line.split_whitespace().skip_while(|word| *word != "--comment");
     words.nth(1).is_some_and(|word| word == comment || *word == format!("\"{comment}\""))
 }
 
-/// Takes these rules out and puts others at the head, in one step, as iptables-restore(8) reads it.
-fn transaction(present: &[String], rules: &[Vec<&str>], comment: &str) -> String {
+/// Takes these rules out and puts others behind the first `before` rules, in one step, as iptables-restore(8) reads it.
+fn transaction(present: &[String], rules: &[Vec<&str>], before: usize, comment: &str) -> String {
     let mut text = String::from("*filter\n");
     for line in present {
         text += &format!("{}\n", line.replacen("-A ", "-D ", 1));
     }
     for (n, rule) in rules.iter().enumerate() {
         let (jump, matches) = (&rule[rule.len().saturating_sub(2)..], &rule[..rule.len().saturating_sub(2)]);
-        text +=
-            &format!("-I {CHAIN} {} {} -m comment --comment {comment} {}\n", n + 1, matches.join(" "), jump.join(" "));
+        text += &format!(
+            "-I {CHAIN} {} {} -m comment --comment {comment} {}\n",
+            before + n + 1,
+            matches.join(" "),
+            jump.join(" ")
+        );
     }
     text + "COMMIT\n"
 }
@@ -225,14 +242,29 @@ mod tests {
     }
 
     #[test]
+    fn what_an_administrator_says_comes_first() {
+        let ours = "-A DOCKER-USER -i x -m comment --comment adit-adit0 -j ACCEPT";
+        for (listing, before) in [
+            ("-N DOCKER-USER\n-A DOCKER-USER -j RETURN\n", 0),
+            ("-N DOCKER-USER\n", 0),
+            ("-N DOCKER-USER\n-A DOCKER-USER -i eth0 ! -s 192.0.2.0/24 -j DROP\n-A DOCKER-USER -j RETURN\n", 1),
+            ("-N DOCKER-USER\n-A DOCKER-USER -s 192.0.2.7/32 -j RETURN\n-A DOCKER-USER -i eth0 -j DROP\n", 2),
+        ] {
+            assert_eq!(read(listing, "adit-adit0"), (Vec::new(), before), "{listing}");
+            let (header, rest) = listing.split_once('\n').unwrap();
+            assert_eq!(read(&format!("{header}\n{ours}\n{rest}"), "adit-adit0"), (vec![ours.to_owned()], before));
+        }
+    }
+
+    #[test]
     fn rules_are_replaced_in_one_step() {
         let present = ["-A DOCKER-USER -i x -m comment --comment adit-adit0 -j ACCEPT".to_owned()];
         assert_eq!(
-            transaction(&present, &[vec!["-i", "a", "-j", "ACCEPT"], vec!["-o", "b", "-j", "RETURN"]], "adit-adit0"),
+            transaction(&present, &[vec!["-i", "a", "-j", "ACCEPT"], vec!["-o", "b", "-j", "RETURN"]], 2, "adit-adit0"),
             "*filter\n\
              -D DOCKER-USER -i x -m comment --comment adit-adit0 -j ACCEPT\n\
-             -I DOCKER-USER 1 -i a -m comment --comment adit-adit0 -j ACCEPT\n\
-             -I DOCKER-USER 2 -o b -m comment --comment adit-adit0 -j RETURN\n\
+             -I DOCKER-USER 3 -i a -m comment --comment adit-adit0 -j ACCEPT\n\
+             -I DOCKER-USER 4 -o b -m comment --comment adit-adit0 -j RETURN\n\
              COMMIT\n"
         );
     }
