@@ -3,12 +3,12 @@
 //! One line: the mark in nanoseconds since 1970, then `adit`, so that half a number is no number. It is the one file that outlives a clean
 //! stop: without it, a key that was used while the clock was ahead would be refused by its peers until their clocks get there.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{Failure, Result};
+use crate::{Failure, Result, files};
 
 /// The file of one device.
 #[derive(Debug)]
@@ -49,17 +49,7 @@ impl MarkFile {
     /// The directory cannot be written to.
     pub fn write(&self, mark: Duration) -> Result<()> {
         let nanos = u64::try_from(mark.as_nanos()).unwrap_or(u64::MAX);
-        let directory = self.0.parent().unwrap_or(Path::new("/"));
-        let temporary = self.0.with_extension("mark.new");
-        let write = || {
-            fs::create_dir_all(directory)?;
-            let mut file = File::create(&temporary)?;
-            file.write_all(format!("{nanos}{END}").as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&temporary, &self.0)?;
-            File::open(directory)?.sync_all()
-        };
-        write().map_err(|e| {
+        files::replace(&self.0, format!("{nanos}{END}").as_bytes(), 0o644).map_err(|e| {
             self.failed("write", &e).with_remedy("make the directory writable, or choose another with --state-dir")
         })
     }

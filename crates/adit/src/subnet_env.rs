@@ -6,16 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::config::Overlay;
-use crate::{Failure, Result};
+use crate::{Failure, Result, files};
 
 /// The largest file that is read back, in bytes; one of ours has less than 300.
 const MAX_FILE: u64 = 64 * 1024;
@@ -136,7 +135,7 @@ impl SubnetFiles {
         let mut outcome = Ok(());
         for path in paths {
             let is_so = fs::read_to_string(path).is_ok_and(|present| present == text);
-            if !is_so && let Err(e) = replace(path, &text) {
+            if !is_so && let Err(e) = files::replace(path, text.as_bytes(), 0o644) {
                 outcome = outcome
                     .and(Err(Failure::failed(format!("cannot write {}: {e}", path.display())).with_remedy(
                         "make its directory writable, or name another file in `subnet-files` under [network]",
@@ -176,7 +175,7 @@ impl SubnetFiles {
     fn note(&self, written: &Written) -> Result<()> {
         let failed = |e: &dyn fmt::Display| Failure::failed(format!("cannot write {}: {e}", self.note.display()));
         let text = serde_json::to_string(written).map_err(|e| failed(&e))?;
-        replace(&self.note, &text)
+        files::replace(&self.note, text.as_bytes(), 0o644)
             .map_err(|e| failed(&e).with_remedy("make the directory writable, or choose another with --state-dir"))
     }
 }
@@ -192,34 +191,10 @@ fn remove(written: &Written) -> Result<()> {
     outcome
 }
 
-/// Puts a text in the place of a file, so that who reads it finds the old or the new one. Directories on the way are made.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    fs::create_dir_all(directory)?;
-    let mut temporary = name.to_owned();
-    temporary.push(".new");
-    let temporary = directory.join(temporary);
-    let write = || {
-        // Whatever is there is not followed.
-        match fs::remove_file(&temporary) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let mut file = File::create_new(&temporary)?;
-        file.set_permissions(Permissions::from_mode(0o644))?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().inspect_err(|_| {
-        let _ = fs::remove_file(&temporary);
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use proptest::prelude::*;
 

@@ -3,8 +3,8 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{MAIN, Owned, Prefix, Road, Setting, Territory};
-use crate::{Failure, Result};
+use crate::{Failure, Result, files};
 
 /// The file that says what a daemon owns beyond its device.
 #[derive(Debug)]
@@ -108,19 +108,10 @@ impl Record {
         let text = serde_json::to_vec(&Contents::from(owned))
             .map_err(|e| Failure::failed(format!("cannot write {}: {e}", self.path.display())))?;
         let directory = self.directory();
-        let temporary = self.path.with_extension("json.new");
-        let write = || {
-            if !directory.exists() {
-                fs::create_dir_all(directory)?;
-                self.made_directory.set(true);
-            }
-            let mut file = File::create(&temporary)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &self.path)?;
-            File::open(directory)?.sync_all()
-        };
-        write().map_err(|e| {
+        if !directory.exists() {
+            self.made_directory.set(true);
+        }
+        files::replace(&self.path, &text, 0o644).map_err(|e| {
             self.failed("write", &e).with_remedy("make the directory writable, or choose another with --state-dir")
         })
     }

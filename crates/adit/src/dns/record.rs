@@ -1,11 +1,11 @@
 //! The file that says that resolvers were set, and how.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::way::Way;
-use crate::{Failure, Result};
+use crate::{Failure, Result, files};
 
 /// The file of one device.
 #[derive(Debug)]
@@ -40,17 +40,7 @@ impl Record {
 
     /// Replaces the record; it is on disk when this returns.
     pub(super) fn write(&self, way: &Way) -> Result<()> {
-        let directory = self.0.parent().unwrap_or(Path::new("/"));
-        let temporary = self.0.with_extension("dns.new");
-        let write = || {
-            fs::create_dir_all(directory)?;
-            let mut file = File::create(&temporary)?;
-            file.write_all(way.line().as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&temporary, &self.0)?;
-            File::open(directory)?.sync_all()
-        };
-        write().map_err(|e| {
+        files::replace(&self.0, way.line().as_bytes(), 0o644).map_err(|e| {
             self.failed("write", &e).with_remedy("make the directory writable, or choose another with --state-dir")
         })
     }

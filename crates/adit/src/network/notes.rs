@@ -2,15 +2,13 @@
 //! same subnet, nothing else.
 
 use std::fs;
-use std::io::Write;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Failure, Result};
+use crate::{Failure, Result, files};
 
 /// The largest file that is read.
 const LARGEST: u64 = 1 << 20;
@@ -67,15 +65,10 @@ impl NotesFile {
     /// # Errors
     /// The file cannot be written.
     pub(super) fn write(&self, notes: &Notes) -> Result<()> {
-        let new = self.0.with_extension("json.new");
-        let written = || {
-            let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-            file.write_all(&serde_json::to_vec(notes)?)?;
-            file.sync_all()?;
-            fs::rename(&new, &self.0)?;
-            self.0.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
-        };
-        written().map_err(|e: std::io::Error| Failure::failed(format!("cannot write {}: {e}", self.0.display())))
+        let written = serde_json::to_vec(notes)
+            .map_err(std::io::Error::from)
+            .and_then(|text| files::replace(&self.0, &text, 0o600));
+        written.map_err(|e| Failure::failed(format!("cannot write {}: {e}", self.0.display())))
     }
 }
 
