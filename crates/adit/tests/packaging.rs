@@ -66,6 +66,8 @@ fn the_units_expose_no_more_than_a_daemon_needs() {
         let (_, level) = report.rsplit_once("Overall exposure level").unwrap();
         let level: f64 = level.split(": ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
         assert!(level <= EXPOSURE, "{name}: {report}");
+        // Whoever is not shown processes cannot tell that a container's has ended.
+        assert!(values(&packaged(name), "ProtectProc").is_empty(), "{name}");
     }
 }
 

@@ -156,3 +156,19 @@ fn many_at_once_have_names_and_addresses_of_their_own() {
     running.iter_mut().for_each(|one| assert!(one.ends().success()));
     world.is_clean();
 }
+
+/// As a service sees it that is not shown the processes of others (hidepid of proc(5), `ProtectProc=` of systemd).
+#[test]
+fn whoever_sees_no_processes_takes_no_containers_away() {
+    let world = World::new();
+    let program = world.program();
+    let running = program.container("web", &[], "echo ready; read x");
+    let script = "mount -t proc -o hidepid=2 proc /proc; exec setpriv --regid 65534 --clear-groups --inh-caps -all,+net_admin \
+                  --bounding-set -all,+net_admin sh -c 'test ! -e /proc/1/stat && \"$ADIT\" ps'";
+    let mut command = program.command("unshare", &["--mount", "--propagation", "private", "sh", "-ec", script]);
+    let output = program.host.namespace.run(|| command.output()).unwrap().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(program.listed().len(), 1, "{output:?}");
+    running.stop();
+    world.is_clean();
+}
