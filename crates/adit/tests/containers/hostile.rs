@@ -63,6 +63,10 @@ impl Scene {
         for (mut netlink, device) in [(inside, "eth0"), (self.world.netlink(), "adit-br0")] {
             let index = netlink.existing_link(device).unwrap().index;
             for neighbour in netlink.neighbours(Some(index)).unwrap() {
+                // Groups have entries too, which nobody taught: whoever reports to a group makes one.
+                if neighbour.address.is_multicast() {
+                    continue;
+                }
                 known.extend(neighbour.mac.map(|mac| format!("{device}: {} is at {mac:02x?}", neighbour.address)));
             }
             let mut routes = netlink.routes(None).unwrap();
