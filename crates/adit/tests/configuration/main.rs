@@ -492,6 +492,39 @@ fn the_device_of_a_faulty_file_is_known() {
 }
 
 #[test]
+fn a_switch_has_what_bridges_have_by_default() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("t.toml");
+    fs::write(directory.path().join("private.key"), "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAEA=\n").unwrap();
+    fs::set_permissions(directory.path().join("private.key"), fs::Permissions::from_mode(0o600)).unwrap();
+    let read = |text: String| {
+        fs::write(&file, text).unwrap();
+        config::load(&file).unwrap()
+    };
+    let tunnel = read(texts::switched("").replace("addresses = [\"10.77.0.1/24\"]\n", ""));
+    let ethernet = tunnel.ethernet.unwrap();
+    assert_eq!((ethernet.bridge, ethernet.reserve.len()), (None, 0));
+    assert_eq!(ethernet.switch, tunnel::switch::Settings::default());
+    assert!(tunnel.device.addresses.is_empty() && tunnel.peers[0].allowed_ips.is_empty());
+    let all = "macs = [\"52:54:00:12:34:56\", \"52-54-00-12-34-56\"]\n[switch]\nage = \"10s\"\nmacs-per-peer = 16384\nstorm-limit = 10\nstp = true\nsuppress = false";
+    let text =
+        texts::switched(all).replace("mode", "bridge = \"br0\"\nreserve = [\"10.77.0.64/26\", \"fd77::/120\"]\nmode");
+    let tunnel = read(text);
+    let macs = tunnel.peers[0].macs.clone();
+    let ethernet = tunnel.ethernet.unwrap();
+    assert_eq!((ethernet.bridge.as_deref(), ethernet.reserve.len()), (Some("br0"), 2));
+    let settings = tunnel::switch::Settings {
+        age: Duration::from_secs(10),
+        macs_per_peer: 16384,
+        storm_limit: 10,
+        stp: true,
+        suppress: false,
+    };
+    assert_eq!(ethernet.switch, settings);
+    assert_eq!(macs, ["52:54:00:12:34:56".parse().unwrap()]);
+}
+
+#[test]
 fn what_may_be_seen_is_nothing_by_default() {
     assert_eq!(parse(LEAST).unwrap().observe, adit::config::Observe::default());
     let read = |line: &str| parse(&texts::observe(line)).unwrap().observe;
