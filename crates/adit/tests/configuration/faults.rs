@@ -56,6 +56,7 @@ pub(crate) fn cases() -> Vec<Case> {
             2,
             &["overlaps another range"],
         ),
+        ("reserve", switched("").replace("mode", "reserve = [\"10.0.0.0/24\"]\nmode"), 2, &["not in this version yet"]),
         ("bridge for packets", device("bridge = \"br0\""), 2, &["bridge is for frames", "mode = \"tap\""]),
         ("reserve for packets", device("reserve = [\"10.0.0.0/24\"]"), 2, &["reserve is for frames"]),
         ("macs for packets", peer("macs = [\"52:54:00:12:34:56\"]"), 8, &["macs is for frames"]),
