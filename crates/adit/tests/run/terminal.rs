@@ -58,7 +58,9 @@ fn a_shell_manages_its_jobs_and_its_exit_code_is_ours() {
     terminal.shows("web\r\n/dev/pts/");
     terminal.shows("ready");
     terminal.types("sleep 1000; echo inter''rupted $?\n");
-    wait_for("the program", || (inhabitants(&world.program().record("web")).len() >= 3).then_some(()));
+    // Before it is the program that was asked for, the terminal's foreground is the shell's still, which ignores the key.
+    let record = world.program().record("web");
+    wait_for("the program", || (!states_of("sleep", &inhabitants(&record)).is_empty()).then_some(()));
     terminal.types("\u{3}");
     // A shell at a terminal gives up the line.
     terminal.types("echo al''ive\n");
@@ -117,7 +119,11 @@ fn ctrl_z_stops_it_and_fg_continues_it() {
         terminal.shows("Stopped");
         // One that has not noticed yet would take what is typed.
         let record = program.record(if run.starts_with("run") { "web" } else { "base" });
-        wait_for("a stop", || states_of("cat", &inhabitants(&record)).iter().all(|state| state == "T").then_some(()));
+        wait_for("a stop", || {
+            let states = states_of("cat", &inhabitants(&record));
+            assert!(!states.is_empty(), "cat does not run");
+            states.iter().all(|state| state == "T").then_some(())
+        });
         terminal.types("echo at the pro''mpt\n");
         terminal.shows("at the prompt");
         terminal.types("fg; echo en''ded $?\n");
@@ -133,14 +139,12 @@ fn ctrl_z_stops_it_and_fg_continues_it() {
     world.is_clean();
 }
 
-/// The states of those processes that run a program of this name, of which there is one at least.
+/// The states of those processes that run a program of this name.
 fn states_of(name: &str, processes: &[u32]) -> Vec<String> {
     let state = |pid: &u32| {
         let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let state = text.split_once(&format!("({name}) "))?.1.split(' ').next()?;
         Some(state.to_owned())
     };
-    let states: Vec<String> = processes.iter().filter_map(state).collect();
-    assert!(!states.is_empty(), "{name} does not run");
-    states
+    processes.iter().filter_map(state).collect()
 }
