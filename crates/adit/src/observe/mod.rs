@@ -3,5 +3,6 @@
 pub mod containers;
 pub mod facts;
 pub mod human;
+pub mod metrics;
 pub mod status;
 pub mod table;
