@@ -6,3 +6,4 @@ pub mod human;
 pub mod metrics;
 pub mod status;
 pub mod table;
+pub mod watch;
