@@ -1,6 +1,5 @@
 //! From a request to its answer.
 
-use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -8,7 +7,7 @@ use hyper::body::Incoming;
 use serde_json::json;
 use tokio::task::spawn_blocking;
 
-use super::events::Feed;
+use super::events::{Feed, RHYTHM};
 use super::{guard, health, page};
 use crate::request::Handle;
 
@@ -55,11 +54,11 @@ impl Route {
 
 impl Answers {
     pub(super) fn new(handle: Handle) -> Self {
-        Self { handle, feed: Feed::new(), policy: page::policy() }
+        Self { handle, feed: Feed::new(RHYTHM), policy: page::policy() }
     }
 
     /// Feeds those who look, without end.
-    pub(super) async fn refresh(self: Arc<Self>) {
+    pub(super) async fn refresh(&self) {
         self.feed.run(|| self.look(state)).await;
     }
 

@@ -15,10 +15,10 @@ use tokio::time::{Instant, sleep_until};
 pub(super) const LISTENERS: usize = 16;
 
 /// Between two states.
-const RHYTHM: Duration = Duration::from_secs(1);
+pub(super) const RHYTHM: Duration = Duration::from_secs(1);
 
-/// Who comes in between gets a state at once, but not more often than this.
-const SOONEST: Duration = Duration::from_millis(200);
+/// Who comes in between gets a state at once, but so many times in a rhythm at most.
+const SOONEST: u32 = 5;
 
 /// How long after a state no other one is made, in times of what it took to make it: with ten thousand peers that is some time, and
 /// looking may take a twentieth of a processor.
@@ -32,6 +32,7 @@ pub(super) struct Feed {
     states: watch::Sender<Bytes>,
     came: Notify,
     seats: Arc<Semaphore>,
+    rhythm: Duration,
 }
 
 /// One who listens; it goes with its answer.
@@ -42,9 +43,9 @@ struct Listener {
 }
 
 impl Feed {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(rhythm: Duration) -> Self {
         let (states, _) = watch::channel(Bytes::new());
-        Self { states, came: Notify::new(), seats: Arc::new(Semaphore::new(LISTENERS)) }
+        Self { states, came: Notify::new(), seats: Arc::new(Semaphore::new(LISTENERS)), rhythm }
     }
 
     /// An answer without an end; none if too many look already.
@@ -76,10 +77,10 @@ impl Feed {
                 self.states.send_replace(Bytes::from(format!("data: {state}\n\n")));
             }
             let rest = begun.elapsed().saturating_mul(REST);
-            let next = begun + RHYTHM.max(rest);
+            let next = begun + self.rhythm.max(rest);
             tokio::select! {
                 () = sleep_until(next) => {}
-                () = self.came.notified() => sleep_until(begun + SOONEST.max(rest)).await,
+                () = self.came.notified() => sleep_until(begun + (self.rhythm / SOONEST).max(rest)).await,
             }
         }
     }
@@ -88,81 +89,77 @@ impl Feed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
+
     use axum::body::BodyDataStream;
     use futures_util::StreamExt;
-    use std::cell::Cell;
-    use tokio::time::{advance, timeout};
+    use tokio::time::{sleep, timeout};
 
-    /// Runs with a clock of its own, which goes on whenever nothing is to be done.
-    fn simulated(test: impl Future<Output = ()>) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        runtime.block_on(test);
+    const QUICK: Duration = Duration::from_millis(40);
+
+    fn run(test: impl Future<Output = ()>) {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(test);
     }
 
     async fn next(stream: &mut BodyDataStream) -> String {
-        let bytes = timeout(Duration::from_secs(5), stream.next()).await.expect("in time").unwrap().unwrap();
+        let bytes = timeout(Duration::from_secs(20), stream.next()).await.expect("in time").unwrap().unwrap();
         String::from_utf8(bytes.to_vec()).unwrap()
     }
 
     #[test]
     fn states_are_made_while_somebody_looks_and_once_for_all() {
-        simulated(async {
-            let (feed, made) = (Feed::new(), Cell::new(0));
+        run(async {
+            let (feed, made) = (Feed::new(QUICK), Cell::new(0));
             let make = || {
                 made.set(made.get() + 1);
-                let text = format!("{{\"n\":{}}}", made.get());
+                let text = made.get().to_string();
                 async move { Some(text) }
             };
+            let _ = timeout(5 * QUICK, feed.run(make)).await;
+            assert_eq!(made.get(), 0, "nobody looks");
             let story = async {
-                tokio::time::sleep(Duration::from_secs(60)).await;
-                assert_eq!(made.get(), 0, "nobody looks");
                 let mut one = feed.listen().unwrap().into_data_stream();
                 assert_eq!(next(&mut one).await, RETRY);
-                assert_eq!(next(&mut one).await, "data: {\"n\":1}\n\n");
+                assert_eq!(next(&mut one).await, "data: 1\n\n");
                 let mut two = feed.listen().unwrap().into_data_stream();
                 assert_eq!(next(&mut two).await, RETRY);
-                // Somebody who comes need not wait for the second to be over.
-                let begun = Instant::now();
-                assert_eq!(next(&mut two).await, "data: {\"n\":2}\n\n");
-                assert!(begun.elapsed() < RHYTHM);
-                assert_eq!(next(&mut one).await, "data: {\"n\":2}\n\n");
-                let begun = Instant::now();
-                assert_eq!(next(&mut one).await, "data: {\"n\":3}\n\n");
-                assert!(begun.elapsed() <= RHYTHM);
+                assert_eq!(next(&mut two).await, "data: 2\n\n");
+                assert_eq!(next(&mut one).await, "data: 2\n\n");
+                for n in 3..6 {
+                    assert_eq!(next(&mut one).await, format!("data: {n}\n\n"));
+                }
                 // Who was slow gets what is so now, not what was.
-                tokio::time::sleep(Duration::from_millis(2500)).await;
-                assert_eq!(next(&mut two).await, "data: {\"n\":5}\n\n");
-                drop((one, two));
-                tokio::time::sleep(Duration::from_secs(2)).await;
-                let before = made.get();
-                tokio::time::sleep(Duration::from_secs(60)).await;
-                assert_eq!(made.get(), before, "nobody looks any more");
+                assert_eq!(next(&mut two).await, "data: 5\n\n");
             };
             tokio::select! {
                 () = feed.run(make) => {}
                 () = story => {}
             }
+            let before = made.get();
+            let _ = timeout(5 * QUICK, feed.run(make)).await;
+            assert_eq!(made.get(), before, "nobody looks any more");
         });
     }
 
     #[test]
     fn what_takes_long_to_make_is_made_less_often() {
-        simulated(async {
-            let (feed, made) = (Feed::new(), Cell::new(0));
+        run(async {
+            let (feed, made) = (Feed::new(QUICK), Cell::new(0));
             let make = || async {
                 made.set(made.get() + 1);
-                advance(Duration::from_millis(500)).await;
+                sleep(QUICK / 2).await;
                 Some(String::new())
             };
             let _listener = feed.listen().unwrap();
-            let _ = timeout(Duration::from_secs(60), feed.run(make)).await;
-            assert!((5..=7).contains(&made.get()), "{}", made.get());
+            // Ten states would fit by the clock, and two by what they cost.
+            let _ = timeout(10 * QUICK, feed.run(make)).await;
+            assert!((1..=2).contains(&made.get()), "{}", made.get());
         });
     }
 
     #[test]
     fn so_many_may_look_and_who_goes_makes_room() {
-        let feed = Feed::new();
+        let feed = Feed::new(RHYTHM);
         let mut all: Vec<_> = (0..LISTENERS).map(|_| feed.listen().unwrap()).collect();
         assert!(feed.listen().is_none());
         all.pop();

@@ -56,7 +56,7 @@ pub use door::Door;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Between two tries to listen where that failed.
-const AGAIN: Duration = Duration::from_secs(30);
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Threads that look at the host for those who ask; a trace takes one for as long as it lasts.
 const BLOCKING: usize = 4;
@@ -173,10 +173,9 @@ fn url(at: &ObserveAt) -> String {
 
 async fn serve(door: Door, handle: Handle, end: &Notify) {
     let answers = Arc::new(answer::Answers::new(handle));
-    let refresh = answers.refresh();
     tokio::select! {
-        () = connection::admit(door, answers) => {}
-        () = refresh => {}
+        () = connection::admit(door, Arc::clone(&answers)) => {}
+        () = answers.refresh() => {}
         () = end.notified() => {}
     }
 }

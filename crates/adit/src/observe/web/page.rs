@@ -30,7 +30,7 @@ pub(super) fn policy() -> HeaderValue {
         format!("'sha256-{}'", STANDARD.encode(digest::digest(&digest::SHA256, text.as_bytes())))
     };
     let policy = format!(
-        "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; img-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors \
+        "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; img-src blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors \
          'none'; require-trusted-types-for 'script'; trusted-types 'none'",
         hash("script"),
         hash("style"),
