@@ -425,6 +425,7 @@ impl Control {
             }
         }
         tracing::warn!("made the device {} anew", self.tunnel.device.name);
+        self.surroundings.control.revivals.add(1);
         // They may have gone with it.
         self.set_resolvers()
     }

@@ -13,7 +13,7 @@ use linux::tun::{self, Device, Layer, Offload};
 use linux::udp::{self, Socket};
 
 use crate::config::{Transport, TransportKind, Tunnel, Workers};
-use crate::counters::{Drops, PerWorker, WorkerCounters};
+use crate::counters::{ControlCounters, Drops, PerWorker, WorkerCounters};
 use crate::plan::ALIAS;
 use crate::request::Refusal;
 use crate::worker::{Event, Parts, Report, Secrets, View, Worker};
@@ -182,6 +182,8 @@ pub struct Surroundings {
     pub counters: Arc<PerWorker<WorkerCounters>>,
     /// Messages of handshakes that control dropped.
     pub control_drops: Arc<Drops>,
+    /// What else control did.
+    pub control: Arc<ControlCounters>,
     /// How they reach control.
     pub report: Report,
     /// How long they look again before they sleep.

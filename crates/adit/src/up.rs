@@ -170,6 +170,7 @@ fn run_with<S>(
         secrets,
         gap_noticed: Arc::default(),
         control_drops: Arc::default(),
+        control: Arc::default(),
         view: Arc::new(ArcSwap::from_pointee(View::default())),
         counters: Arc::new(per_worker(workers)),
         seen: Arc::new(per_worker(workers)),

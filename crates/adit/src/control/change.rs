@@ -68,6 +68,9 @@ impl Control {
     pub(super) fn answer_requests(&mut self, netlink: &mut Netlink) {
         while let Ok(request) = self.requests.try_recv() {
             let answer = self.change(netlink, request.wanted);
+            if answer.as_ref().is_ok_and(|summary| *summary != Summary::default()) {
+                self.surroundings.control.changes.add(1);
+            }
             // Who has left in the meantime needs no answer.
             let _ = request.reply.send(answer);
         }

@@ -3,6 +3,7 @@
 pub mod containers;
 pub mod facts;
 pub mod human;
+pub mod metrics;
 pub mod status;
 pub mod table;
 pub mod web;

@@ -66,6 +66,9 @@ impl Path {
         self.packet = packet;
         if let Some(counters) = self.counters.get(self.number) {
             counters.device_reads.add(taken as u64);
+            if taken > 0 {
+                counters.batches.device.see(taken as u64);
+            }
         }
         // With more to come in the next turn, trains that take more wait for it, but no longer than that.
         self.waits = progress == Progress::More && !self.classic && !self.waits;
@@ -385,8 +388,10 @@ impl Path {
         }
         let Some(counters) = self.counters.get(self.number) else { return };
         let (number, report) = (self.number, &self.report);
+        let mut all = 0;
         let account = |sent: Sent<'_>| {
             counters.sends.add(1);
+            all += sent.datagrams;
             if sent.flow.tag == NOBODY {
                 return;
             }
@@ -412,6 +417,9 @@ impl Path {
         match which {
             Which::All => self.trains.flush(&self.socket, account),
             Which::Full => self.trains.flush_closed(&self.socket, account),
+        }
+        if all > 0 {
+            counters.batches.sent.see(all as u64);
         }
     }
 }

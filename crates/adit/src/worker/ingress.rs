@@ -47,16 +47,18 @@ impl Path {
             trains: &mut self.trains,
             device,
         };
-        let mut total = 0;
+        let (mut total, mut came) = (0, 0);
         for mut datagrams in self.received.datagrams() {
             total += datagrams.bytes.len();
+            came += datagrams.count();
             match view.snapshot.speaker(datagrams.source) {
                 Ok(peer) => arriving.plain(peer, &mut datagrams),
                 Err(_) if view.snapshot.has_secure() => arriving.secure(&mut datagrams),
-                Err(reason) => counters.dropped(reason, datagrams.bytes.len().div_ceil(datagrams.stride.max(1)).max(1)),
+                Err(reason) => counters.dropped(reason, datagrams.count()),
             }
         }
         let Arriving { mut device, coalescer, .. } = arriving;
+        counters.batches.received.see(came as u64);
         coalescer.flush(&mut |header, packet| device.write(header, packet));
         let DeviceWriter { joins, gone, .. } = device;
         if joins != self.joins {

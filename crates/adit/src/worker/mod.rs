@@ -89,6 +89,8 @@ pub struct Link {
     pub by_control: Wire,
     /// When the last handshake with it was complete, in nanoseconds since 1970; 0 if none was.
     pub shaken: AtomicU64,
+    /// Nanoseconds until it answered our last probe that it did answer; 0 if it answered none.
+    pub round_trip: AtomicU64,
 }
 
 impl Link {
@@ -278,6 +280,7 @@ impl Worker {
             let egress = self.path.egress(view);
             wire_ready = true;
             nudged = !self.path.stage.is_empty() && self.nudge.is_woken();
+            self.path.end_turn(ingress, egress);
             if ingress == Progress::More || egress == Progress::More {
                 continue;
             }
@@ -328,6 +331,15 @@ impl Path {
             if gap.first {
                 (self.report)(Event::Gap);
             }
+        }
+    }
+
+    /// Notes how long a turn took in which something came.
+    fn end_turn(&self, ingress: Progress, egress: Progress) {
+        if let (true, Some(counters)) =
+            (ingress != Progress::Idle || egress != Progress::Idle, self.counters.get(self.number))
+        {
+            counters.batches.turns.see(clock::boottime().saturating_sub(self.now.as_nanos()));
         }
     }
 
