@@ -39,6 +39,7 @@ use crate::names::Names;
 use crate::notes::Note;
 use crate::notify::{self, Watchdog};
 use crate::observe::facts::{DeviceFacts, Facts};
+use crate::observe::web::{Door, Web};
 use crate::plan::{Owned, Road};
 use crate::request::{Handle, Request};
 use crate::roster::{Member, Roster};
@@ -105,6 +106,8 @@ pub struct Control {
     /// SIGHUPs that were not followed yet.
     reloads: Arc<AtomicUsize>,
     running: Option<Running>,
+    /// What a browser is shown.
+    web: Web,
     /// Of the view that was published last.
     edition: u64,
     revivals: VecDeque<Instant>,
@@ -186,6 +189,7 @@ impl Control {
             resolvers,
             names,
             names_due: Some(Instant::now()),
+            web: Web::new(handle.clone()),
             handle,
             requests,
             reloads: Arc::default(),
@@ -222,6 +226,19 @@ impl Control {
         Running::start(&mut opened.device, &self.surroundings)
     }
 
+    /// Opens the door of the page, if there is to be one. The tunnel does its work without.
+    pub fn open_page(&self) -> Option<Door> {
+        self.web.prepare(self.tunnel.observe.listen.as_ref()).unwrap_or_else(|failure| {
+            tracing::warn!("{failure}; it is tried again");
+            None
+        })
+    }
+
+    /// Serves the page at its door.
+    pub fn serve_page(&mut self, door: Option<Door>) {
+        self.web.follow(self.tunnel.observe.listen.as_ref(), door);
+    }
+
     /// Runs until it is told to stop. The workers have ended when it returns.
     ///
     /// # Errors
@@ -229,6 +246,7 @@ impl Control {
     pub fn run(&mut self, netlink: &mut Netlink, running: Running, signals: &Signals, inbox: &Inbox) -> Result<()> {
         self.running = Some(running);
         let outcome = self.serve(netlink, signals, inbox);
+        self.web.stop();
         notify::stopping();
         self.refuse_requests();
         if outcome.is_ok()
@@ -313,6 +331,7 @@ impl Control {
                 looked = now;
                 look = now + self.look_again(netlink, inbox);
             }
+            self.facts.set_turn(self.running.as_ref().is_some_and(Running::is_alive));
             // A device that is being made anew has no workers; ones that ended without a word are another matter.
             if self.running.as_ref().is_none_or(Running::is_alive) {
                 watchdog.look(now);
@@ -373,6 +392,7 @@ impl Control {
             (Scope::Host, Some(_)) => self.repair(netlink, inbox),
             (Scope::Host, None) => self.revive(netlink),
         };
+        self.web.try_again(self.tunnel.observe.listen.as_ref());
         // What cannot be mended of the one keeps nothing of the other from it.
         let (busy, outcome) = match self.keep_containers() {
             Ok(busy) => (busy, outcome),

@@ -63,6 +63,7 @@ pub enum Setting {
     Bridge,
     Domain,
     Overlay,
+    Observe,
     /// What sealed handshakes of the overlay are bound to.
     Membership,
 }
@@ -87,6 +88,7 @@ impl Setting {
             Self::Bridge => "bridge",
             Self::Domain => "domain",
             Self::Overlay => "overlay",
+            Self::Observe => "observe",
             Self::Membership => "membership",
         }
     }
@@ -139,6 +141,7 @@ fn settings(old: &Tunnel, new: &Tunnel) -> Vec<Setting> {
         (Setting::Bridge, both(old, new).is_some_and(|(from, to)| from.bridge != to.bridge)),
         (Setting::Domain, both(old, new).is_some_and(|(from, to)| from.domain != to.domain)),
         (Setting::Overlay, !same_overlay(old.overlay.as_ref(), new.overlay.as_ref())),
+        (Setting::Observe, old.observe != new.observe),
         (Setting::Membership, membership(old) != membership(new)),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(setting, _)| setting).collect()

@@ -209,7 +209,7 @@ fn run_with<S>(
     // From here on the host changes.
     let mut opened = control.open(&mut netlink)?;
     let caller = network.as_ref().map(network::Running::caller);
-    let started = start(&control, &mut opened, directories, &inbox, lifetime, caller)
+    let started = start(&mut control, &mut opened, directories, &inbox, lifetime, caller)
         .and_then(|(running, server, names)| Ok((running, (server, names), serve(&control.handle())?)))
         .and_then(|started| control.set_resolvers().map(|()| started));
     let (running, server, served) = match started {
@@ -292,7 +292,7 @@ fn enlist(
 }
 
 fn start(
-    control: &Control,
+    control: &mut Control,
     opened: &mut Opened,
     directories: &Directories,
     inbox: &Arc<Inbox>,
@@ -301,6 +301,7 @@ fn start(
 ) -> Result<(Running, api::Server, Option<resolver::Running>)> {
     let facts = control.facts();
     let sockets = api::Sockets::bind(&directories.runtime, facts.device_name())?;
+    let page = control.open_page();
     // Before the first thread: each takes over the rights of the one that starts it. A test bed may not let us; then we keep
     // what we have.
     let kept: &[Capability] = match control.scope() {
@@ -321,7 +322,9 @@ fn start(
     }
     let handle = control.handle();
     let server = sockets.serve(move |request| answer(request, &handle, network.as_ref()))?;
-    Ok((control.start(opened)?, server, names))
+    let running = control.start(opened)?;
+    control.serve_page(page);
+    Ok((running, server, names))
 }
 
 fn answer(request: api::Request, handle: &Handle, network: Option<&network::Caller>) -> api::Response {

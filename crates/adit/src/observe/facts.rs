@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -59,6 +59,15 @@ pub struct Facts {
     containers: Store,
     names_problems: ArcSwap<Vec<String>>,
     changed: Notify,
+    turn: Turn,
+}
+
+/// When control looked last, and what it saw.
+#[derive(Default)]
+struct Turn {
+    /// Nanoseconds after the start.
+    at: AtomicU64,
+    works: AtomicBool,
 }
 
 /// What another configuration changes.
@@ -117,6 +126,7 @@ impl Facts {
             containers,
             names_problems: ArcSwap::default(),
             changed: Notify::new(),
+            turn: Turn::default(),
         }
     }
 
@@ -144,6 +154,27 @@ impl Facts {
     /// What keeps names from being answered, each as a sentence without its full stop.
     pub fn set_names_problems(&self, problems: Vec<String>) {
         self.names_problems.store(Arc::new(problems));
+    }
+
+    /// Control lives, and whether the workers do.
+    pub fn set_turn(&self, works: bool) {
+        self.turn.works.store(works, Ordering::Relaxed);
+        self.turn.at.store(u64::try_from(self.uptime().as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// How long ago control looked last; it does so once a minute at the latest.
+    pub fn since_turn(&self) -> Duration {
+        self.uptime().saturating_sub(Duration::from_nanos(self.turn.at.load(Ordering::Relaxed)))
+    }
+
+    /// Whether all workers lived when control looked last.
+    pub fn is_working(&self) -> bool {
+        self.turn.works.load(Ordering::Relaxed)
+    }
+
+    /// How long ago the daemon began to set up.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Another configuration is in force, its peers are in the roster.

@@ -7,3 +7,4 @@ pub mod metrics;
 pub mod status;
 pub mod table;
 pub mod watch;
+pub mod web;
