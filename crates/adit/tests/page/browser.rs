@@ -71,7 +71,7 @@ impl<'n, 'h> Stage<'n, 'h> {
                 let name = if rest == "hostile" { HOSTILE } else { rest };
                 let node = &self.nodes[0];
                 let made = wait_for("a container", || {
-                    try_attach(node.host, &directories(node.directory.path()), "web", |request| {
+                    try_attach(node.host, &directories(node.directory.path()), rest, |request| {
                         request.name = Some(name.into());
                     })
                     .ok()

@@ -86,8 +86,8 @@ fn a_place_that_is_taken_at_the_start_is_tried_again() {
     drop(taken);
     wait_for("the page", || {
         // What happens to the host makes the daemon look at it, which it does once a minute anyway.
-        host.run("ip", &["link", "add", "nudge", "type", "dummy"]);
-        host.run("ip", &["link", "delete", "nudge"]);
+        host.run("ip", &["address", "add", "127.0.0.2/32", "dev", "lo"]);
+        host.run("ip", &["address", "delete", "127.0.0.2/32", "dev", "lo"]);
         connect_to(host, PAGE).ok()
     });
     assert_eq!(get(host, "/healthz").status, 200);

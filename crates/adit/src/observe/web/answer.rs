@@ -2,6 +2,7 @@
 
 
 use axum::body::Body;
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::json;
@@ -9,6 +10,7 @@ use tokio::task::spawn_blocking;
 
 use super::events::{Feed, RHYTHM};
 use super::{guard, health, page};
+use crate::observe::metrics;
 use crate::request::Handle;
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -27,6 +29,7 @@ enum Route {
     Page,
     Events,
     Status,
+    Metrics,
     Health,
     Ready,
 }
@@ -38,6 +41,7 @@ impl Route {
             "/" => Self::Page,
             "/events" => Self::Events,
             "/status.json" => Self::Status,
+            "/metrics" => Self::Metrics,
             "/healthz" => Self::Health,
             "/readyz" => Self::Ready,
             _ => return None,
@@ -70,7 +74,7 @@ impl Answers {
             Ok(()) => match Route::of(parts.uri.path()) {
                 None => say(StatusCode::NOT_FOUND, "there is no such page; / is the one for people"),
                 Some(route) if !route.methods().contains(&parts.method) => not_allowed(route),
-                Some(route) => self.serve(route).await,
+                Some(route) => self.serve(route, &parts).await,
             },
         };
         let headers = response.headers_mut();
@@ -79,7 +83,7 @@ impl Answers {
         response
     }
 
-    async fn serve(&self, route: Route) -> Response<Body> {
+    async fn serve(&self, route: Route, parts: &Parts) -> Response<Body> {
         match route {
             Route::Page => {
                 let mut response = answer(StatusCode::OK, "text/html; charset=utf-8", page::PAGE);
@@ -94,6 +98,12 @@ impl Answers {
                 Some(status) => answer(StatusCode::OK, JSON, status),
                 None => defect(),
             },
+            Route::Metrics => {
+                let accept = parts.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).map(str::to_owned);
+                let rendered = self.look(move |handle| Some(metrics::render(handle.facts(), accept.as_deref()))).await;
+                let rendered = rendered.and_then(|(kind, text)| Some((HeaderValue::from_str(&kind).ok()?, text)));
+                rendered.map_or_else(defect, |(kind, text)| typed(StatusCode::OK, kind, text))
+            }
             Route::Health => match health::illness(self.handle.facts()) {
                 None => say(StatusCode::OK, "ok"),
                 Some(illness) => say(StatusCode::SERVICE_UNAVAILABLE, &illness),
@@ -125,9 +135,13 @@ fn state(handle: &Handle) -> Option<String> {
 }
 
 fn answer(status: StatusCode, kind: &'static str, body: impl Into<Body>) -> Response<Body> {
+    typed(status, HeaderValue::from_static(kind), body)
+}
+
+fn typed(status: StatusCode, kind: HeaderValue, body: impl Into<Body>) -> Response<Body> {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
 }
 
