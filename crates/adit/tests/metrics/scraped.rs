@@ -51,7 +51,9 @@ fn a_tunnel_tells_what_it_moved_and_prometheus_takes_it() {
     assert!(both("adit_worker_receive_batch_datagrams_sum") >= both("adit_worker_socket_receives_total"));
     let turns = both("adit_worker_turn_seconds_count");
     assert!(turns > 0.0 && both("adit_worker_turn_seconds_sum") > 0.0);
-    assert!(turns <= both("adit_worker_device_batch_packets_count") + both("adit_worker_receive_batch_datagrams_count"));
+    assert!(
+        turns <= both("adit_worker_device_batch_packets_count") + both("adit_worker_receive_batch_datagrams_count")
+    );
     assert!(value("adit_handshakes_total", &[]) >= 1.0);
     assert!((0.0..5.0).contains(&value("adit_peer_round_trip_seconds", &[("peer", "host2")])));
     assert_eq!(value("adit_peer_path_mtu_bytes", &[("peer", "host2")]), status.peers[0].path_mtu.unwrap() as f64);
@@ -93,12 +95,13 @@ fn a_peer_that_nobody_can_call_is_a_failed_handshake() {
 fn a_node_tells_of_its_registry_its_lease_and_its_names() {
     let bed = Bed::new(2);
     let nodes: Vec<Node<'_>> = bed.hosts.iter().map(Node::new).collect();
-    let token = nodes[0].init(&["--uses", "2"]);
+    let token = nodes[0].init(&[]);
+    let observe = format!("[observe]\nlisten = {PAGE:?}");
+    nodes[0].configure(&observe);
+    let mut daemons = vec![nodes[0].up()];
     nodes[1].join(&token);
-    for node in &nodes {
-        node.configure(&format!("[observe]\nlisten = {PAGE:?}"));
-    }
-    let mut daemons: Vec<_> = nodes.iter().map(Node::up).collect();
+    nodes[1].configure(&observe);
+    daemons.push(nodes[1].up());
     daemons.iter().for_each(|daemon| daemon.await_nodes(1));
     let host = bed.host(2);
     let (text, read) = scrape(host, Format::Text);
@@ -121,9 +124,9 @@ fn a_node_tells_of_its_registry_its_lease_and_its_names() {
     let asked = || number(host, "adit_names_questions_total", &[("result", "answered")]);
     let before = asked();
     wait_for("an answer for a name", || {
-        let _ = host.namespace.run(|| {
-            std::process::Command::new("dig").args(["+time=1", "+tries=1", &server, "host1.adit"]).output()
-        });
+        let _ = host
+            .namespace
+            .run(|| std::process::Command::new("dig").args(["+time=1", "+tries=1", &server, "host1.adit"]).output());
         (asked() > before).then_some(())
     });
 

@@ -175,6 +175,9 @@ fn a_rhythm_that_is_none_is_wrong_usage() {
     for rhythm in ["0", "0.01", "-1", "fast", "NaN", "inf", "100000"] {
         let output = place.run("status", &[&format!("--watch={rhythm}")]);
         assert_eq!(output.status.code(), Some(2), "{rhythm}");
-        assert!(String::from_utf8_lossy(&output.stderr).contains("a number of seconds from 0.1 to 86400"), "{output:?}");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains("a number of seconds from 0.1 to 86400"),
+            "{output:?}"
+        );
     }
 }

@@ -80,7 +80,8 @@ impl<'n, 'h> Stage<'n, 'h> {
             }
             "traffic" => {
                 let to = self.subnet_address(rest.parse::<usize>().unwrap() - 1);
-                let ping = || Command::new("ping").args(["-q", "-i", "0.05", "-s", "1200", &to]).stdout(Stdio::null()).spawn();
+                let ping =
+                    || Command::new("ping").args(["-q", "-i", "0.05", "-s", "1200", &to]).stdout(Stdio::null()).spawn();
                 self.pings.push(self.nodes[0].host.namespace.run(ping).unwrap().unwrap());
             }
             "address" => return self.subnet_address(rest.parse::<usize>().unwrap() - 1),
