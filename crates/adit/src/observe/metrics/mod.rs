@@ -106,6 +106,7 @@ fn daemon(text: &mut Exposition, sample: &Sample<'_>) {
 
 fn workers(text: &mut Exposition, sample: &Sample<'_>) {
     type Of<T> = fn(&WorkerCounters) -> T;
+    type OfBatches = fn(&Batches) -> &Histogram;
     let numbers: Vec<String> = (0..sample.workers.len()).map(|number| number.to_string()).collect();
     let each = || numbers.iter().map(String::as_str).zip(sample.workers.iter().map(|worker| &**worker));
     let both: [(&'static Family, Of<[u64; 2]>); 2] = [
@@ -132,7 +133,7 @@ fn workers(text: &mut Exposition, sample: &Sample<'_>) {
             samples.sample(&[number], of(worker));
         }
     }
-    let histograms: [(&'static Family, fn(&Batches) -> &Histogram); 4] = [
+    let histograms: [(&'static Family, OfBatches); 4] = [
         (&f::DEVICE_BATCH, |batches| &batches.device),
         (&f::RECEIVE_BATCH, |batches| &batches.received),
         (&f::SEND_BATCH, |batches| &batches.sent),
