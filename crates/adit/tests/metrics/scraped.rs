@@ -119,8 +119,7 @@ fn a_node_tells_of_its_registry_its_lease_and_its_names() {
     let revision = |host| number(host, "adit_registry_revision", &[]);
     wait_for("the same revision", || (revision(bed.host(1)) == revision(host)).then_some(()));
 
-    let gateway = nodes[1].subnet_env("FLANNEL_SUBNET");
-    let server = format!("@{}", gateway.split('/').next().unwrap());
+    let server = format!("@{}", daemons[1].subnet().addr());
     let asked = || number(host, "adit_names_questions_total", &[("result", "answered")]);
     let before = asked();
     wait_for("an answer for a name", || {
