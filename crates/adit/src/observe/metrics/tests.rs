@@ -44,6 +44,7 @@ fn encrypted() -> Status {
     let peer = &mut status.peers[0];
     (peer.secure, peer.transport, peer.session) = (true, "sealed".into(), "up".into());
     peer.round_trip_us = Some(1500);
+    status.peers[1].round_trip_us = None;
     status
 }
 
@@ -140,9 +141,6 @@ fn the_documentation_names_each_metric_with_its_type_and_labels() {
         })
         .collect();
     assert_eq!(rows, expected);
-    for reason in Reason::ALL {
-        assert!(include_str!("../../../../../docs/STATUS.md").contains(&format!("| `{}` |", reason.name())));
-    }
 }
 
 /// The first three cells of a row.
