@@ -66,18 +66,18 @@ async function accessible(page, when) {
 // Names that come and go, without the page being loaded anew.
 async function comesAndGoes(page) {
   await page.evaluate(() => { globalThis.sameDocument = true; });
-  assert.deepEqual(await names(page), ["host2"]);
+  assert.deepEqual(await names(page), ["berlin"]);
   const before = await page.locator("#map .peer").first().getAttribute("transform");
   await please("join 3");
-  await until(page, "host3 in the table", () => document.querySelector("#peer-rows").innerText.includes("host3"));
-  assert.deepEqual(await names(page), ["host2", "host3"]);
-  assert.deepEqual((await drawn(page)).sort(), ["host2", "host3"]);
-  assert.match(await log(page), /host3 joined/);
+  await until(page, "lisbon in the table", () => document.querySelector("#peer-rows").innerText.includes("lisbon"));
+  assert.deepEqual(await names(page), ["berlin", "lisbon"]);
+  assert.deepEqual((await drawn(page)).sort(), ["berlin", "lisbon"]);
+  assert.match(await log(page), /lisbon joined/);
   assert.equal(await page.locator("#map .peer").first().getAttribute("transform"), before, "who was there stays where it was");
   await please("leave 3");
-  await until(page, "host3 gone from the table", () => !document.querySelector("#peer-rows").innerText.includes("host3"));
-  assert.deepEqual(await drawn(page), ["host2"]);
-  assert.match(await log(page), /host3 left/);
+  await until(page, "lisbon gone from the table", () => !document.querySelector("#peer-rows").innerText.includes("lisbon"));
+  assert.deepEqual(await drawn(page), ["berlin"]);
+  assert.match(await log(page), /lisbon left/);
   assert.equal(await page.evaluate(() => globalThis.sameDocument), true);
 }
 
@@ -133,18 +133,18 @@ async function keyboard(page) {
   assert.deepEqual([...wanted].sort((a, b) => places.indexOf(a) - places.indexOf(b)), wanted, "in the order of the page");
   await page.locator("#peer-rows button").first().focus();
   await page.keyboard.press("Enter");
-  await until(page, "what is known of host2", () => document.querySelector("#details-title").textContent === "host2");
+  await until(page, "what is known of berlin", () => document.querySelector("#details-title").textContent === "berlin");
   assert.equal(await page.locator("#peer-rows button").first().getAttribute("aria-pressed"), "true");
   // States come meanwhile, and the focus stays.
   const heard = await page.locator("#subtitle").innerText();
   await until(page, "another state", text => document.querySelector("#subtitle").innerText !== text, heard);
-  assert.equal(await page.evaluate(() => document.activeElement.innerText), "host2");
+  assert.equal(await page.evaluate(() => document.activeElement.innerText), "berlin");
   await page.keyboard.press("Enter");
   assert.equal(await page.locator("#details-title").innerText(), "This node");
   await page.locator("#filter").fill("nothing like this");
   assert.deepEqual(await names(page), []);
-  await page.locator("#filter").fill("HOST2");
-  assert.deepEqual(await names(page), ["host2"]);
+  await page.locator("#filter").fill("BERLIN");
+  assert.deepEqual(await names(page), ["berlin"]);
   await page.locator("#filter").fill("");
 }
 
@@ -185,7 +185,7 @@ async function endsAndBegins(page) {
 
 async function story() {
   const page = await open({ colorScheme: "light" });
-  assert.match(await page.title(), /host1 – adit/);
+  assert.match(await page.title(), /oslo – adit/);
   assert.equal(await page.locator("#ready").innerText(), "ready");
   const steps = { comesAndGoes, hostileNames, traffic, keyboard, colours, narrow };
   for (const [name, step] of Object.entries(steps)) {
@@ -201,10 +201,11 @@ async function story() {
 async function pictures(place) {
   for (const n of [3, 4, 5]) await please(`join ${n}`);
   for (const name of ["web", "db"]) await please(`attach ${name}`);
-  for (const n of [2, 3]) await please(`traffic ${n}`);
+  for (const traffic of ["2 0.002", "3 0.05", "5 0.2"]) await please(`traffic ${traffic}`);
   const page = await open({ colorScheme: "light", viewport: { width: 1360, height: 1180 } });
-  await until(page, "all of it", () => document.querySelectorAll("#map .edge.moving").length === 4 && document.querySelectorAll("#peer-rows tr").length === 4);
+  await until(page, "all of it", () => document.querySelectorAll("#map .edge.moving").length === 6 && document.querySelectorAll("#peer-rows tr").length === 4);
   await until(page, "some history", () => (document.querySelector("#spark-in path")?.getAttribute("d").match(/L/g) ?? []).length > 4);
+  await page.locator("#peer-rows button").first().click();
   await page.screenshot({ path: `${place}/page-light.png` });
   await page.emulateMedia({ colorScheme: "dark" });
   await page.screenshot({ path: `${place}/page-dark.png` });
