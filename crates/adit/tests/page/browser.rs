@@ -41,7 +41,8 @@ struct Stage<'n, 'h> {
 impl<'n, 'h> Stage<'n, 'h> {
     /// One node with a page, and one other; the rest may join.
     fn new(nodes: &'n [Node<'h>]) -> Self {
-        let said = nodes[0].adit(&["init", "--config", &nodes[0].file(), "--name", NAMES[0], "--no-start", "--uses", "9"]);
+        let said =
+            nodes[0].adit(&["init", "--config", &nodes[0].file(), "--name", NAMES[0], "--no-start", "--uses", "9"]);
         let token = said.lines().find_map(|line| line.trim().strip_prefix("adit join ")).unwrap().to_owned();
         nodes[0].configure(&format!("\n[observe]\nlisten = {PAGE:?}\nallow = [\"trace\"]"));
         let daemons = nodes.iter().map(|_| None).collect();
@@ -86,7 +87,9 @@ impl<'n, 'h> Stage<'n, 'h> {
             "traffic" => {
                 let (number, interval) = rest.split_once(' ').unwrap_or((rest, "0.05"));
                 let to = self.subnet_address(number.parse::<usize>().unwrap() - 1);
-                let ping = || Command::new("ping").args(["-q", "-i", interval, "-s", "1200", &to]).stdout(Stdio::null()).spawn();
+                let ping = || {
+                    Command::new("ping").args(["-q", "-i", interval, "-s", "1200", &to]).stdout(Stdio::null()).spawn()
+                };
                 self.pings.push(self.nodes[0].host.namespace.run(ping).unwrap().unwrap());
             }
             "address" => return self.subnet_address(rest.parse::<usize>().unwrap() - 1),

@@ -83,7 +83,11 @@ fn a_site_that_answers_for_its_name_with_a_loopback_address_reads_nothing() {
     for path in ["/", "/status.json", "/events", "/healthz", "/nothing"] {
         let answer = ask(connect(host), &request(&format!("GET {path}"), &["Host: evil.example:7790"]));
         assert_eq!(answer.status, 421, "{path}");
-        assert!(answer.body.contains("write http://localhost:PORT/") && !answer.body.contains("pid"), "{}", answer.body);
+        assert!(
+            answer.body.contains("write http://localhost:PORT/") && !answer.body.contains("pid"),
+            "{}",
+            answer.body
+        );
     }
     for (headers, status) in [
         (&[][..], 400),
@@ -105,7 +109,12 @@ fn other_methods_are_named_and_change_nothing() {
     let host = bed.host(1);
     let place = Place::new(host, &configuration(host, &[2]));
     let mut daemon = place.start();
-    let own = ["Host: localhost:7790", "Origin: http://localhost:7790", "Content-Type: application/json", "Content-Length: 0"];
+    let own = [
+        "Host: localhost:7790",
+        "Origin: http://localhost:7790",
+        "Content-Type: application/json",
+        "Content-Length: 0",
+    ];
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"] {
         for path in ["/", "/status.json", "/events"] {
             let answer = ask(connect(host), &request(&format!("{method} {path}"), &own));

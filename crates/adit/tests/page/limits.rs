@@ -78,7 +78,8 @@ fn who_takes_nothing_of_what_was_asked_for_is_sent_away() {
     let begun = Instant::now();
     wait_for("its end", || {
         // Without taking anything: writing fails once the other end is gone.
-        let gone = matches!(greedy.take_error(), Ok(Some(_))) || greedy.write(b"\r\n").is_err_and(|e| e.raw_os_error() != Some(11));
+        let gone = matches!(greedy.take_error(), Ok(Some(_)))
+            || greedy.write(b"\r\n").is_err_and(|e| e.raw_os_error() != Some(11));
         gone.then_some(())
     });
     assert!(begun.elapsed() < PATIENCE);

@@ -122,8 +122,11 @@ fn what_is_no_socket_of_ours_stays() {
     fs::write(&file, "dear reader").unwrap();
     let _theirs = UnixListener::bind(&socket).unwrap();
     let daemon = place.start();
-    for (path, part) in [(&file, "is there and no socket"), (&socket, "another program serves"), (&place.path("none/page.sock"), "cannot make the socket")]
-    {
+    for (path, part) in [
+        (&file, "is there and no socket"),
+        (&socket, "another program serves"),
+        (&place.path("none/page.sock"), "cannot make the socket"),
+    ] {
         place.configure(&with_page(host, &[2], &format!("unix:{}", path.display())));
         let output = place.run("reload", &[]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

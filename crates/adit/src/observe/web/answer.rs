@@ -1,6 +1,5 @@
 //! From a request to its answer.
 
-
 use axum::body::Body;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -92,14 +91,18 @@ impl Answers {
             }
             Route::Events => match self.feed.listen() {
                 Some(body) => answer(StatusCode::OK, "text/event-stream", body),
-                None => say(StatusCode::SERVICE_UNAVAILABLE, "too many look at once: close another page, or try again later"),
+                None => say(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "too many look at once: close another page, or try again later",
+                ),
             },
             Route::Status => match self.look(|handle| serde_json::to_string(&handle.facts().status()).ok()).await {
                 Some(status) => answer(StatusCode::OK, JSON, status),
                 None => defect(),
             },
             Route::Metrics => {
-                let accept = parts.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).map(str::to_owned);
+                let accept =
+                    parts.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).map(str::to_owned);
                 let rendered = self.look(move |handle| Some(metrics::render(handle.facts(), accept.as_deref()))).await;
                 let rendered = rendered.and_then(|(kind, text)| Some((HeaderValue::from_str(&kind).ok()?, text)));
                 rendered.map_or_else(defect, |(kind, text)| typed(StatusCode::OK, kind, text))

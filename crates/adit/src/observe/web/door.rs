@@ -94,10 +94,16 @@ fn explain(at: &ObserveAt, error: &io::Error) -> String {
             address.ip()
         ),
         (ObserveAt::Tcp(address), io::ErrorKind::PermissionDenied) => {
-            format!("no permission to listen on TCP port {}; choose a port above 1023 in `listen` under [observe]", address.port())
+            format!(
+                "no permission to listen on TCP port {}; choose a port above 1023 in `listen` under [observe]",
+                address.port()
+            )
         }
         (ObserveAt::Tcp(address), io::ErrorKind::AddrNotAvailable) => {
-            format!("{} is not an address of this host; is its loopback device up? try `ip link set lo up`", address.ip())
+            format!(
+                "{} is not an address of this host; is its loopback device up? try `ip link set lo up`",
+                address.ip()
+            )
         }
         (ObserveAt::Unix(path), io::ErrorKind::AddrInUse) => format!(
             "another program serves {} already; stop it, or choose another path in `listen` under [observe]",

@@ -123,9 +123,16 @@ mod tests {
 
     #[test]
     fn only_names_that_nobody_else_answers_for_are_ours() {
-        for host in
-            ["localhost", "LOCALHOST:7790", "127.0.0.1", "127.0.0.1:7790", "127.9.9.9:1", "[::1]", "[::1]:7790", "localhost:80"]
-        {
+        for host in [
+            "localhost",
+            "LOCALHOST:7790",
+            "127.0.0.1",
+            "127.0.0.1:7790",
+            "127.9.9.9:1",
+            "[::1]",
+            "[::1]:7790",
+            "localhost:80",
+        ] {
             assert_eq!(ask(Method::GET, "/", &[("host", host)]), Ok(()), "{host}");
         }
         for host in [
@@ -163,7 +170,8 @@ mod tests {
         let get = |path, fetch: &[(&'static str, &'static str)]| {
             ask(Method::GET, path, &[&[("host", "localhost:7790")], fetch].concat())
         };
-        let navigates = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+        let navigates =
+            [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
         assert_eq!(get("/", &navigates), Ok(()));
         assert_eq!(get("/status.json", &navigates), Err(Refusal::OtherSite));
         let frames = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")];
@@ -184,7 +192,9 @@ mod tests {
             ask(Method::POST, "/trace", &[&[("host", "localhost:7790")], headers].concat())
         };
         assert_eq!(post(&[("origin", "http://localhost:7790"), json]), Ok(()));
-        for origin in ["http://localhost", "https://localhost:7790", "http://127.0.0.1:7790", "null", "http://evil.example"] {
+        for origin in
+            ["http://localhost", "https://localhost:7790", "http://127.0.0.1:7790", "null", "http://evil.example"]
+        {
             assert_eq!(post(&[("origin", origin), json]), Err(Refusal::OtherOrigin), "{origin}");
         }
         assert_eq!(post(&[json]), Err(Refusal::OtherOrigin));

@@ -66,9 +66,16 @@ mod tests {
 
     #[test]
     fn the_page_puts_nothing_in_as_html() {
-        for way in
-            ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "DOMParser", "eval(", "Function(", "createContextualFragment"]
-        {
+        for way in [
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "DOMParser",
+            "eval(",
+            "Function(",
+            "createContextualFragment",
+        ] {
             assert!(!PAGE.contains(way), "{way}");
         }
     }
