@@ -5,3 +5,4 @@ pub mod facts;
 pub mod human;
 pub mod status;
 pub mod table;
+pub mod trace;
