@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Status;
+use crate::observe::trace::{Gathered, Sought, Wish};
 
 /// The longest request, in bytes, line feed included.
 pub const MAX_REQUEST: usize = 64 * 1024;
@@ -21,6 +22,16 @@ pub enum Request {
     Leave,
     /// Look again at what a node of a network has in its files beside the configuration: clients, and what its authority decided.
     Refresh,
+    /// Watch where the probes pass that will be sent: `{"verb":"trace-begin","trace":{…}}`.
+    TraceBegin {
+        /// Which.
+        trace: Wish,
+    },
+    /// End that, and say what was seen: `{"verb":"trace-collect","id":7}`.
+    TraceCollect {
+        /// The number that the answer to the former had.
+        id: u64,
+    },
 }
 
 impl Request {
@@ -29,6 +40,8 @@ impl Request {
         match self {
             Self::Status => false,
             Self::Stop | Self::Reload | Self::Leave | Self::Refresh => true,
+            // What others' packets meet is not everybody's affair, and one trace keeps others waiting.
+            Self::TraceBegin { .. } | Self::TraceCollect { .. } => true,
         }
     }
 }
@@ -47,6 +60,17 @@ pub enum Response {
         /// `2 peers added, 1 removed`
         sentence: String,
     },
+    /// Probes that look like this are watched, on this host and others.
+    Tracing {
+        /// The number of the trace.
+        id: u64,
+        /// What its probes look like.
+        sought: Sought,
+        /// What this host is called in it.
+        host: String,
+    },
+    /// What was seen of them.
+    Traced(Box<Gathered>),
     /// It is not done, since what the request leads to is wrong: the configuration.
     Fault {
         /// Where the fault is, and what to do.
@@ -69,7 +93,7 @@ pub enum RequestError {
     #[error("the request is not one line of JSON with a \"verb\"")]
     Malformed,
     /// A verb of another version.
-    #[error("this version knows the verbs \"status\", \"stop\", \"reload\", \"leave\" and \"refresh\" only")]
+    #[error("this version knows the verbs \"status\", \"stop\", \"reload\", \"leave\", \"refresh\", \"trace-begin\" and \"trace-collect\" only")]
     UnknownVerb,
 }
 
@@ -83,11 +107,19 @@ pub fn decode_request(line: &[u8]) -> Result<Request, RequestError> {
     struct Line<'a> {
         #[serde(borrow)]
         verb: std::borrow::Cow<'a, str>,
+        trace: Option<Wish>,
+        id: Option<u64>,
     }
     if line.len() > MAX_REQUEST {
         return Err(RequestError::TooLong);
     }
     let line: Line<'_> = serde_json::from_slice(line).map_err(|_| RequestError::Malformed)?;
+    match (line.verb.as_ref(), line.trace, line.id) {
+        ("trace-begin", Some(trace), None) => return Ok(Request::TraceBegin { trace }),
+        ("trace-collect", None, Some(id)) => return Ok(Request::TraceCollect { id }),
+        ("trace-begin" | "trace-collect", ..) | (_, Some(_), _) | (_, _, Some(_)) => return Err(RequestError::Malformed),
+        (_, None, None) => {}
+    }
     match line.verb.as_ref() {
         "status" => Ok(Request::Status),
         "stop" => Ok(Request::Stop),

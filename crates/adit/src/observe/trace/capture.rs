@@ -146,19 +146,6 @@ impl Watch {
         &self.capture
     }
 
-    /// How many answers to probes came into the namespace so far, by probe: when the first did.
-    pub(super) fn answers(&self) -> HashMap<u32, i64> {
-        let mut answers = HashMap::new();
-        for seen in &self.observations {
-            let incoming = matches!(seen.place, Place::Device { direction: Direction::In, .. });
-            let packet = packet_of(&seen.place, &seen.head);
-            if incoming && self.sought.spot(packet).is_some_and(|spotted| spotted.course == Course::Back) {
-                answers.entry(seen.probe).or_insert(seen.at);
-            }
-        }
-        answers
-    }
-
     /// Takes what passed since the last call.
     pub(super) fn look(&mut self) {
         let mut buffer = std::mem::take(&mut self.buffer);
@@ -362,16 +349,6 @@ fn place(device: &Device, index: u32, direction: Direction, is_card: bool) -> Pl
     // What carries datagrams between hosts is a card to us, whatever it is.
     let kind = if is_card && device.kind != DeviceKind::Loopback { DeviceKind::Card } else { device.kind };
     Place::Device { name: device.name.clone(), index, kind, layer: device.layer, direction }
-}
-
-/// What of an observation's head begins with the IP header.
-pub(super) fn packet_of<'h>(place: &Place, head: &'h [u8]) -> &'h [u8] {
-    match place {
-        Place::Device { layer: Layer::Frames, .. } => {
-            EthernetFrame::parse(head).map_or(&[][..], |frame| frame.payload())
-        }
-        _ => head,
-    }
 }
 
 fn is_super(vnet: &VnetHdr) -> bool {

@@ -4,7 +4,6 @@
 //! What it is asked is `length (u32) | JSON` each way, one question and its answers at a time. Lengths, records and times are bounded on both
 //! sides: neither believes the other more than it must.
 
-use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -47,8 +46,6 @@ const KEEP: Duration = Duration::from_secs(20);
 enum Ask {
     /// Capture these probes, and the headers of datagrams from and to this port, for so many milliseconds.
     Arm { sought: Sought, port: u16, ms: u64 },
-    /// When the first answer to each probe came.
-    Answers,
     /// Say what was captured: the part with this number, of sealed datagrams those of these runs.
     Collect { wanted: Vec<Run>, part: usize },
     /// Forget it.
@@ -61,7 +58,6 @@ enum Ask {
 enum Tell {
     Done,
     Refused { sentence: String },
-    Answers(HashMap<u32, i64>),
     Part { observations: Vec<Observation>, facts: Vec<Fact>, lost: u64, more: bool },
 }
 
@@ -98,17 +94,6 @@ impl Helper {
         match self.ask(&Ask::Arm { sought, port, ms })? {
             Tell::Done => Ok(()),
             Tell::Refused { sentence } => Err(Failure::failed(sentence)),
-            _ => Err(unexpected()),
-        }
-    }
-
-    /// When the first answer to each probe came.
-    ///
-    /// # Errors
-    /// The process is gone.
-    pub(super) fn answers(&self) -> Result<HashMap<u32, i64>> {
-        match self.ask(&Ask::Answers)? {
-            Tell::Answers(answers) => Ok(answers),
             _ => Err(unexpected()),
         }
     }
@@ -264,10 +249,6 @@ fn answer(ask: Ask, armed: &mut Option<Armed>) -> Tell {
             }
             Err(error) => Tell::Refused { sentence: error.to_string() },
         },
-        Ask::Answers => Tell::Answers(armed.as_mut().map_or_else(HashMap::new, |armed| {
-            armed.watch.look();
-            armed.watch.answers()
-        })),
         Ask::Collect { wanted, part } => {
             let nothing = Tell::Part { observations: Vec::new(), facts: Vec::new(), lost: 0, more: false };
             let Some(Armed { watch, collected, .. }) = armed else { return nothing };

@@ -121,7 +121,7 @@ impl Sought {
         Some(Spotted { probe, course })
     }
 
-    fn spot_tcp(&self, segment: &[u8]) -> Option<Spotted> {
+    pub(super) fn spot_tcp(&self, segment: &[u8]) -> Option<Spotted> {
         let segment = TcpSegment::parse(segment).ok()?;
         let (syn, ack) = (segment.flags() & flags::SYN != 0, segment.flags() & flags::ACK != 0);
         if ack && segment.source_port() == self.port && (syn || segment.flags() & flags::RST != 0) {
@@ -134,7 +134,7 @@ impl Sought {
     }
 
     /// The number behind the marker, if that is ours.
-    fn number(&self, payload: &[u8]) -> Option<u32> {
+    pub(super) fn number(&self, payload: &[u8]) -> Option<u32> {
         let stamp = payload.first_chunk::<STAMP>()?;
         let (marker, number) = stamp.split_first_chunk::<8>()?;
         let number = u32::from_be_bytes(*number.first_chunk()?);

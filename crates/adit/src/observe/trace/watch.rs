@@ -116,7 +116,7 @@ impl Tap {
         Some(self.sought.spot(packet)?.probe)
     }
 
-    /// A packet, or a segment of one, was sealed into a datagram, which now waits to be sent.
+    /// A packet, or a segment of one, was sealed into a datagram of `size` bytes, which now waits to be sent; `header` is how that begins.
     #[cold]
     pub fn sealed(&self, worker: usize, (probe, tag): (u32, u32), packet: &[u8], header: &[u8], size: usize) -> Waiting {
         let outer = outer(header);
