@@ -3,5 +3,26 @@
 //! | module | what it is for |
 //! |---|---|
 //! | [`observation`] | what was seen, as it travels between hosts |
+//! | [`journey`] | from that, the hops of each probe over all hosts, in order |
+//! | `clean`, `links`, `headers`, `clocks`, `order` | its steps: text made fit to be shown; what belongs together; what was read; one time for all hosts; what came first |
+//! | [`crossings`] | crossings between kernel and user space, and the sums |
+//! | [`reason`], `stage`, `rules` | where a probe ended, and the likely reason |
+//! | [`drawing`] | the journey on a terminal, with `lanes` (columns) and `words` |
 
+mod clean;
+pub mod clocks;
+pub mod crossings;
+pub mod drawing;
+pub mod headers;
+pub mod journey;
+pub mod json;
+mod lanes;
+mod links;
 pub mod observation;
+mod order;
+pub mod reason;
+mod rules;
+mod stage;
+#[cfg(test)]
+mod testing;
+mod words;
