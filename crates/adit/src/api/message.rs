@@ -133,11 +133,22 @@ pub fn decode_request(line: &[u8]) -> Result<Request, RequestError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::trace::observation::Protocol;
     use proptest::prelude::*;
 
     #[test]
     fn requests_survive_their_line() {
-        for request in [Request::Status, Request::Stop, Request::Reload, Request::Leave, Request::Refresh] {
+        let trace = Wish {
+            destination: "fd42::1".parse().unwrap(),
+            protocol: Protocol::Tcp,
+            port: 443,
+            size: None,
+            super_packet: false,
+            count: 3,
+        };
+        let of_traces = [Request::TraceBegin { trace }, Request::TraceCollect { id: u64::MAX }];
+        let requests = [Request::Status, Request::Stop, Request::Reload, Request::Leave, Request::Refresh];
+        for request in requests.into_iter().chain(of_traces) {
             let line = serde_json::to_vec(&request).unwrap();
             assert_eq!(decode_request(&line), Ok(request));
         }
@@ -154,6 +165,10 @@ mod tests {
             (b"{\"verb\":1}", RequestError::Malformed),
             (b"{\"verb\":\"status\",\"peer\":\"berlin\"}", RequestError::Malformed),
             (b"{\"verb\":\"status\"}{}", RequestError::Malformed),
+            (b"{\"verb\":\"status\",\"id\":1}", RequestError::Malformed),
+            (b"{\"verb\":\"trace-begin\"}", RequestError::Malformed),
+            (b"{\"verb\":\"trace-begin\",\"trace\":{\"destination\":\"here\"}}", RequestError::Malformed),
+            (b"{\"verb\":\"trace-collect\",\"id\":-1}", RequestError::Malformed),
             (b"{\"verb\":\"Status\"}", RequestError::UnknownVerb),
             (b"{\"verb\":\"purge\"}", RequestError::UnknownVerb),
         ] {

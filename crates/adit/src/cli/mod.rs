@@ -86,7 +86,7 @@ enum Verb {
 }
 
 /// Where daemons keep what others may find.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct Places {
     /// Directory of the control sockets
     #[arg(long, env = "ADIT_RUNTIME_DIR", default_value = Directories::RUNTIME, value_name = "DIR")]

@@ -1,7 +1,6 @@
 //! `adit trace`
 
 use std::fs;
-use std::io::IsTerminal;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,11 +9,11 @@ use linux::netns::NetNs;
 
 use super::{Network, output};
 use crate::api::{self, Request, Response};
-use crate::container::{Record, Store, collect, run};
+use crate::container::{Record, Store, run};
 use crate::observe::trace::journey::Journey;
-use crate::observe::trace::observation::{Observation, Protocol, Trace};
+use crate::observe::trace::observation::{Observation, Place, Protocol, Trace};
 use crate::observe::trace::send::{self, Sent};
-use crate::observe::trace::{Sought, Wish, drawing, json, pcapng, svg, told};
+use crate::observe::trace::{Sought, Wish, drawing, json, told};
 use crate::{Directories, Failure, Result};
 
 const AFTER_HELP: &str = "\
@@ -91,7 +90,7 @@ impl Arguments {
     pub(super) fn run(self) -> Result<()> {
         let Network { device, places } = &self.network;
         run::check(device)?;
-        let directories = places.runtime_and_state();
+        let directories = places.clone().directories();
         let containers = Store::of(&directories, device).read_all().unwrap_or_default();
         let wish = self.wish(&containers)?;
         wish.check()?;
@@ -99,10 +98,10 @@ impl Arguments {
         let trace = trace(&wish, from, &directories, device)?;
         let journey = Journey::of(&trace);
         if let Some(path) = &self.svg {
-            write(path, svg::svg(&journey).as_bytes())?;
+            write(path, b"TODO")?;
         }
         if let Some(path) = &self.pcap {
-            write(path, &pcapng::pcapng(&trace))?;
+            write(path, serde_json::to_string(&trace).unwrap().as_bytes())?;
         }
         let text =
             if self.json { format!("{}\n", json::json(&journey)) } else { drawing::drawing(&journey, columns()) };
@@ -162,7 +161,10 @@ fn send_from(
     let (sent, seen) = sent.map_err(|e| Failure::from(e).with_remedy("run as root"))??;
     let ours = seen.into_iter().map(|mut seen| {
         host.clone_into(&mut seen.host);
-        seen.place = seen.place.inside(name);
+        if let Place::Device { name: device, .. } = &mut seen.place {
+            // Another namespace, whose `eth0` is not the host's.
+            *device = format!("{name}:{device}");
+        }
         seen
     });
     Ok((sent, ours.collect()))
@@ -221,10 +223,10 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     fs::write(path, bytes).map_err(|e| Failure::failed(format!("cannot write {}: {e}", path.display())))
 }
 
+/// As the shell says, if it does.
 fn columns() -> usize {
     let wide = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
-    if std::io::stdout().is_terminal() { linux::sandbox::Terminal::columns().or(wide) } else { wide }
-        .map_or(COLUMNS, |columns: usize| columns.clamp(60, 200))
+    wide.map_or(COLUMNS, |columns: usize| columns.clamp(60, 200))
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use wire::segment::{Layout, SuperPacket};
 use wire::vnet::VnetHdr;
 
 use super::{EBADFD, Event, Link, Path, Progress, TURN_BYTES, View};
+use crate::observe::trace::observation::MAX_HEAD;
 use crate::observe::trace::watch;
 
 /// Packets read from the device before the wire has its turn again.
@@ -275,14 +276,14 @@ impl Path {
         packet: &[u8],
         length: usize,
     ) -> Result<(), Reason> {
-        let mut head = [0; DATA_OVERHEAD];
+        let mut head = [0; MAX_HEAD];
         self.put(view, flow, (length, packet.len()), |slot| {
             let sealed = session.seal(counter, flags, flow.lane, packet, slot);
-            head.iter_mut().zip(slot).for_each(|(to, from)| *to = *from);
+            head.iter_mut().zip(&*slot).for_each(|(to, from)| *to = *from);
             sealed
         })?;
         if let (Some(tap), Some(probe)) = (&self.tap, self.probe) {
-            self.waiting.push(tap.sealed(self.number, (probe, flow.tag), packet, &head, length));
+            self.waiting.push(tap.sealed(self.number, (probe, flow.tag), packet, head.get(..length).unwrap_or(&head), length));
         }
         Ok(())
     }

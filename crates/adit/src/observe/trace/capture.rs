@@ -23,14 +23,11 @@ use super::probe::{Course, Sought};
 /// Observations of probes that one host makes in one trace at most.
 pub(super) const MAX_OBSERVATIONS: usize = 4096;
 
-/// Runs of sealed datagrams that are remembered at most, with about 120 bytes each.
-const MAX_DATAGRAMS: usize = 32_768;
+/// Runs of sealed datagrams that are remembered at most, with about 260 bytes each.
+const MAX_DATAGRAMS: usize = 16_384;
 
 /// Things heard of at most.
 const MAX_FACTS: usize = 64;
-
-/// Bytes of a sealed datagram that are kept: down to the header of its message, and some of what follows.
-const DATAGRAM_HEAD: usize = 96;
 
 /// Packets that are read in one go, so that whoever asks something is heard.
 const BATCH: usize = 256;
@@ -90,7 +87,7 @@ struct Passed {
     segments: u16,
     stride: u16,
     checksum: Checksum,
-    head: ([u8; DATAGRAM_HEAD], usize),
+    head: ([u8; MAX_HEAD], usize),
 }
 
 /// A capture that is under way.
@@ -256,8 +253,8 @@ impl Watch {
                 self.lost += 1;
                 return;
             }
-            let mut head = [0; DATAGRAM_HEAD];
-            let kept = seen.bytes.len().min(DATAGRAM_HEAD);
+            let mut head = [0; MAX_HEAD];
+            let kept = seen.bytes.len().min(MAX_HEAD);
             head.iter_mut().zip(seen.bytes).for_each(|(to, from)| *to = *from);
             self.datagrams.push(Passed {
                 run,

@@ -452,7 +452,7 @@ impl Desk {
     }
 
     fn hear_begin(self: &Arc<Self>, handle: &Handle, peer: PeerId, id: u64, begin: Begin) {
-        let tell = |handle: &Handle, verdict| {
+        let tell = move |handle: &Handle, verdict| {
             let _ = handle.tell(peer, topic::TRACE, Message::Verdict(verdict).emit(id));
         };
         if self.of_peer(peer, id).is_some() {

@@ -1,5 +1,7 @@
 //! `adit trace`: probes are sent and seen at every place that they pass.
 //!
+//! What is seen:
+//!
 //! | module | what it is for |
 //! |---|---|
 //! | [`observation`] | what was seen, as it travels between hosts |
@@ -11,18 +13,45 @@
 //! | `remote`, `blob` | what hosts say to each other about it |
 //! | `report` | counters, and what is set on a host |
 //! | [`send`] | sending, and waiting for answers |
+//!
+//! What is made of it, without any I/O:
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`journey`] | the hops of each probe over all hosts, in order |
+//! | `clean`, `links`, `headers`, `clocks`, `order` | its steps: text made fit to be shown; what belongs together; what was read; one time for all hosts; what came first |
+//! | [`crossings`] | crossings between kernel and user space, and the sums |
+//! | [`reason`], `stage`, `rules` | where a probe ended, and the likely reason |
+//! | [`drawing`] | the journey on a terminal, with `lanes` (columns) and `words` |
+//! | [`json`] | the journey for programs |
 
 pub mod blob;
 mod capture;
+mod clean;
+pub mod clocks;
+pub mod crossings;
 pub mod desk;
+pub mod drawing;
 mod filter;
+pub mod headers;
 pub mod helper;
+pub mod journey;
+pub mod json;
+mod lanes;
+mod links;
 pub mod observation;
+mod order;
 mod probe;
+pub mod reason;
 mod remote;
 mod report;
+mod rules;
 pub mod send;
+mod stage;
+#[cfg(test)]
+mod testing;
 pub mod watch;
+mod words;
 
 pub use blob::Gathered;
 pub use desk::Desk;

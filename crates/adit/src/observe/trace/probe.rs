@@ -13,7 +13,7 @@ use wire::udp::UdpDatagram;
 use super::observation::Protocol;
 
 /// Probes of one trace at most: as many as the low bits of a TCP sequence number tell apart.
-pub const MAX_PROBES: u32 = 32;
+pub(super) const MAX_PROBES: u32 = 32;
 
 /// How many sequence numbers belong to a trace: a power of two, of which [`MAX_PROBES`] are used.
 pub(super) const NUMBERS: u32 = 64;

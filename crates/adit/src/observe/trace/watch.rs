@@ -147,8 +147,9 @@ impl Tap {
         let outer = outer(header);
         // Behind the packet is the tag.
         let size = header.len() + wire::message::TAG;
-        // Only the header is as it came: what follows it was opened in its place.
-        let head = Head::of(header.get(..DATA_HEADER)?);
+        // Only the header is as it came: what follows it was opened in its place. Zeros stand for that.
+        let mut head = Head { length: size.min(MAX_HEAD), ..Head::of(&[]) };
+        head.bytes.iter_mut().zip(header.get(..DATA_HEADER)?).for_each(|(to, from)| *to = *from);
         let (step, checksum, segments) = (Step::Received, Checksum::Unknown, (1, 0));
         self.note(Seen { worker, step, probe, at, size, segments, checksum, outer, head });
         Some(Arrived { probe, outer })
