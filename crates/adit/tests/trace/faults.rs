@@ -65,7 +65,7 @@ fn a_peer_that_is_dead_is_named() {
 fn a_check_of_source_addresses_is_named() {
     let scene = Scene::pair("sealed", true);
     // The way back to the probes' source leads elsewhere.
-    scene.misroute(2, "10.77.0.1/32", 1);
+    scene.misroute(2, "10.77.0.1", 1);
     scene.bed.host(2).set(&["net", "ipv4", "conf", "adit0", "rp_filter"], "1");
     let traced = scene.trace(1, &["10.42.0.2", "--count", "1"]);
     check(&traced, 0, ("host2 adit0 in", "rp_filter"), &["adit0"]);
@@ -84,8 +84,7 @@ fn an_address_that_nobody_has_is_named() {
     let scene = Scene::pair("sealed", true);
     let traced = scene.trace(1, &["10.42.0.77", "--count", "1"]);
     let (last, cause, words) = traced.end(0, "host1");
-    assert_eq!(last, "host2 adit0 in", "{words}");
-    assert!(["host_unreachable", "no_answer"].contains(&cause.as_str()), "{cause}: {words}");
+    assert_eq!((last.as_str(), cause.as_str()), ("host2 adit0 in", "host_unreachable"), "{words}");
     let traced = scene.trace(1, &["203.0.113.1", "--count", "1"]);
     assert_eq!(traced.code, Some(1), "{}", traced.json);
 }

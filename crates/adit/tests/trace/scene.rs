@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use linux::netlink::{Netlink, Route};
+use linux::netlink::{LinkChange, Netlink};
 use linux::netns::NetNs;
 use serde_json::Value;
 
@@ -93,19 +93,19 @@ impl Scene {
         String::from_utf8(told.stdout).unwrap()
     }
 
-    /// A way to a network that goes into the host's underlay instead of its tunnel.
-    pub(crate) fn misroute(&self, number: usize, net: &str, gateway: usize) {
+    /// A way to an address that goes into the host's underlay instead of its tunnel, whatever the main table says.
+    pub(crate) fn misroute(&self, number: usize, address: &str, gateway: usize) {
         let host = self.bed.host(number);
-        let gateway = Some(self.bed.host(gateway).underlay(Family::V4));
-        let device = Some(host.netlink().existing_link("under0").unwrap().index);
-        host.netlink().add_route(&Route { gateway, device, ..Route::new(net.parse().unwrap()) }).unwrap();
+        let gateway = self.bed.host(gateway).underlay(Family::V4).to_string();
+        host.run("ip", &["route", "add", address, "via", &gateway, "dev", "under0", "table", "99"]);
+        host.run("ip", &["rule", "add", "to", address, "lookup", "99"]);
     }
 
     /// The cable to a host takes no longer packets, and nobody is told.
     pub(crate) fn narrow_cable(&self, number: usize, mtu: u32) {
         let mut switch = Netlink::open_in(&self.bed.switch).unwrap();
         let port = switch.existing_link(&format!("port{number}")).unwrap().index;
-        let change = linux::netlink::LinkChange { mtu: Some(mtu), ..linux::netlink::LinkChange::default() };
+        let change = LinkChange { mtu: Some(mtu), ..LinkChange::default() };
         switch.change_link(port, &change).unwrap();
     }
 }

@@ -100,6 +100,7 @@ pub(super) struct Watch {
     observations: Vec<Observation>,
     datagrams: Vec<Passed>,
     facts: Vec<Fact>,
+    about_datagrams: Vec<Fact>,
     /// When the last packet passed: the kernel gives a bridge the time of its port.
     last: i64,
     lost: u64,
@@ -110,6 +111,8 @@ pub(super) struct Watch {
 pub(super) struct Collected {
     pub(super) observations: Vec<Observation>,
     pub(super) facts: Vec<Fact>,
+    /// ICMP errors about datagrams between daemons, which may or may not have held a probe.
+    pub(super) about_datagrams: Vec<Fact>,
     pub(super) lost: u64,
 }
 
@@ -130,6 +133,7 @@ impl Watch {
             observations: Vec::new(),
             datagrams: Vec::new(),
             facts: Vec::new(),
+            about_datagrams: Vec::new(),
             last: 0,
             lost: 0,
             buffer: vec![0; 1 << 16].into_boxed_slice(),
@@ -172,7 +176,7 @@ impl Watch {
         let lost = self.lost + self.capture.tally().map_or(0, |tally| tally.lost + tally.unreadable);
         let lost = lost + found.len().saturating_sub(room) as u64;
         let observations = self.observations.iter().cloned().chain(found.into_iter().take(room)).collect();
-        Collected { observations, facts: self.facts.clone(), lost }
+        Collected { observations, facts: self.facts.clone(), about_datagrams: self.about_datagrams.clone(), lost }
     }
 
     fn list_devices(&mut self) {
@@ -217,19 +221,24 @@ impl Watch {
         };
         let seen = Sight { captured, bytes, link, at, direction };
         if let Some(spotted) = self.sought.spot(packet) {
-            if spotted.course == Course::Error {
-                self.note_error(packet);
-            } else if refuses(packet) {
-                let peer = IpPacket::parse_cut(packet).map(|packet| packet.source().to_string()).unwrap_or_default();
-                self.note_fact(Fact::Refused { peer });
+            if is_icmp_error(packet) {
+                note(&mut self.facts, icmp_fact(packet));
             }
-            return self.observe(&seen, spotted.probe);
+            if spotted.course == Course::Error {
+                // It says why the probe went no further, and is none itself.
+                return;
+            }
+            if refuses(packet) {
+                let peer = IpPacket::parse_cut(packet).map(|packet| packet.source().to_string()).unwrap_or_default();
+                note(&mut self.facts, Some(Fact::Refused { peer }));
+            }
+            return self.observe(&seen, spotted.probe, false);
         }
         let Ok(ip) = IpPacket::parse_cut(packet) else { return };
         match ip.protocol() {
             protocol::UDP => self.note_datagram(&seen, ip.payload()),
             // About a datagram of ours: the capture's program lets no others through.
-            protocol::ICMP | protocol::ICMPV6 => self.note_error(packet),
+            protocol::ICMP | protocol::ICMPV6 => note(&mut self.about_datagrams, icmp_fact(packet)),
             _ => {}
         }
     }
@@ -243,8 +252,8 @@ impl Watch {
         let payload = datagram.payload();
         let vnet = &seen.captured.vnet;
         let stride = if is_super(vnet) { usize::from(vnet.gso_size).max(1) } else { payload.len().max(1) };
-        if let Some(spotted) = payload.chunks(stride).find_map(|inner| self.sought.spot(inner)) {
-            return self.observe_on_card(seen, spotted.probe);
+        if let Some(spotted) = payload.chunks(stride).find_map(|inner| self.sought.spot(inner)).filter(|spotted| spotted.course != Course::Error) {
+            return self.observe(seen, spotted.probe, true);
         }
         let headers = payload.chunks(stride).filter_map(|message| DataHeader::parse(message).ok());
         let runs = Run::join(headers.map(|header| Outer { receiver: header.receiver, counter: header.counter }));
@@ -287,15 +296,7 @@ impl Watch {
         })
     }
 
-    fn observe(&mut self, seen: &Sight<'_>, probe: u32) {
-        self.push(seen, probe, false);
-    }
-
-    fn observe_on_card(&mut self, seen: &Sight<'_>, probe: u32) {
-        self.push(seen, probe, true);
-    }
-
-    fn push(&mut self, seen: &Sight<'_>, probe: u32, is_card: bool) {
+    fn observe(&mut self, seen: &Sight<'_>, probe: u32, is_card: bool) {
         let captured = seen.captured;
         let Some(device) = self.device(captured.index) else { return };
         if self.observations.len() >= MAX_OBSERVATIONS {
@@ -318,18 +319,11 @@ impl Watch {
             head: seen.bytes.get(..MAX_HEAD).unwrap_or(seen.bytes).to_vec(),
         });
     }
+}
 
-    fn note_error(&mut self, packet: &[u8]) {
-        if let Some(fact) = icmp_fact(packet) {
-            self.note_fact(fact);
-        }
-    }
-
-    fn note_fact(&mut self, fact: Fact) {
-        if self.facts.len() < MAX_FACTS && !self.facts.contains(&fact) {
-            self.facts.push(fact);
-        }
-    }
+/// Keeps what was heard, once.
+fn note(facts: &mut Vec<Fact>, fact: Option<Fact>) {
+    facts.extend(fact.filter(|fact| facts.len() < MAX_FACTS && !facts.contains(fact)));
 }
 
 /// One captured packet, taken apart as far as the IP header.
@@ -373,6 +367,18 @@ pub(super) fn segments(vnet: &VnetHdr, packet: &[u8], total: usize) -> (u16, u16
     (u16::try_from(count).unwrap_or(u16::MAX), vnet.gso_size)
 }
 
+/// Whether a packet is an ICMP message that is no echo.
+fn is_icmp_error(packet: &[u8]) -> bool {
+    IpPacket::parse_cut(packet).is_ok_and(|ip| {
+        let kind = IcmpMessage::parse(ip.payload()).map(|message| message.kind());
+        match ip.protocol() {
+            protocol::ICMP => !matches!(kind, Ok(v4::ECHO_REQUEST | v4::ECHO_REPLY)),
+            protocol::ICMPV6 => kind.is_ok_and(|kind| kind < v6::INFORMATIONAL),
+            _ => false,
+        }
+    })
+}
+
 /// Whether a packet is a TCP reset.
 fn refuses(packet: &[u8]) -> bool {
     IpPacket::parse_cut(packet).is_ok_and(|ip| {
@@ -382,7 +388,7 @@ fn refuses(packet: &[u8]) -> bool {
 }
 
 /// What an ICMP error says, from its IP header on.
-pub(super) fn icmp_fact(packet: &[u8]) -> Option<Fact> {
+fn icmp_fact(packet: &[u8]) -> Option<Fact> {
     let ip = IpPacket::parse_cut(packet).ok()?;
     let message = IcmpMessage::parse(ip.payload()).ok()?;
     let (kind, code) = (message.kind(), message.code());

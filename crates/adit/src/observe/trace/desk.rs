@@ -332,6 +332,7 @@ impl Desk {
         let name = running.further.as_ref().map(|further| further.name.as_str());
         let mut found = report::facts(facts, running.begin.destination, name, &observations);
         found.extend(captured.facts);
+        found.extend(captured.about_datagrams.into_iter().map(|fact| report::about_peer(facts, fact)));
         if let Some(tracer) = lock(&running.tracer).as_mut() {
             found.extend(tracer.refusals().unwrap_or_default().into_iter().map(|refused| Fact::Firewall {
                 table: refused.table,

@@ -58,7 +58,7 @@ enum Ask {
 enum Tell {
     Done,
     Refused { sentence: String },
-    Part { observations: Vec<Observation>, facts: Vec<Fact>, lost: u64, more: bool },
+    Part { observations: Vec<Observation>, facts: Vec<Fact>, about_datagrams: Vec<Fact>, lost: u64, more: bool },
 }
 
 /// The daemon's end.
@@ -103,15 +103,15 @@ impl Helper {
     /// # Errors
     /// The process is gone.
     pub(super) fn collect(&self, wanted: &[Run]) -> Result<Collected> {
-        let mut all = Collected { observations: Vec::new(), facts: Vec::new(), lost: 0 };
+        let mut all = Collected { observations: Vec::new(), facts: Vec::new(), about_datagrams: Vec::new(), lost: 0 };
         for part in 0..=super::capture::MAX_OBSERVATIONS / PART {
-            let Tell::Part { observations, facts, lost, more } =
+            let Tell::Part { observations, facts, about_datagrams, lost, more } =
                 self.ask(&Ask::Collect { wanted: wanted.to_vec(), part })?
             else {
                 return Err(unexpected());
             };
             all.observations.extend(observations);
-            (all.facts, all.lost) = (facts, lost);
+            (all.facts, all.about_datagrams, all.lost) = (facts, about_datagrams, lost);
             if !more {
                 break;
             }
@@ -250,7 +250,8 @@ fn answer(ask: Ask, armed: &mut Option<Armed>) -> Tell {
             Err(error) => Tell::Refused { sentence: error.to_string() },
         },
         Ask::Collect { wanted, part } => {
-            let nothing = Tell::Part { observations: Vec::new(), facts: Vec::new(), lost: 0, more: false };
+            let (observations, facts, about_datagrams) = (Vec::new(), Vec::new(), Vec::new());
+            let nothing = Tell::Part { observations, facts, about_datagrams, lost: 0, more: false };
             let Some(Armed { watch, collected, .. }) = armed else { return nothing };
             if part == 0 {
                 *collected = Some(watch.collect(&wanted));
@@ -260,6 +261,7 @@ fn answer(ask: Ask, armed: &mut Option<Armed>) -> Tell {
             Tell::Part {
                 observations: collected.observations.iter().skip(first).take(PART).cloned().collect(),
                 facts: collected.facts.clone(),
+                about_datagrams: collected.about_datagrams.clone(),
                 lost: collected.lost,
                 more: collected.observations.len() > last,
             }

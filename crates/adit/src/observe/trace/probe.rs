@@ -27,8 +27,12 @@ pub(super) const SMALL: u32 = 84;
 /// The bytes of one super-packet, headers not counted.
 pub(super) const SUPER_PACKET: usize = 32 << 10;
 
-/// Bytes behind an ICMP error's header before the quoted packet's own header: none.
+/// Bytes of a TCP header before the sequence number.
 const PORTS: usize = 4;
+
+/// The codes of "port unreachable" (RFC 792, RFC 4443).
+const PORT_V4: u8 = 3;
+const PORT_V6: u8 = 4;
 
 /// What tells the probes of one trace from all other packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,9 +51,9 @@ pub struct Sought {
 pub enum Course {
     /// To the destination.
     Forth,
-    /// Its answer.
+    /// Its answer; that of a closed UDP port is one as well.
     Back,
-    /// An ICMP error about it.
+    /// An ICMP error about it, which says why it does not arrive.
     Error,
 }
 
@@ -82,7 +86,7 @@ impl Sought {
         }
         let payload = packet.payload();
         match packet.protocol() {
-            protocol::ICMP | protocol::ICMPV6 => self.spot_icmp(packet.version(), payload),
+            protocol::ICMP | protocol::ICMPV6 => self.spot_icmp(&packet),
             protocol::UDP if self.protocol == Protocol::Udp => {
                 let datagram = UdpDatagram::parse_cut(payload).ok()?;
                 let course = if datagram.destination_port() == self.port { Course::Forth } else { Course::Back };
@@ -93,9 +97,9 @@ impl Sought {
         }
     }
 
-    fn spot_icmp(&self, version: Version, message: &[u8]) -> Option<Spotted> {
-        let message = IcmpMessage::parse(message).ok()?;
-        let course = match (version, message.kind()) {
+    fn spot_icmp(&self, packet: &IpPacket<'_>) -> Option<Spotted> {
+        let message = IcmpMessage::parse(packet.payload()).ok()?;
+        let course = match (packet.version(), message.kind()) {
             (Version::V4, v4::ECHO_REQUEST) | (Version::V6, v6::ECHO_REQUEST) => Course::Forth,
             (Version::V4, v4::ECHO_REPLY) | (Version::V6, v6::ECHO_REPLY) => Course::Back,
             _ => {
@@ -114,7 +118,13 @@ impl Sought {
                     }
                     _ => return None,
                 };
-                return Some(Spotted { probe, course: Course::Error });
+                let is_closed = matches!(
+                    (packet.version(), message.kind(), message.code()),
+                    (Version::V4, v4::UNREACHABLE, PORT_V4) | (Version::V6, v6::UNREACHABLE, PORT_V6)
+                );
+                let answers = is_closed && packet.source() == quoted.destination();
+                let course = if answers { Course::Back } else { Course::Error };
+                return Some(Spotted { probe, course });
             }
         };
         let probe = self.number(message.payload()).filter(|_| self.protocol == Protocol::Icmp)?;

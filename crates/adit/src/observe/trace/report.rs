@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use linux::netlink::{Netlink, RouteKind};
 use linux::sysctl;
 
-use super::observation::{Direction, Fact, Observation, Place};
+use super::observation::{Direction, Fact, IcmpKind, Observation, Place};
 use crate::api::status::PeerStatus;
 use crate::observe::facts::Facts;
 
@@ -128,6 +128,30 @@ pub(super) fn facts(
         found.extend(of_peer(peer));
     }
     found
+}
+
+/// What an ICMP error about a datagram to a peer says about that peer; where it says nothing of a peer, it stays what it is.
+pub(super) fn about_peer(facts: &Facts, error: Fact) -> Fact {
+    let Fact::Icmp { from, kind, .. } = &error else { return error };
+    let problem = match kind {
+        IcmpKind::PortUnreachable => "its host says that nobody listens at its port: no daemon runs there",
+        IcmpKind::HostUnreachable => "nobody answers for its address on the network that it is in",
+        _ => return error,
+    };
+    let status = facts.status();
+    let is_there = |peer: &&PeerStatus| {
+        let at = peer.endpoint.as_ref().and_then(|endpoint| endpoint.parse::<SocketAddr>().ok());
+        at.is_some_and(|at| at.ip().to_canonical() == from.to_canonical())
+    };
+    // A router says it of a host behind it.
+    let named = status.peers.iter().find(is_there).or_else(|| match &status.peers[..] {
+        [only] => Some(only),
+        _ => None,
+    });
+    match named {
+        Some(peer) => Fact::PeerDown { peer: peer.name.clone(), problem: problem.into() },
+        None => error,
+    }
 }
 
 /// What the daemon says of a peer on the way.

@@ -29,6 +29,12 @@ const FIRST: Duration = Duration::from_millis(1200);
 /// How long the last answers are.
 const LAST: Duration = Duration::from_millis(600);
 
+/// How long it is when none has come at all: a router looks for a host that is not there for three seconds before it says so.
+const SILENCE: Duration = Duration::from_millis(3200);
+
+/// Probes take no longer than this together, so that they are still watched at their end.
+const ALTOGETHER: Duration = Duration::from_millis(7500);
+
 /// A probe longer than this may be too long for its way; a small one tells whether that is so.
 const LARGE: u32 = 576;
 
@@ -116,6 +122,8 @@ struct Sender<'a> {
     socket: Socket,
     /// When each left.
     left: Vec<i64>,
+    /// Whether something was heard about each: an answer, or an error.
+    over: Vec<bool>,
     sent: Sent,
     buffer: Vec<u8>,
 }
@@ -137,8 +145,9 @@ pub fn run(wish: &Wish, sought: &Sought) -> Result<Sent> {
         Protocol::Tcp => (Kind::Tcp, 0),
     };
     let socket = Socket::open(kind, SocketAddr::new(wish.destination, port)).map_err(|error| explain(wish, &error))?;
-    let sent = Sent::default();
-    let mut sender = Sender { wish, sought, socket, left: Vec::new(), sent, buffer: vec![0; 1 << 16] };
+    let (sent, buffer) = (Sent::default(), vec![0; 1 << 16]);
+    let mut sender = Sender { wish, sought, socket, left: Vec::new(), over: Vec::new(), sent, buffer };
+    let began = Instant::now();
     for number in 0..wish.count {
         if wish.super_packet && number == 0 {
             sender.send_super_packet()?;
@@ -147,7 +156,9 @@ pub fn run(wish: &Wish, sought: &Sought) -> Result<Sent> {
         }
         sender.await_answers(if number == 0 { FIRST } else { PACE });
     }
-    sender.await_answers(LAST);
+    let silent = sender.sent.answered.iter().all(Option::is_none);
+    let left = ALTOGETHER.saturating_sub(began.elapsed());
+    sender.await_answers(if silent { SILENCE.min(left).max(LAST) } else { LAST });
     let large = wish.super_packet || wish.size.is_some_and(|size| size > LARGE);
     if large && sender.sent.answered.iter().all(Option::is_none) {
         sender.send(SMALL)?;
@@ -182,6 +193,7 @@ fn explain(wish: &Wish, error: &linux::Error) -> Failure {
 impl Sender<'_> {
     fn note_sent(&mut self, size: u32, at: i64) {
         self.left.push(at);
+        self.over.push(false);
         self.sent.sizes.push(size);
         self.sent.answered.push(None);
     }
@@ -242,7 +254,7 @@ impl Sender<'_> {
 
     fn await_answers(&mut self, within: Duration) {
         let deadline = Instant::now() + within;
-        while self.sent.answered.iter().any(Option::is_none) {
+        while self.over.contains(&false) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || !readable([self.socket.as_fd()], Some(left)).is_ok_and(|[ready]| ready) {
                 return;
@@ -268,13 +280,18 @@ impl Sender<'_> {
     }
 
     /// Which probe an incoming message answers.
-    fn answered_by(&self, bytes: &[u8]) -> Option<u32> {
+    fn answered_by(&mut self, bytes: &[u8]) -> Option<u32> {
         if self.wish.protocol == Protocol::Udp {
             // Whoever answers need not return what was sent; and then it is the oldest.
             return self.sought.number(bytes).or_else(|| self.oldest());
         }
         if self.socket.with_header() {
             let spotted = self.sought.spot(bytes)?;
+            if spotted.course == Course::Error
+                && let Some(over) = self.over.get_mut(spotted.probe as usize)
+            {
+                *over = true;
+            }
             // Answers of a host to itself are seen with their questions.
             return (spotted.course == Course::Back).then_some(spotted.probe);
         }
@@ -300,6 +317,7 @@ impl Sender<'_> {
     fn answer(&mut self, probe: usize, at: i64) {
         if let (Some(answered), Some(left)) = (self.sent.answered.get_mut(probe), self.left.get(probe)) {
             answered.get_or_insert(at.saturating_sub(*left));
+            self.over.get_mut(probe).into_iter().for_each(|over| *over = true);
         }
     }
 }

@@ -12,7 +12,7 @@ use wire::vnet::VnetHdr;
 
 use super::capture::{checksum, segments};
 use super::observation::{Checksum, MAX_HEAD, Observation, Outer, Place, Step};
-use super::probe::Sought;
+use super::probe::{Course, Sought};
 
 /// What all workers together may have seen before somebody collects it: one megabyte, which is there while somebody traces.
 const CAPACITY: usize = 4096;
@@ -113,7 +113,7 @@ impl Tap {
     /// Which probe a packet is, if any.
     #[cold]
     pub fn find(&self, packet: &[u8]) -> Option<u32> {
-        Some(self.sought.spot(packet)?.probe)
+        self.sought.spot(packet).filter(|spotted| spotted.course != Course::Error).map(|spotted| spotted.probe)
     }
 
     /// A packet, or a segment of one, was sealed into a datagram of `size` bytes, which now waits to be sent; `header` is how that begins.
