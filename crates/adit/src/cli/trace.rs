@@ -13,7 +13,7 @@ use crate::container::{Record, Store, run};
 use crate::observe::trace::journey::Journey;
 use crate::observe::trace::observation::{Observation, Place, Protocol, Trace};
 use crate::observe::trace::send::{self, Sent};
-use crate::observe::trace::{Sought, Wish, drawing, json, told};
+use crate::observe::trace::{Sought, Wish, drawing, json, pcapng, svg, told};
 use crate::{Directories, Failure, Result};
 
 const AFTER_HELP: &str = "\
@@ -98,10 +98,10 @@ impl Arguments {
         let trace = trace(&wish, from, &directories, device)?;
         let journey = Journey::of(&trace);
         if let Some(path) = &self.svg {
-            write(path, b"TODO")?;
+            write(path, svg::svg(&journey).as_bytes())?;
         }
         if let Some(path) = &self.pcap {
-            write(path, serde_json::to_string(&trace).unwrap().as_bytes())?;
+            write(path, &pcapng::pcapng(&trace))?;
         }
         let text =
             if self.json { format!("{}\n", json::json(&journey)) } else { drawing::drawing(&journey, columns()) };

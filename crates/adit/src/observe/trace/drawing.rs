@@ -86,7 +86,10 @@ fn of_leg(journey: &Journey, probe: &Probe, leg: &Leg, width: usize) -> Vec<Stri
     let mut lines = Vec::new();
     for (number, row) in lanes.chunks(abreast).enumerate() {
         if number > 0 {
-            lines.push(format!("{:>1$}", "▼", width.min(MOST) / 2));
+            lines.push(match row.first().and_then(Lane::first) {
+                Some(hop) if abreast > 1 => format!("  goes on with hop {}:", hop.number),
+                _ => format!("{:>1$}", "▼", width.min(MOST) / 2),
+            });
         }
         let columns = row.len().max(abreast.min(2));
         let each = ((width + GAP) / columns).saturating_sub(GAP).clamp(LEAST, MOST).min(width);
@@ -156,7 +159,7 @@ fn of_hop(hop: &Hop, width: usize) -> Vec<String> {
     let room = width.saturating_sub(name.chars().count() + since.chars().count());
     let mut lines =
         if room > 0 { vec![format!("{name}{}{since}", " ".repeat(room))] } else { vec![name, format!("   {since}")] };
-    let about = [words::sort(&hop.place), words::size(hop)];
+    let about: Vec<String> = std::iter::once(words::sort(&hop.place)).chain(words::size(hop)).collect();
     lines.extend(words::joined(&about, width.saturating_sub(3)).iter().map(|line| format!("   {line}")));
     for depth in [0, 1] {
         let headers: Vec<_> = hop.headers.iter().filter(|header| header.depth == depth).map(|h| h.brief()).collect();
@@ -173,18 +176,4 @@ fn padded(text: &str, width: usize) -> String {
     let text = words::cut(text, width);
     let missing = width.saturating_sub(text.chars().count());
     format!("{text}{}", " ".repeat(missing))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::testing;
-    use super::*;
-
-    #[test]
-    fn show() {
-        let trace = testing::trace(testing::way(), Some(91_000));
-        println!("{}", drawing(&Journey::of(&trace), 100));
-        println!("{}", drawing(&Journey::of(&trace), 80));
-        println!("{}", drawing(&Journey::of(&trace), 60));
-    }
 }

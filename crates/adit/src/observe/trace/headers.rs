@@ -134,7 +134,7 @@ impl Header {
         let parts: Vec<_> = self.summary.split(", ").collect();
         let first = parts.first().copied().unwrap_or_default();
         match self.name {
-            "Ethernet" => "Ethernet".to_owned(),
+            "Ethernet" => "Eth".to_owned(),
             "sealed" | "WireGuard" => {
                 let told = |part: &&&str| part.starts_with("counter ") || part.starts_with("encrypted ");
                 let told: Vec<_> = parts.iter().filter(told).copied().collect();

@@ -42,6 +42,8 @@ pub struct Host {
     pub permitted: bool,
     /// How its times were made comparable.
     pub clock: Clock,
+    /// Nanoseconds that were added to its times for that.
+    pub shift: i64,
     /// Observations that it lost.
     pub lost_records: u64,
 }
@@ -140,12 +142,13 @@ impl Journey {
         let hosts: Vec<Host> = names
             .into_iter()
             .zip(&aligned)
-            .map(|(name, (_, clock))| {
+            .map(|(name, (shift, clock))| {
                 let report = trace.reports.iter().find(|report| report.host == name);
                 Host {
                     permitted: report.is_none_or(|report| report.permitted),
                     lost_records: report.map_or(0, |report| report.lost_records),
                     clock: *clock,
+                    shift: *shift,
                     name,
                 }
             })

@@ -44,7 +44,7 @@ fn host(host: &Host) -> Value {
         "name": host.name,
         "permitted": host.permitted,
         "lost_records": host.lost_records,
-        "clock": { "kind": kind, "uncertainty_ns": host.clock.doubt(), "moved_ns": moved_ns },
+        "clock": { "kind": kind, "added_ns": host.shift, "uncertainty_ns": host.clock.doubt(), "moved_ns": moved_ns },
     })
 }
 

@@ -63,6 +63,14 @@ fn turn(hop: &Hop) -> Option<bool> {
 }
 
 impl<'l> Lane<'l> {
+    /// The first of its hops.
+    pub(super) fn first(&self) -> Option<&'l Hop> {
+        self.items.iter().find_map(|item| match item {
+            Item::Hop(hop) => Some(*hop),
+            Item::Crossing(_) => None,
+        })
+    }
+
     /// Its contents from top to bottom.
     pub(super) fn from_top(&self) -> Vec<Item<'l>> {
         let mut items = self.items.clone();

@@ -22,8 +22,7 @@
 //! | `clean`, `links`, `headers`, `clocks`, `order` | its steps: text made fit to be shown; what belongs together; what was read; one time for all hosts; what came first |
 //! | [`crossings`] | crossings between kernel and user space, and the sums |
 //! | [`reason`], `stage`, `rules` | where a probe ended, and the likely reason |
-//! | [`drawing`] | the journey on a terminal, with `lanes` (columns) and `words` |
-//! | [`json`] | the journey for programs |
+//! | [`drawing`], [`svg`], [`json`], [`pcapng`] | the journey on a terminal, as a figure, for programs, as a capture file; with `lanes` (columns) and `words` |
 
 pub mod blob;
 mod capture;
@@ -41,6 +40,7 @@ mod lanes;
 mod links;
 pub mod observation;
 mod order;
+pub mod pcapng;
 mod probe;
 pub mod reason;
 mod remote;
@@ -48,8 +48,11 @@ mod report;
 mod rules;
 pub mod send;
 mod stage;
+pub mod svg;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 pub mod watch;
 mod words;
 

@@ -243,10 +243,9 @@ fn judge(scene: &Scene<'_>, at: &str) -> Reason {
     let clauses: Vec<&str> = findings.iter().map(|finding| finding.clause.as_str()).collect();
     let told = match (clauses.as_slice(), best) {
         ([], _) => format!("{seen}. Why it went no further is not known: {}.", rules::silence(scene)),
-        ([one], Certainty::Said) => format!("{seen}. {}.", capital(one)),
+        ([one], Certainty::Said | Certainty::NotKnown) => format!("{seen}: {one}."),
         ([one], Certainty::Likely) => format!("{seen}. Likely {one}."),
         ([one], Certainty::Possible) => format!("{seen}. Possibly {one}."),
-        ([one], Certainty::NotKnown) => format!("{seen}. {}.", capital(one)),
         (several, _) => {
             format!("{seen}. Why it went no further is not certain: either {}.", several.join(", or "))
         }
@@ -278,11 +277,6 @@ fn lossy(scene: &Scene<'_>) -> Vec<String> {
     gaps.map(say).collect()
 }
 
-fn capital(text: &str) -> String {
-    let mut characters = text.chars();
-    characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
-}
-
 impl Journey {
     /// What the probes are, in words.
     #[must_use]
@@ -290,7 +284,7 @@ impl Journey {
         match self.protocol {
             Protocol::Icmp => "ICMP echo",
             Protocol::Udp => "UDP",
-            Protocol::Tcp => "TCP SYN",
+            Protocol::Tcp => "TCP",
         }
     }
 }

@@ -404,7 +404,7 @@ fn no_answer(scene: &Scene<'_>) -> Option<Finding> {
     Some(Finding {
         cause: Cause::NoAnswer,
         certainty: Certainty::Possible,
-        clause: format!("nobody answered: {handed}, and nothing came back"),
+        clause: format!("nobody answered there: {handed}, and nothing came back"),
         evidence: vec![handed],
         remedy: None,
     })

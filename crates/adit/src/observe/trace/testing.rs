@@ -15,7 +15,7 @@ pub(super) const DESTINATION: Ipv4Addr = Ipv4Addr::new(10, 42, 2, 2);
 /// When the first probe is sent.
 pub(super) const START: i64 = 1_800_000_000_000_000_000;
 const PORT: u16 = 7777;
-const RECEIVER: u32 = 0x0122_3340;
+pub(super) const RECEIVER: u32 = 0x0122_3340;
 
 /// An echo request of 84 bytes, or its reply.
 pub(super) fn packet(from: Ipv4Addr, to: Ipv4Addr, ttl: u8) -> Vec<u8> {
@@ -174,4 +174,101 @@ pub(super) fn trace(observations: Vec<Observation>, answered: Option<i64>) -> Tr
         reports: vec![report("berlin", Some((0, 0))), report("paris", Some((0, 8_000)))],
         answered: vec![answered],
     }
+}
+
+/// A super-packet of 46 segments on the same way: sealed in 46 datagrams, which travel as one train.
+pub(super) fn super_packet() -> Vec<Observation> {
+    const SEGMENTS: u16 = 46;
+    const PAYLOAD: u16 = 1348;
+    let payload = usize::from(SEGMENTS) * usize::from(PAYLOAD);
+    let mut seen = Vec::new();
+    for mut observation in way() {
+        observation.checksum = Checksum::Partial;
+        let counter = observation.outer.map(|outer| outer.counter);
+        let inner = |ttl| segment(ttl, payload);
+        let ttl = if observation.host == "berlin" { 64 } else { 62 };
+        let (place, train) = (observation.place.clone(), usize::from(SEGMENTS) * (usize::from(PAYLOAD) + 40 + 32));
+        let mut whole = |bytes: Vec<u8>, size: usize| {
+            observation.size = size as u32;
+            observation.head = bytes[..bytes.len().min(MAX_HEAD)].to_vec();
+        };
+        match &place {
+            Place::Worker { step: Step::Sealed | Step::Opened, .. } => {
+                // Each segment is sealed by itself.
+                let bytes = segment(63, PAYLOAD.into());
+                whole(bytes.clone(), bytes.len());
+                observation.checksum = Checksum::Partial;
+                for number in 0..u64::from(SEGMENTS) {
+                    let mut each = observation.clone();
+                    each.outer = Some(Outer { receiver: RECEIVER, counter: counter.unwrap_or(0) + number });
+                    seen.push(each);
+                }
+                continue;
+            }
+            Place::Worker { step: Step::Sent | Step::Received, .. } => {
+                seal(&mut observation, counter.unwrap_or(0), train - 32);
+                observation.segment_size = PAYLOAD + 40 + 32;
+                observation.checksum = Checksum::Unknown;
+            }
+            Place::Device { kind: DeviceKind::Card, .. } => {
+                seal(&mut observation, counter.unwrap_or(0), train - 32);
+                observation.segment_size = PAYLOAD + 40 + 32;
+            }
+            Place::Device { layer: Layer::Frames, .. } => {
+                let bytes = frame(&inner(ttl));
+                whole(bytes.clone(), bytes.len());
+                observation.segment_size = PAYLOAD;
+            }
+            _ => {
+                let bytes = inner(63);
+                whole(bytes.clone(), bytes.len());
+                observation.segment_size = PAYLOAD;
+            }
+        }
+        observation.segments = SEGMENTS;
+        seen.push(observation);
+    }
+    seen
+}
+
+/// A way over a host in the middle, which routes it from one peer to another.
+pub(super) fn by_rome() -> Vec<Observation> {
+    let mut seen = way();
+    let mut rome = vec![
+        at("rome", 21, card("eth0", false)),
+        at("rome", 22, worker(Step::Received)),
+        at("rome", 23, worker(Step::Opened)),
+        at("rome", 23, worker(Step::Written)),
+        at("rome", 24, tun("adit0", false)),
+        at("rome", 25, tun("adit0", true)),
+        at("rome", 26, worker(Step::Read)),
+        at("rome", 27, worker(Step::Sealed)),
+        at("rome", 28, worker(Step::Sent)),
+        at("rome", 29, card("eth0", true)),
+    ];
+    for observation in &mut rome[..3] {
+        seal(observation, 9, 84);
+    }
+    for observation in &mut rome[5..9] {
+        observation.head = packet(SOURCE, DESTINATION, 62);
+    }
+    for observation in &mut rome[7..] {
+        seal(observation, 3, 84);
+    }
+    for observation in &mut seen[7..] {
+        observation.at += 20_000;
+        if observation.outer.is_some() {
+            let probe = observation.probe;
+            seal(observation, 3, 84);
+            observation.probe = probe;
+        }
+        if !matches!(observation.place, Place::Device { layer: Layer::Frames, .. }) && observation.outer.is_none() {
+            observation.head = packet(SOURCE, DESTINATION, 62);
+        }
+        if matches!(observation.place, Place::Worker { step: Step::Opened, .. }) {
+            observation.head = packet(SOURCE, DESTINATION, 62);
+        }
+    }
+    seen.splice(7..7, rome);
+    seen
 }

@@ -85,21 +85,20 @@ pub(super) fn sort(place: &Place) -> String {
     }
 }
 
-/// How large it is there: "84 B", "65 226 B, 46 packets of 1 420", "46 × 1 478 B".
-pub(super) fn size(hop: &Hop) -> String {
+/// How large it is there: "84 B"; "63 902 B", "46 packets of 1 388"; "46 × 1 428 B".
+pub(super) fn size(hop: &Hop) -> Vec<String> {
     let size = count(hop.size);
-    let mut text = if hop.pieces > 1 { format!("{} × {size} B", count(hop.pieces)) } else { format!("{size} B") };
+    let mut parts =
+        vec![if hop.pieces > 1 { format!("{} × {size} B", count(hop.pieces)) } else { format!("{size} B") }];
     if hop.packets > hop.pieces {
         let what = if hop.outer.is_some() && outside(hop) { "datagrams" } else { "packets" };
-        text += &format!(", {} {what}", count(hop.packets));
-        if hop.segment_size > 0 {
-            text += &format!(" of {}", count(hop.segment_size));
-        }
+        let each = if hop.segment_size > 0 { format!(" of {}", count(hop.segment_size)) } else { String::new() };
+        parts.push(format!("{} {what}{each}", count(hop.packets)));
     }
     if hop.checksum == Checksum::Partial {
-        text += ", checksum left to do";
+        parts.push("checksum left to do".to_owned());
     }
-    text
+    parts
 }
 
 /// Whether what is seen there is the datagram, and not what it carries.
