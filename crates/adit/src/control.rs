@@ -172,7 +172,7 @@ impl Control {
         let (node, shown) = (switchboard.node(), Arc::clone(&device));
         let store = Store::of(&directories, &tunnel.device.name);
         let facts = Arc::new(Facts::new(Arc::clone(&tunnel), &roster, &surroundings, (node, shown), store.clone()));
-        let (handle, requests) = Handle::new(inbox, Arc::clone(&facts));
+        let (handle, requests) = Handle::new(inbox, Arc::clone(&facts), Arc::clone(&surroundings.trace));
         Ok(Self {
             scope,
             tunnel,

@@ -6,4 +6,5 @@ pub mod human;
 pub mod metrics;
 pub mod status;
 pub mod table;
+pub mod trace;
 pub mod web;

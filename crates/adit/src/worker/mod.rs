@@ -48,6 +48,7 @@ use wire::coalesce::{Coalescer, Joins};
 use wire::run::Continuity;
 
 use crate::counters::{PeerTraffic, PerWorker, Wire, WorkerCounters};
+use crate::observe::trace::watch::{Gate, Tap, Waiting};
 use mailbox::Mailbox;
 use stage::Stage;
 
@@ -165,6 +166,8 @@ pub struct Parts {
     pub gap_noticed: Arc<AtomicU64>,
     /// Where it notes by which edition of the view it works: none before that is used any more.
     pub seen: Arc<PerWorker<AtomicU64>>,
+    /// Whether a trace is under way.
+    pub trace: Arc<Gate>,
     /// How it reaches control.
     pub report: Report,
     /// How long it looks again before it sleeps.
@@ -211,6 +214,13 @@ struct Path {
     sealed: Option<(u32, u64)>,
     continuity: Continuity,
     errors: Allowance,
+    trace: Arc<Gate>,
+    /// What probes are looked for in this turn; none unless somebody traces.
+    tap: Option<Arc<Tap>>,
+    /// Which probe the packet is that is on its way to the wire.
+    probe: Option<u32>,
+    /// Probes in trains that were not sent yet.
+    waiting: Vec<Waiting>,
 }
 
 /// Whether a direction may have more to do right away.
@@ -256,6 +266,10 @@ impl Worker {
                 sealed: None,
                 continuity: Continuity::default(),
                 errors: Allowance::new(),
+                trace: parts.trace,
+                tap: None,
+                probe: None,
+                waiting: Vec::new(),
             },
         }
     }
@@ -320,6 +334,7 @@ impl Path {
     /// sealed.
     fn begin_turn(&mut self, view: &View) {
         self.now = Time::from_nanos(clock::boottime());
+        self.tap = self.trace.tap();
         if view.snapshot.has_secure()
             && let Some(gap) = self.gap.gap(self.now)
         {

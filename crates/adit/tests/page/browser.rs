@@ -152,7 +152,7 @@ fn pictures_for_the_documents_can_be_taken() {
     let place = tempfile::tempdir().unwrap();
     let wanted = std::env::var_os("ADIT_PICTURES").map_or(place.path().to_owned(), PathBuf::from);
     walk(&mut stage, &format!("pictures {}", wanted.display()));
-    for name in ["page-light.png", "page-dark.png"] {
+    for name in ["page-light.png", "page-dark.png", "page-trace.png"] {
         assert!(fs::metadata(wanted.join(name)).unwrap().len() > 20_000, "{name}");
     }
 }

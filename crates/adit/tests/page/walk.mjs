@@ -128,7 +128,7 @@ async function keyboard(page) {
   }
   const places = order.map(at => at.name);
   assert.equal(places[0], "skip", "the first stop leads past the drawing");
-  const wanted = ["theme", "filter", "link", "log"];
+  const wanted = ["theme", "filter", "link", "trace-to", "trace-kind", "trace-size", "trace-go", "log"];
   assert.deepEqual(wanted.filter(name => places.includes(name)), wanted, `all can be reached: ${places}`);
   assert.deepEqual([...wanted].sort((a, b) => places.indexOf(a) - places.indexOf(b)), wanted, "in the order of the page");
   await page.locator("#peer-rows button").first().focus();
@@ -146,6 +146,30 @@ async function keyboard(page) {
   await page.locator("#filter").fill("BERLIN");
   assert.deepEqual(await names(page), ["berlin"]);
   await page.locator("#filter").fill("");
+}
+
+// A trace to a peer that was chosen, started by the keyboard and shown as a picture and as text.
+async function traces(page) {
+  await page.locator("#peer-rows button").first().click();
+  await page.locator("#trace-chosen").click();
+  assert.equal(await page.locator("#trace-to").inputValue(), await please("address 2"));
+  await page.keyboard.press("Enter");
+  await until(page, "the picture of a trace", () => {
+    const picture = document.querySelector("#trace-picture");
+    return !document.querySelector("#trace-figure").hidden && picture.complete && picture.naturalWidth > 300 && picture.naturalHeight > 100;
+  });
+  assert.match(await page.locator("#trace-said").innerText(), /^answered after \d/i);
+  assert.match(await page.locator("#trace-picture").getAttribute("alt"), /answered after/i);
+  await page.locator("#trace-figure summary").click();
+  const text = await page.locator("#trace-text").innerText();
+  for (const part of ["adit0", "under0", "berlin"]) assert.ok(text.includes(part), `${part} in the text of the trace:\n${text}`);
+  await page.locator("#trace-to").fill("the other one");
+  await page.locator("#trace-go").click();
+  await until(page, "a refusal", () => document.querySelector("#trace-said").innerText.includes('"the other one" is not an address'));
+  // Chromium itself writes of each answer with such a code.
+  const told = complaints.splice(0);
+  assert.deepEqual(told.filter(text => !/status of 400/.test(text)), []);
+  await page.locator("#peer-rows button").first().click();
 }
 
 async function colours(page) {
@@ -187,7 +211,7 @@ async function story() {
   const page = await open({ colorScheme: "light" });
   assert.match(await page.title(), /oslo – adit/);
   assert.equal(await page.locator("#ready").innerText(), "ready");
-  const steps = { comesAndGoes, hostileNames, traffic, keyboard, colours, narrow };
+  const steps = { comesAndGoes, hostileNames, traffic, keyboard, traces, colours, narrow };
   for (const [name, step] of Object.entries(steps)) {
     const begun = Date.now();
     await step(page);
@@ -209,6 +233,11 @@ async function pictures(place) {
   await page.screenshot({ path: `${place}/page-light.png` });
   await page.emulateMedia({ colorScheme: "dark" });
   await page.screenshot({ path: `${place}/page-dark.png` });
+  await page.emulateMedia({ colorScheme: "light" });
+  await page.locator("#trace-chosen").click();
+  await page.keyboard.press("Enter");
+  await until(page, "the picture of a trace", () => !document.querySelector("#trace-figure").hidden && document.querySelector("#trace-picture").complete);
+  await page.locator("#trace-card").screenshot({ path: `${place}/page-trace.png` });
   assert.deepEqual(complaints, []);
 }
 
