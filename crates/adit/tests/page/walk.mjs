@@ -86,7 +86,7 @@ async function hostileNames(page) {
   await until(page, "the container", () => document.querySelector("#container-rows").innerText.includes("onerror"));
   const shown = await page.locator("#container-rows th").innerText();
   assert.equal(shown, "<img src=x onerror=alert(1)><b>web</b>\ufffd");
-  assert.equal(await page.locator("main b, main img:not([src^='blob:'])").count(), 0, "a name became an element");
+  assert.equal(await page.locator("main b, main img:not(#trace-picture)").count(), 0, "a name became an element");
 }
 
 async function traffic(page) {
@@ -158,8 +158,8 @@ async function traces(page) {
     const picture = document.querySelector("#trace-picture");
     return !document.querySelector("#trace-figure").hidden && picture.complete && picture.naturalWidth > 300 && picture.naturalHeight > 100;
   });
-  assert.match(await page.locator("#trace-said").innerText(), /^answered after \d/i);
-  assert.match(await page.locator("#trace-picture").getAttribute("alt"), /answered after/i);
+  assert.match(await page.locator("#trace-said").innerText(), /^Answered after \d/);
+  assert.match(await page.locator("#trace-picture").getAttribute("alt"), /Answered after/);
   await page.locator("#trace-figure summary").click();
   const text = await page.locator("#trace-text").innerText();
   for (const part of ["adit0", "under0", "berlin"]) assert.ok(text.includes(part), `${part} in the text of the trace:\n${text}`);
