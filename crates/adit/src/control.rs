@@ -45,7 +45,7 @@ use crate::request::{Handle, Request};
 use crate::roster::{Member, Roster};
 use crate::switchboard::{self, Switchboard};
 use crate::worker::View;
-use crate::{Directories, Failure, Result, underlay};
+use crate::{Directories, Failure, Result, logging, underlay};
 
 pub use host::Opened;
 pub use inbox::{Inbox, Order};
@@ -386,6 +386,7 @@ impl Control {
 
     /// Repairs what somebody changed, and follows the underlay. Answers when to look again at the latest.
     fn look_again(&mut self, netlink: &mut Netlink, inbox: &Inbox) -> Duration {
+        logging::tell_withheld();
         let outcome = match (self.scope, &self.running) {
             (Scope::Device, _) => self.follow_device(netlink),
             (Scope::Host, Some(_)) => self.repair(netlink, inbox),

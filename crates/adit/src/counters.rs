@@ -285,6 +285,34 @@ impl ControlCounters {
     }
 }
 
+/// What became of questions for names. The thread `names` writes, and others read.
+#[derive(Debug, Default)]
+pub struct NamesCounters {
+    /// Answered with what was asked for, or that there is nothing of that kind.
+    pub answered: Counter,
+    /// Answered that there is no such name.
+    pub no_name: Counter,
+    /// Refused: who asked has no part in the network, or the question is not ours.
+    pub refused: Counter,
+    /// Answered that nobody knows: who was to be asked did not answer, or the question made no sense.
+    pub failed: Counter,
+    /// Not answered: who asks too much, or says nothing that is a question.
+    pub passed_over: Counter,
+}
+
+impl NamesCounters {
+    /// Each with its name in metrics.
+    pub fn results(&self) -> [(&'static str, u64); 5] {
+        [
+            ("answered", self.answered.get()),
+            ("no_name", self.no_name.get()),
+            ("refused", self.refused.get()),
+            ("failed", self.failed.get()),
+            ("passed_over", self.passed_over.get()),
+        ]
+    }
+}
+
 /// One slot per worker, each on cache lines of its own.
 pub type PerWorker<T> = Box<[CachePadded<T>]>;
 

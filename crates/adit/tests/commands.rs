@@ -132,6 +132,7 @@ fn status(device: &str, packets: u64) -> Status {
             preshared_key: false,
             keepalive_s: None,
             path_mtu: Some(1472),
+            round_trip_us: None,
             allowed_ips: vec!["10.77.0.2/32".parse().unwrap()],
             rx_bytes: 1000 * packets,
             tx_bytes: 0,

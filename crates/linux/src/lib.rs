@@ -17,6 +17,7 @@
 //! | [`clock`] | the time since start, and of day |
 //! | [`cpu`] | what the processor can do |
 //! | [`privilege`] | user-namespace re-entry, capabilities, and what a process gives up |
+//! | [`terminal`] | how large a terminal is |
 //! | [`sandbox`] | programs in namespaces of their own: mounts, signals, the terminal |
 //! | [`name_service`] | whom a program without shared libraries asks for names |
 //! | [`daemon`] | leaving the session and the streams of whoever started the process |
@@ -40,6 +41,7 @@ pub mod probe;
 pub mod sandbox;
 pub mod service;
 pub mod sysctl;
+pub mod terminal;
 pub mod tun;
 pub mod udp;
 pub mod watch;

@@ -20,7 +20,7 @@ use wire::message::Suite;
 use crate::api::status::{DeviceStatus, NetworkStatus, PeerStatus, Status, TransportStatus, WorkerStatus};
 use crate::config::{Peer, Tunnel};
 use crate::container::Store;
-use crate::counters::{Counter, Drops, PerWorker, Traffic, Wire, WorkerCounters};
+use crate::counters::{ControlCounters, Counter, Drops, NamesCounters, PerWorker, Traffic, Wire, WorkerCounters};
 use crate::data_path::Surroundings;
 use crate::observe::containers;
 use crate::request::{PeerNow, Picture};
@@ -46,11 +46,14 @@ impl Default for DeviceFacts {
 /// Everything that `adit status` and `wg show` show.
 pub struct Facts {
     started: Instant,
+    began: Duration,
     name: String,
     known: ArcSwap<Known>,
     device: Arc<ArcSwap<DeviceFacts>>,
     counters: Arc<PerWorker<WorkerCounters>>,
     control_drops: Arc<Drops>,
+    control: Arc<ControlCounters>,
+    names: NamesCounters,
     node: SharedNode,
     network: ArcSwapOption<NetworkStatus>,
     containers: Store,
@@ -110,11 +113,14 @@ impl Facts {
     ) -> Self {
         Self {
             started: Instant::now(),
+            began: clock::realtime(),
             name: tunnel.device.name.clone(),
             known: ArcSwap::from_pointee(Known::new(tunnel, roster, &surroundings.sockets)),
             device,
             counters: Arc::clone(&surroundings.counters),
             control_drops: Arc::clone(&surroundings.control_drops),
+            control: Arc::clone(&surroundings.control),
+            names: NamesCounters::default(),
             node,
             network: ArcSwapOption::empty(),
             containers,
@@ -236,8 +242,33 @@ impl Facts {
         )
     }
 
+    /// What workers count.
+    pub fn workers(&self) -> &PerWorker<WorkerCounters> {
+        &self.counters
+    }
+
+    /// What control counts.
+    pub fn control(&self) -> &ControlCounters {
+        &self.control
+    }
+
+    /// What the resolver counts.
+    pub fn names(&self) -> &NamesCounters {
+        &self.names
+    }
+
+    /// When the daemon began to set up, since 1970-01-01 as the clock was then.
+    pub fn began(&self) -> Duration {
+        self.began
+    }
+
     /// The state at this moment.
     pub fn status(&self) -> Status {
+        self.status_and_peers().0
+    }
+
+    /// The state at this moment, and more of each peer in it, in the same order.
+    pub fn status_and_peers(&self) -> (Status, Vec<PeerNow>) {
         let (device, known) = (self.device.load(), self.known.load_full());
         let workers = self.counters.iter().map(|w| WorkerStatus {
             rx_packets: w.ingress.packets.get(),
@@ -259,7 +290,8 @@ impl Facts {
             containers::add(network, &self.containers);
             network.problems.extend(self.names_problems.load().iter().cloned());
         }
-        Status {
+        let more = known.peers.iter().zip(&states).map(|(facts, state)| facts.now(state.as_ref())).collect();
+        let status = Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
@@ -284,7 +316,8 @@ impl Facts {
             workers: workers.collect(),
             drops: Reason::ALL.iter().copied().map(drops).filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>(),
             network,
-        }
+        };
+        (status, more)
     }
 
     /// Configuration and state at this moment.
@@ -340,6 +373,9 @@ impl PeerFacts {
             preshared_key: peer.preshared_key.is_some(),
             keepalive_s: peer.keepalive.map(|keepalive| keepalive.as_secs()),
             path_mtu: state.map(|state| state.mtu as u64).filter(|mtu| *mtu > 0),
+            round_trip_us: Some(self.link.round_trip.load(Ordering::Relaxed))
+                .filter(|ns| *ns > 0)
+                .map(|ns| ns.div_ceil(1000)),
             allowed_ips: peer.allowed_ips.clone(),
             rx_bytes,
             tx_bytes,

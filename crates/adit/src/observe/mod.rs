@@ -7,4 +7,5 @@ pub mod metrics;
 pub mod status;
 pub mod table;
 pub mod trace;
+pub mod watch;
 pub mod web;

@@ -197,6 +197,8 @@ struct Path {
     ended: bool,
     /// The time of this turn.
     now: Time,
+    /// Whether it is to be noted yet how long the turn before took.
+    unmeasured: bool,
     gap: GapWatch,
     received: ReceiveBatch,
     /// Receives of the next turn: as many as bring [`TURN_BYTES`], if they are like those of the last one.
@@ -252,6 +254,7 @@ impl Worker {
                 classic,
                 ended: false,
                 now: Time::from_nanos(clock::boottime()),
+                unmeasured: false,
                 gap: GapWatch::new(Arc::clone(&parts.gap_noticed)),
                 received: ReceiveBatch::new(if classic { 1 } else { BATCH }),
                 receive_limit: 1,
@@ -333,7 +336,10 @@ impl Path {
     /// Reads the clock; and where that tells that another copy of us may have used our counters, ends every session before anything is
     /// sealed.
     fn begin_turn(&mut self, view: &View) {
-        self.now = Time::from_nanos(clock::boottime());
+        let before = std::mem::replace(&mut self.now, Time::from_nanos(clock::boottime()));
+        if std::mem::take(&mut self.unmeasured) {
+            self.took_until(self.now, before);
+        }
         self.tap = self.trace.tap();
         if view.snapshot.has_secure()
             && let Some(gap) = self.gap.gap(self.now)
@@ -349,12 +355,19 @@ impl Path {
         }
     }
 
-    /// Notes how long a turn took in which something came.
-    fn end_turn(&self, ingress: Progress, egress: Progress) {
-        if let (true, Some(counters)) =
-            (ingress != Progress::Idle || egress != Progress::Idle, self.counters.get(self.number))
-        {
-            counters.batches.turns.see(clock::boottime().saturating_sub(self.now.as_nanos()));
+    /// Notes how long a turn took in which something came. Where another one follows at once, it ends as that one begins, which has to look at
+    /// the clock anyway.
+    fn end_turn(&mut self, ingress: Progress, egress: Progress) {
+        let is_idle = ingress == Progress::Idle && egress == Progress::Idle;
+        self.unmeasured = ingress == Progress::More || egress == Progress::More;
+        if !is_idle && !self.unmeasured {
+            self.took_until(Time::from_nanos(clock::boottime()), self.now);
+        }
+    }
+
+    fn took_until(&self, end: Time, began: Time) {
+        if let Some(counters) = self.counters.get(self.number) {
+            counters.batches.turns.see(end.as_nanos().saturating_sub(began.as_nanos()));
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt::{Display, Write};
 
 use super::accept::Format;
+use crate::counters::Histogram;
 
 /// What a family counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +98,18 @@ impl Samples<'_> {
     /// A sample; `values` are those of the family's labels, in their order.
     pub fn sample(&mut self, values: &[&str], value: impl Display) {
         self.write(self.family.suffix(), values, None, &value);
+    }
+
+    /// The samples of a histogram: each step counts all that is at most as large.
+    pub fn histogram(&mut self, values: &[&str], histogram: &Histogram) {
+        let (counts, names) = (histogram.counts(), histogram.scale.names);
+        let mut sum = 0u64;
+        for (count, bound) in counts.iter().zip(names.iter().copied().chain(["+Inf"])) {
+            sum = sum.wrapping_add(*count);
+            self.write("_bucket", values, Some(bound), &sum);
+        }
+        self.write("_sum", values, None, &(histogram.sum() as f64 / histogram.scale.per_unit as f64));
+        self.write("_count", values, None, &sum);
     }
 
     fn write(&mut self, suffix: &str, values: &[&str], bound: Option<&str>, value: &dyn Display) {
