@@ -25,7 +25,7 @@ fn every_route_has_its_answer_and_strict_headers() {
         ("/", "text/html; charset=utf-8", "<title>adit</title>"),
         ("/?from=a-link", "text/html; charset=utf-8", "<title>adit</title>"),
         ("/status.json", "application/json", "\"pid\":"),
-        ("/metrics", "text/plain; version=0.0.4; charset=utf-8", "adit_uptime_seconds"),
+        ("/metrics", "text/plain; version=0.0.4; charset=utf-8", "# TYPE adit_"),
         ("/healthz", "text/plain; charset=utf-8", "ok\n"),
         ("/readyz", "text/plain; charset=utf-8", "ready\n"),
     ] {
