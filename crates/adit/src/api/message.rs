@@ -93,7 +93,9 @@ pub enum RequestError {
     #[error("the request is not one line of JSON with a \"verb\"")]
     Malformed,
     /// A verb of another version.
-    #[error("this version knows the verbs \"status\", \"stop\", \"reload\", \"leave\", \"refresh\", \"trace-begin\" and \"trace-collect\" only")]
+    #[error(
+        "this version knows the verbs \"status\", \"stop\", \"reload\", \"leave\", \"refresh\", \"trace-begin\" and \"trace-collect\" only"
+    )]
     UnknownVerb,
 }
 
@@ -117,7 +119,9 @@ pub fn decode_request(line: &[u8]) -> Result<Request, RequestError> {
     match (line.verb.as_ref(), line.trace, line.id) {
         ("trace-begin", Some(trace), None) => return Ok(Request::TraceBegin { trace }),
         ("trace-collect", None, Some(id)) => return Ok(Request::TraceCollect { id }),
-        ("trace-begin" | "trace-collect", ..) | (_, Some(_), _) | (_, _, Some(_)) => return Err(RequestError::Malformed),
+        ("trace-begin" | "trace-collect", ..) | (_, Some(_), _) | (_, _, Some(_)) => {
+            return Err(RequestError::Malformed);
+        }
         (_, None, None) => {}
     }
     match line.verb.as_ref() {

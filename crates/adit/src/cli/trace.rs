@@ -188,7 +188,8 @@ fn namespace(containers: &[Record], name: &str) -> Result<(String, NetNs)> {
         (None, None) => return Err(Failure::failed(format!("nothing is known of the network of {name}"))),
     };
     let ended = |_| Failure::failed(format!("the network of {name} at {} cannot be entered", path.display()));
-    let namespace = NetNs::open(&path).map_err(|e| ended(e).with_remedy("see whether it still runs, and run as root"))?;
+    let namespace =
+        NetNs::open(&path).map_err(|e| ended(e).with_remedy("see whether it still runs, and run as root"))?;
     match record.process {
         // The number may have become another's.
         Some(process) if !process.is_alive() => Err(Failure::failed(format!("the container {name} has ended"))),

@@ -283,7 +283,13 @@ impl Path {
             sealed
         })?;
         if let (Some(tap), Some(probe)) = (&self.tap, self.probe) {
-            self.waiting.push(tap.sealed(self.number, (probe, flow.tag), packet, head.get(..length).unwrap_or(&head), length));
+            self.waiting.push(tap.sealed(
+                self.number,
+                (probe, flow.tag),
+                packet,
+                head.get(..length).unwrap_or(&head),
+                length,
+            ));
         }
         Ok(())
     }

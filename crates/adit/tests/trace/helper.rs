@@ -39,7 +39,9 @@ fn the_process_that_captures_may_do_nothing_else_and_ends_with_its_daemon() {
     assert_eq!(scene.trace(1, &["10.42.0.2", "--count", "1"]).answered(), [true]);
     assert_eq!(sockets(helper), idle, "nothing is open when nobody traces");
     scene.daemons.remove(0).crash();
-    wait_for("the end of the process that captures", || (!fs::exists(format!("/proc/{helper}")).unwrap()).then_some(()));
+    wait_for("the end of the process that captures", || {
+        (!fs::exists(format!("/proc/{helper}")).unwrap()).then_some(())
+    });
 }
 
 #[test]

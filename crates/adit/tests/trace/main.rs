@@ -62,7 +62,8 @@ fn a_sealed_datagram_is_the_same_on_both_cards() {
     let traced = scene.trace(1, &["10.42.0.2", "--count", "3"]);
     for probe in 0..3 {
         let hops = traced.hops(probe, "there");
-        let sealed: Vec<_> = hops.iter().filter(|hop| !hop["sealed"].is_null()).map(|hop| hop["sealed"].clone()).collect();
+        let sealed: Vec<_> =
+            hops.iter().filter(|hop| !hop["sealed"].is_null()).map(|hop| hop["sealed"].clone()).collect();
         // Sealed, sent, two cards, received, opened.
         assert_eq!(sealed.len(), 6, "{hops:?}");
         assert!(sealed.iter().all(|outer| *outer == sealed[0]), "{sealed:?}");

@@ -252,7 +252,11 @@ impl Watch {
         let payload = datagram.payload();
         let vnet = &seen.captured.vnet;
         let stride = if is_super(vnet) { usize::from(vnet.gso_size).max(1) } else { payload.len().max(1) };
-        if let Some(spotted) = payload.chunks(stride).find_map(|inner| self.sought.spot(inner)).filter(|spotted| spotted.course != Course::Error) {
+        if let Some(spotted) = payload
+            .chunks(stride)
+            .find_map(|inner| self.sought.spot(inner))
+            .filter(|spotted| spotted.course != Course::Error)
+        {
             return self.observe(seen, spotted.probe, true);
         }
         let headers = payload.chunks(stride).filter_map(|message| DataHeader::parse(message).ok());

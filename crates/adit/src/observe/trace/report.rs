@@ -79,12 +79,7 @@ fn one_per_line(text: &str) -> Vec<(String, u64)> {
 }
 
 /// What is set on this host, as far as probes to `destination` met it.
-pub(super) fn facts(
-    facts: &Facts,
-    destination: IpAddr,
-    peer: Option<&str>,
-    observations: &[Observation],
-) -> Vec<Fact> {
+pub(super) fn facts(facts: &Facts, destination: IpAddr, peer: Option<&str>, observations: &[Observation]) -> Vec<Fact> {
     let mut found = Vec::new();
     let mut devices: BTreeSet<(&str, bool)> = BTreeSet::new();
     for seen in observations {
@@ -106,7 +101,8 @@ pub(super) fn facts(
         Err(_) => found.push(Fact::NoRoute { to: destination }),
     }
     let (v4, family) = (destination.is_ipv4(), if destination.is_ipv4() { 4 } else { 6 });
-    let forwarding = if v4 { ["net", "ipv4", "conf", "all", "forwarding"] } else { ["net", "ipv6", "conf", "all", "forwarding"] };
+    let forwarding =
+        if v4 { ["net", "ipv4", "conf", "all", "forwarding"] } else { ["net", "ipv6", "conf", "all", "forwarding"] };
     if let Ok(value) = sysctl::get(&forwarding) {
         found.push(Fact::Forwarding { family, on: value != "0" });
     }

@@ -118,7 +118,14 @@ impl Tap {
 
     /// A packet, or a segment of one, was sealed into a datagram of `size` bytes, which now waits to be sent; `header` is how that begins.
     #[cold]
-    pub fn sealed(&self, worker: usize, (probe, tag): (u32, u32), packet: &[u8], header: &[u8], size: usize) -> Waiting {
+    pub fn sealed(
+        &self,
+        worker: usize,
+        (probe, tag): (u32, u32),
+        packet: &[u8],
+        header: &[u8],
+        size: usize,
+    ) -> Waiting {
         let outer = outer(header);
         let seen = self.whole((worker, Step::Sealed), probe, &VnetHdr::NONE, packet);
         self.note(Seen { at: now(), outer, checksum: Checksum::Unknown, ..seen });
@@ -204,7 +211,8 @@ impl Tap {
     pub(super) fn take(&self) -> (Vec<Observation>, u64) {
         let mut observations = Vec::new();
         while let Some(seen) = self.seen.pop() {
-            let Seen { worker, step, probe, at, size, segments: (segments, segment_size), checksum, outer, head } = seen;
+            let Seen { worker, step, probe, at, size, segments: (segments, segment_size), checksum, outer, head } =
+                seen;
             observations.push(Observation {
                 host: String::new(),
                 probe,
