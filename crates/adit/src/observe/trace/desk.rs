@@ -230,7 +230,12 @@ impl Desk {
         // First, since it may take a while: what we watch ourselves begins when all others do.
         let further = self.ask_further(handle, id, asker, begin);
         let before = Counters::read(handle.facts());
-        helper.arm(begin.sought, handle.facts().listen().port(), time).map_err(Denied::Unable)?;
+        if let Err(failure) = helper.arm(begin.sought, handle.facts().listen().port(), time) {
+            if let Some(Further { peer, outcome: Outcome::Ready(_), .. }) = further {
+                self.replies.talk(handle, id, peer).tell(&Message::Finish);
+            }
+            return Err(Denied::Unable(failure));
+        }
         let table = format!("adit-trace-{}", handle.facts().device_name());
         let tracer = Tracer::start(&table, &matches(&begin.sought));
         if let Err(error) = &tracer {
