@@ -5,16 +5,20 @@ use crate::observe::trace::helper;
 
 const AFTER_HELP: &str = "\
 Example:
-  adit capture    (started by adit up)";
+  adit capture --stdin    (started by adit up)";
 
 /// Capture the probes of traces for the daemon at the other end of standard input
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
-pub(super) struct Arguments {}
+pub(super) struct Arguments {
+    /// The daemon is at the other end of standard input
+    #[arg(long, required = true)]
+    stdin: bool,
+}
 
 impl Arguments {
-    #[expect(clippy::unused_self, reason = "as all verbs")]
     pub(super) fn run(self) -> Result<()> {
+        debug_assert!(self.stdin, "it is required");
         helper::serve()
     }
 }

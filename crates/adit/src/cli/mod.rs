@@ -241,7 +241,7 @@ mod tests {
             ("adit trace 10.42.1.1 --icmp --udp 9", 2),
             ("adit trace 10.42.1.1 --tcp", 2),
             ("adit trace 10.42.1.1 --udp 65536", 2),
-            ("adit capture 7", 2),
+            ("adit capture", 2),
             ("adit up --config", 2),
             ("adit down --device a --config b", 2),
             ("adit reload --device a --config b", 2),

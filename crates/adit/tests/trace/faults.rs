@@ -86,5 +86,6 @@ fn an_address_that_nobody_has_is_named() {
     let (last, cause, words) = traced.end(0, "host1");
     assert_eq!((last.as_str(), cause.as_str()), ("host2 adit0 in", "host_unreachable"), "{words}");
     let traced = scene.trace(1, &["203.0.113.1", "--count", "1"]);
-    assert_eq!(traced.code, Some(1), "{}", traced.json);
+    let (_, cause, words) = traced.end(0, "host1");
+    assert_eq!((cause.as_str(), traced.code), ("no_route", Some(1)), "{words}: {}", traced.json);
 }

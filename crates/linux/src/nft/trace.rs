@@ -54,13 +54,7 @@ impl Tracer {
         };
         let chain = |name: &str, hook| Chain {
             name: name.into(),
-            base: Some(Base {
-                kind: ChainKind::Filter,
-                hook,
-                priority: FIRST,
-                device: None,
-                policy: Policy::Accept,
-            }),
+            base: Some(Base { kind: ChainKind::Filter, hook, priority: FIRST, device: None, policy: Policy::Accept }),
             rules: rules().collect(),
         };
         let chains = vec![chain("arriving", Hook::Prerouting), chain("leaving", Hook::Output)];

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::links::Sighting;
-use super::observation::{ClockOffset, HostReport};
+use super::observation::{ClockOffset, HostReport, Place};
 
 /// How a host's times were made comparable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,14 +75,34 @@ pub(super) fn align(hosts: &[String], reports: &[HostReport], seen: &[Sighting<'
 /// Pairs of sightings of one datagram: on the host that sent it, and on another one that received it.
 fn flights(seen: &[Sighting<'_>]) -> Vec<(usize, usize)> {
     let mut flights = Vec::new();
-    for (number, sent) in seen.iter().enumerate().filter(|(_, sighting)| sighting.leaves()) {
-        let arrived = sent
-            .others
-            .iter()
-            .filter(|other| seen.get(**other).is_some_and(|arrived| arrived.arrives() && arrived.host != sent.host));
+    let counts: Vec<bool> = seen.iter().enumerate().map(|(number, of)| counts(number, of, seen)).collect();
+    let counts = |number: usize| counts.get(number).copied().unwrap_or(false);
+    for (number, sent) in seen.iter().enumerate().filter(|(number, sighting)| sighting.leaves() && counts(*number)) {
+        let arrived = sent.others.iter().filter(|other| {
+            seen.get(**other).is_some_and(|arrived| arrived.arrives() && arrived.host != sent.host) && counts(**other)
+        });
         flights.extend(arrived.map(|arrived| (number, *arrived)));
     }
     flights
+}
+
+/// Whether a sighting says when its datagram left a host, or came to it: that on the device does. A worker stamps whole batches, so without
+/// one on the device, of what it saw on the way out the earliest counts, and on the way in the latest.
+fn counts(number: usize, sighting: &Sighting<'_>, seen: &[Sighting<'_>]) -> bool {
+    let on_device = |sighting: &Sighting<'_>| matches!(sighting.observation.place, Place::Device { .. });
+    let alike = sighting.others.iter().filter_map(|other| seen.get(*other).map(|seen| (*other, seen)));
+    let mut alike = alike.filter(|(_, other)| other.host == sighting.host && other.leaves() == sighting.leaves());
+    if on_device(sighting) {
+        return true;
+    }
+    alike.all(|(other, of)| {
+        let better = if sighting.leaves() {
+            (of.at(), other) < (sighting.at(), number)
+        } else {
+            (of.at(), other) > (sighting.at(), number)
+        };
+        !on_device(of) && !better
+    })
 }
 
 /// The least and the most that may be added to the times of `host`.

@@ -89,13 +89,12 @@ pub(super) fn crossings(hops: &[Hop], hosts: &[Host]) -> Vec<Crossing> {
         };
         match (last, next) {
             (Some(last), Some(next)) if last.host == next.host => match (side(last), side(next)) {
-                (Side::User, Side::User) => {
-                    // It went through the kernel unseen, where the device is not watched.
-                    if step(last) == Some(Step::Written) && step(next) == Some(Step::Read) {
-                        add(last, true, "write()", false);
-                        add(next, false, "read()", false);
-                    }
+                // It went through the kernel unseen, where the device is not watched.
+                (Side::User, Side::User) if written_and_read(last, next) => {
+                    add(last, true, "write()", false);
+                    add(next, false, "read()", false);
                 }
+                (Side::User, Side::User) => {}
                 (Side::User, to) => add(last, true, into(last, to), true),
                 (from, Side::User) => add(next, false, out_of(next, from), true),
                 (Side::Tunnel, Side::Underlay) if tunnelled(last, next, Direction::Out) => {
@@ -137,11 +136,12 @@ pub(super) fn crossings(hops: &[Hop], hosts: &[Host]) -> Vec<Crossing> {
     found
 }
 
-fn step(hop: &Hop) -> Option<Step> {
-    match hop.place {
+fn written_and_read(last: &Hop, next: &Hop) -> bool {
+    let step = |hop: &Hop| match hop.place {
         Place::Worker { step, .. } => Some(step),
         Place::Device { .. } => None,
-    }
+    };
+    step(last) == Some(Step::Written) && step(next) == Some(Step::Read)
 }
 
 fn goes(hop: &Hop, which: Direction) -> bool {

@@ -6,9 +6,8 @@
 //! | which host is asked next | [`Desk::ask_further`] |
 //! | what is handed over | [`Desk::gather`] |
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,9 +22,10 @@ use super::capture::Run;
 use super::helper::Helper;
 use super::observation::{ClockOffset, Fact, HostReport, Observation, Outer, Place, Protocol, Step};
 use super::probe::{NUMBERS, Sought};
-use super::remote::{Begin, HOPS, LONGEST, MAX_RUNS, Message, PART, Verdict};
+use super::remote::{Begin, HOPS, LONGEST, Message, PART, Verdict};
 use super::report::{self, Counters};
 use super::send::Wish;
+use super::talk::Replies;
 use super::watch::{Gate, Tap, now};
 use crate::config::TransportKind;
 use crate::notes::{Note, topic};
@@ -36,25 +36,8 @@ use crate::{Failure, Result};
 /// Traces that peers may begin here in a minute, all together.
 const PER_MINUTE: usize = 12;
 
-/// How long a note is waited for before it is sent again, and how often it is.
-const NOTE_PATIENCE: Duration = Duration::from_millis(250);
-const NOTE_TRIES: usize = 6;
-
-/// How long a session may take to come about.
-const SESSION_PATIENCE: Duration = Duration::from_secs(2);
-
-/// How often a clock is compared: the quickest answer counts.
-const CLOCK_TRIES: usize = 8;
-
 /// How long a further host may take to hand over what it has, per host behind it.
 const COLLECT_PATIENCE: Duration = Duration::from_secs(4);
-
-/// Parts that are asked for at once: a peer's notes are limited to a hundred in a second.
-const WINDOW: usize = 8;
-const WINDOW_PAUSE: Duration = Duration::from_millis(100);
-
-/// Answers that wait for who asked.
-const ANSWERS: usize = 64;
 
 /// How long after its end a trace may still be collected, and keeps others out.
 const GRACE: Duration = Duration::from_secs(5);
@@ -65,8 +48,7 @@ pub struct Desk {
     gate: Arc<Gate>,
     view: Arc<ArcSwap<View>>,
     current: Mutex<Current>,
-    /// Who waits for answers, by the number of the trace.
-    waiting: Mutex<HashMap<u64, SyncSender<(PeerId, Message)>>>,
+    replies: Replies,
 }
 
 #[derive(Default)]
@@ -135,7 +117,7 @@ impl Desk {
     /// A desk with the process that captures, if there is one.
     #[must_use]
     pub fn new(helper: Option<Helper>, gate: Arc<Gate>, view: Arc<ArcSwap<View>>) -> Self {
-        Self { helper, gate, view, current: Mutex::default(), waiting: Mutex::default() }
+        Self { helper, gate, view, current: Mutex::default(), replies: Replies::default() }
     }
 
     /// What this host is called: as a node, or as a host.
@@ -245,15 +227,21 @@ impl Desk {
                     .with_remedy("its log says why; restart adit"),
             )
         })?;
+        // First, since it may take a while: what we watch ourselves begins when all others do.
+        let further = self.ask_further(handle, id, asker, begin);
         let before = Counters::read(handle.facts());
-        helper.arm(begin.sought, handle.facts().listen().port(), time).map_err(Denied::Unable)?;
+        if let Err(failure) = helper.arm(begin.sought, handle.facts().listen().port(), time) {
+            if let Some(Further { peer, outcome: Outcome::Ready(_), .. }) = further {
+                self.replies.talk(handle, id, peer).tell(&Message::Finish);
+            }
+            return Err(Denied::Unable(failure));
+        }
         let table = format!("adit-trace-{}", handle.facts().device_name());
         let tracer = Tracer::start(&table, &matches(&begin.sought));
         if let Err(error) = &tracer {
             tracing::debug!("which rule drops a probe is not seen: {error}");
         }
         let tap = self.gate.open(begin.sought);
-        let further = self.ask_further(handle, id, asker, begin);
         Ok(Running {
             id,
             asker,
@@ -315,8 +303,7 @@ impl Desk {
             // Nothing can be told to it.
             return further(Outcome::Forbidden);
         }
-        let Conversation { desk, answers, .. } = &self.converse(id);
-        let talk = Talk { desk, handle, id, peer, answers };
+        let talk = self.replies.talk(handle, id, peer);
         if let Err(problem) = talk.await_session(known.public_key) {
             return further(Outcome::Problem(problem));
         }
@@ -372,7 +359,7 @@ impl Desk {
                     let runs = Run::join(outers(&gathered.observations, is_own));
                     match self.collect_further(handle, running, further, &runs) {
                         Some(theirs) => {
-                            others = shift(theirs, &further.name, *offset, &mut gathered.observations);
+                            others = shift(theirs, (&report.host, &further.name), *offset, &mut gathered.observations);
                         }
                         None => {
                             let problem = "it stopped to answer before it said what it saw".into();
@@ -399,8 +386,7 @@ impl Desk {
     }
 
     fn collect_further(&self, handle: &Handle, running: &Running, further: &Further, runs: &[Run]) -> Option<Gathered> {
-        let Conversation { desk, answers, .. } = &self.converse(running.id);
-        let talk = Talk { desk, handle, id: running.id, peer: further.peer, answers };
+        let talk = self.replies.talk(handle, running.id, further.peer);
         let patience = COLLECT_PATIENCE * u32::from(running.begin.ttl.clamp(1, HOPS));
         let blob = talk.collect(runs, Instant::now() + patience)?;
         // If it is lost, it forgets by itself.
@@ -436,9 +422,7 @@ impl Desk {
         };
         match message {
             Message::Time(_) | Message::Verdict(_) | Message::Part(..) => {
-                if let Some(asker) = lock(&self.waiting).get(&id) {
-                    let _ = asker.try_send((note.peer, message));
-                }
+                self.replies.hand_over(id, note.peer, message);
             }
             Message::Begin(_) if !permitted => tell(&Message::Verdict(Verdict::Forbidden)),
             _ if !permitted => {}
@@ -522,159 +506,24 @@ impl Desk {
             }
         }
     }
-
-    // ---- conversations ---------------------------------------------------------------------------------------------------
-
-    fn converse(&self, id: u64) -> Conversation<'_> {
-        let (sender, answers) = sync_channel(ANSWERS);
-        lock(&self.waiting).insert(id, sender);
-        Conversation { desk: self, id, answers }
-    }
-}
-
-/// While it lives, answers about this trace are kept.
-struct Conversation<'d> {
-    desk: &'d Desk,
-    id: u64,
-    answers: Receiver<(PeerId, Message)>,
-}
-
-impl Drop for Conversation<'_> {
-    fn drop(&mut self) {
-        lock(&self.desk.waiting).remove(&self.id);
-    }
-}
-
-/// One peer, asked about one trace.
-struct Talk<'a> {
-    desk: &'a Desk,
-    handle: &'a Handle,
-    id: u64,
-    peer: PeerId,
-    answers: &'a Receiver<(PeerId, Message)>,
-}
-
-impl Talk<'_> {
-    fn tell(&self, message: &Message) -> bool {
-        self.handle.tell(self.peer, topic::TRACE, message.emit(self.id)).is_ok()
-    }
-
-    /// Waits until something can be told to it.
-    fn await_session(&self, key: Option<crate::key::PublicKey>) -> std::result::Result<(), String> {
-        let deadline = Instant::now() + SESSION_PATIENCE;
-        let mut called = false;
-        while !self.tell(&Message::Clock(now())) {
-            if !std::mem::replace(&mut called, true) {
-                let _ = self.handle.call(key.into_iter().collect());
-            }
-            if Instant::now() > deadline {
-                return Err("there is no session with it: it does not answer, or may not".into());
-            }
-            thread::sleep(WINDOW_PAUSE / 4);
-        }
-        Ok(())
-    }
-
-    /// The first answer that `take` has something for, within this time.
-    fn await_answer<T>(&self, within: Duration, mut take: impl FnMut(Message) -> Option<T>) -> Option<T> {
-        let deadline = Instant::now() + within;
-        loop {
-            let (peer, answer) = self.answers.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()?;
-            if peer == self.peer
-                && let Some(taken) = take(answer)
-            {
-                return Some(taken);
-            }
-        }
-    }
-
-    /// Asks until there is an answer. A host that asks others in turn takes longer than one note.
-    fn ask<T>(&self, question: &Message, mut take: impl FnMut(Message) -> Option<T>) -> Option<T> {
-        let patient = matches!(question, Message::Begin(begin) if begin.ttl > 0);
-        for _ in 0..if patient { NOTE_TRIES * 4 } else { NOTE_TRIES } {
-            self.tell(question);
-            if let Some(answer) = self.await_answer(NOTE_PATIENCE, &mut take) {
-                return Some(answer);
-            }
-            if !patient && !self.desk.waits_for(self.id) {
-                return None;
-            }
-        }
-        None
-    }
-
-    /// By how much its clock differs, of several tries the one with the quickest answer.
-    fn compare_clocks(&self) -> ClockOffset {
-        let mut best: Option<ClockOffset> = None;
-        for _ in 0..CLOCK_TRIES {
-            let sent = now();
-            self.tell(&Message::Clock(sent));
-            let times = self.await_answer(NOTE_PATIENCE, |answer| match answer {
-                Message::Time([asked, received, answered]) if asked == sent => Some((received, answered)),
-                _ => None,
-            });
-            let Some((received, answered)) = times else { continue };
-            let offset = offset([sent, received, answered, now()]);
-            if best.is_none_or(|best| offset.uncertainty < best.uncertainty) {
-                best = Some(offset);
-            }
-        }
-        best.unwrap_or(ClockOffset { ns: 0, uncertainty: u64::MAX })
-    }
-
-    /// All parts of what it has.
-    fn collect(&self, runs: &[Run], deadline: Instant) -> Option<Vec<u8>> {
-        let runs = runs.get(..runs.len().min(MAX_RUNS)).unwrap_or_default().to_vec();
-        let mut parts: Vec<Option<Vec<u8>>> = vec![None];
-        while Instant::now() < deadline {
-            let missing = parts.iter().enumerate().filter(|(_, part)| part.is_none()).map(|(number, _)| number);
-            let asked: Vec<usize> = missing.take(WINDOW).collect();
-            if asked.is_empty() {
-                return Some(parts.into_iter().flatten().flatten().collect());
-            }
-            for part in &asked {
-                self.tell(&Message::Collect(u16::try_from(*part).ok()?, runs.clone()));
-            }
-            let mut left = asked.len();
-            self.await_answer(WINDOW_PAUSE, |answer| {
-                let Message::Part(part, of, bytes) = answer else { return None };
-                if of > 0 && usize::from(of) <= blob::MAX_BLOB.div_ceil(PART) {
-                    parts.resize(of.into(), None);
-                    if let Some(room) = parts.get_mut(usize::from(part)) {
-                        *room = Some(bytes);
-                    }
-                    left = left.saturating_sub(1);
-                }
-                (left == 0).then_some(())
-            });
-        }
-        None
-    }
-}
-
-impl Desk {
-    fn waits_for(&self, id: u64) -> bool {
-        lock(&self.waiting).contains_key(&id)
-    }
-}
-
-/// When a question was sent and came, and its answer was sent and came: how another clock differs from ours (RFC 5905, section 8).
-fn offset([sent, received, answered, came]: [i64; 4]) -> ClockOffset {
-    let ahead = (i128::from(received) - i128::from(sent) + i128::from(answered) - i128::from(came)) / 2;
-    let on_the_way = (i128::from(came) - i128::from(sent)) - (i128::from(answered) - i128::from(received));
-    ClockOffset {
-        ns: i64::try_from(-ahead).unwrap_or(0),
-        uncertainty: u64::try_from(on_the_way.max(0) / 2).unwrap_or(u64::MAX),
-    }
 }
 
 /// What another host handed over, under the name that we have for it, and with times that can be read beside ours.
-fn shift(theirs: Gathered, name: &str, offset: ClockOffset, observations: &mut Vec<Observation>) -> Vec<HostReport> {
+fn shift(
+    theirs: Gathered,
+    (own, name): (&str, &str),
+    offset: ClockOffset,
+    observations: &mut Vec<Observation>,
+) -> Vec<HostReport> {
     let Gathered { observations: seen, mut reports } = theirs;
     let itself = reports.first().map(|report| report.host.clone());
     let rename = |host: &mut String| {
         if Some(&*host) == itself.as_ref() {
             name.clone_into(host);
+        }
+        if host == own {
+            // Two hosts of one name would be taken for one.
+            *host = format!("{own} beyond {name}");
         }
     };
     observations.extend(seen.into_iter().map(|mut seen| {
@@ -733,18 +582,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_that_is_ahead_is_put_back() {
-        // A second ahead, 10 ns each way, 5 ns to answer.
-        let second = 1_000_000_000;
-        let told = offset([100, 110 + second, 115 + second, 125]);
-        assert_eq!(told, ClockOffset { ns: -second, uncertainty: 10 });
-        // Whatever a peer says, there is an answer.
-        for odd in [[i64::MIN, i64::MAX, 0, 0], [0, i64::MIN, i64::MAX, 0], [i64::MAX, 0, 0, i64::MIN]] {
-            let _ = offset(odd);
-        }
-    }
-
-    #[test]
     fn what_comes_from_another_host_is_called_as_we_call_it() {
         let report = |host: &str| HostReport {
             host: host.into(),
@@ -752,9 +589,9 @@ mod tests {
             ..HostReport::default()
         };
         let theirs = Gathered { observations: Vec::new(), reports: vec![report("itself"), report("third")] };
-        let reports = shift(theirs, "berlin", ClockOffset { ns: -7, uncertainty: 2 }, &mut Vec::new());
+        let reports = shift(theirs, ("third", "berlin"), ClockOffset { ns: -7, uncertainty: 2 }, &mut Vec::new());
         let told: Vec<_> = reports.iter().map(|report| (report.host.as_str(), report.offset)).collect();
         let offset = Some(ClockOffset { ns: -2, uncertainty: 3 });
-        assert_eq!(told, [("berlin", offset), ("third", offset)]);
+        assert_eq!(told, [("berlin", offset), ("third beyond berlin", offset)]);
     }
 }

@@ -129,7 +129,7 @@ fn of_lane(journey: &Journey, lane: &Lane<'_>, width: usize, standing: bool, dea
     let title = words::cut(host, width.saturating_sub(9));
     let bar = "─".repeat(width.saturating_sub(8 + title.chars().count()));
     let mut lines = vec![format!("┌─ {title} {arrow} {bar}─┐")];
-    let items = if standing { lane.from_top() } else { lane.items.clone() };
+    let items = if standing { lane.downwards() } else { lane.items.clone() };
     for item in items {
         match item {
             Item::Crossing(crossing) => {

@@ -47,10 +47,13 @@ const PROTOCOL: u32 = 0;
 /// Where the packet came to.
 type Label = &'static str;
 
+/// Code, operand, and where to go on if a condition holds and if it does not; none: with what follows.
+type Step = (u16, u32, Option<Label>, Option<Label>);
+
 /// A program whose jumps have names yet.
 #[derive(Default)]
 struct Program {
-    steps: Vec<(u16, u32, Option<Label>, Option<Label>)>,
+    steps: Vec<Step>,
     places: HashMap<Label, usize>,
 }
 
@@ -81,7 +84,7 @@ impl Program {
         let distance = |here: usize, label: &Label| {
             self.places.get(label).and_then(|place| place.checked_sub(here + 1)).unwrap_or_default()
         };
-        let jumps = |(here, (code, operand, yes, no)): (usize, &(u16, u32, Option<Label>, Option<Label>))| {
+        let jumps = |(here, (code, operand, yes, no)): (usize, &Step)| {
             let [yes, no] = [yes, no].map(|label| label.as_ref().map_or(0, |label| distance(here, label)));
             match *code {
                 JUMP => (JUMP, 0, 0, yes as u32),

@@ -79,8 +79,9 @@ impl Helper {
         ours.set_write_timeout(Some(PATIENCE))?;
         // This very program, also after the file was replaced by another version.
         let mut command = Command::new("/proc/self/exe");
-        command.arg0("adit").arg(VERB).env_clear();
-        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
+        command.arg0("adit").args([VERB, "--stdin"]).env_clear();
+        // Whoever waits until a daemon has closed its streams does not wait for this one.
+        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn()?;
         Ok(Self { stream: Mutex::new(Some(ours)), child })
     }

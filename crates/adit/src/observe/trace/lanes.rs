@@ -72,7 +72,7 @@ impl<'l> Lane<'l> {
     }
 
     /// Its contents from top to bottom.
-    pub(super) fn from_top(&self) -> Vec<Item<'l>> {
+    pub(super) fn downwards(&self) -> Vec<Item<'l>> {
         let mut items = self.items.clone();
         if self.rising {
             items.reverse();

@@ -10,7 +10,7 @@
 //! | [`helper`] | the process that may capture |
 //! | [`watch`] | what workers see |
 //! | [`desk`] | one trace on this host: armed, watched, gathered; who may ask for it |
-//! | `remote`, `blob` | what hosts say to each other about it |
+//! | `talk`, `remote`, `blob` | what hosts say to each other about it |
 //! | `report` | counters, and what is set on a host |
 //! | [`send`] | sending, and waiting for answers |
 //!
@@ -49,6 +49,7 @@ mod rules;
 pub mod send;
 mod stage;
 pub mod svg;
+mod talk;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

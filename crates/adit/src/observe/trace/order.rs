@@ -1,7 +1,7 @@
 //! The order of hops: by time, except where the way of a packet says better what came first.
 //!
 //! Time stamps alone do not do. The kernel stamps a packet once for several devices, and a worker stamps a batch; so packets appear at
-//! two places at one time, or even before they were handed on.
+//! two places at one time, or even before they were handed on. What the kernel stamped counts more.
 
 use super::journey::Hop;
 use super::links::{Sighting, arrives, leaves};
@@ -9,6 +9,10 @@ use super::observation::{DeviceKind, Direction, Place, Step};
 
 /// Puts the hops of one way in order.
 pub(super) fn ordered(mut hops: Vec<Hop>, seen: &[Sighting<'_>]) -> Vec<Hop> {
+    let times: Vec<i64> = hops.iter().map(|hop| between_devices(hop, &hops, seen)).collect();
+    for (hop, at) in hops.iter_mut().zip(times) {
+        hop.at = at;
+    }
     // Of what may come next, the earliest is taken; at one time, what lies nearer to where packets come from.
     hops.sort_by_key(|hop| (hop.at, rank(&hop.place), std::cmp::Reverse(hop.ttl)));
     let mut waiting: Vec<(Hop, Vec<usize>)> = Vec::with_capacity(hops.len());
@@ -31,6 +35,19 @@ pub(super) fn ordered(mut hops: Vec<Hop>, seen: &[Sighting<'_>]) -> Vec<Hop> {
         ordered.push(hop);
     }
     ordered
+}
+
+/// The time of a hop. That of a worker's step, which may be the time of a whole batch, lies between those of the devices before and after
+/// it, which the kernel stamped for this packet.
+fn between_devices(hop: &Hop, hops: &[Hop], seen: &[Sighting<'_>]) -> i64 {
+    if matches!(hop.place, Place::Device { .. }) {
+        return hop.at;
+    }
+    let devices = || hops.iter().filter(|other| matches!(other.place, Place::Device { .. }));
+    let after = devices().filter(|other| precedes(hop, other, seen)).map(|other| other.at).min();
+    let before = devices().filter(|other| precedes(other, hop, seen)).map(|other| other.at).max();
+    let at = after.map_or(hop.at, |after| hop.at.min(after));
+    before.map_or(at, |before| at.max(before))
 }
 
 /// Whether it is certain that a packet was at `first` before it was at `then`.

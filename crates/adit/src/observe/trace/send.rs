@@ -41,8 +41,11 @@ const LARGE: u32 = 576;
 /// Where traceroute(8) sends to.
 pub const TRACEROUTE: u16 = 33434;
 
-/// EMSGSIZE of errno(3).
+/// Of errno(3).
+const EINVAL: i32 = 22;
 const EMSGSIZE: i32 = 90;
+const ENETUNREACH: i32 = 101;
+const EHOSTUNREACH: i32 = 113;
 
 /// What is to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +118,14 @@ pub struct Sent {
     pub answered: Vec<Option<i64>>,
 }
 
+impl Sent {
+    /// Nothing left.
+    fn nothing(wish: &Wish) -> Self {
+        let count = wish.count as usize;
+        Self { sizes: vec![wish.size.unwrap_or(SMALL); count], answered: vec![None; count] }
+    }
+}
+
 /// One way to the destination.
 struct Sender<'a> {
     wish: &'a Wish,
@@ -128,10 +139,19 @@ struct Sender<'a> {
     buffer: Vec<u8>,
 }
 
+/// Whether there is no route, or one that leads nowhere on purpose (a blackhole: EINVAL).
+fn is_no_route(error: &linux::Error) -> bool {
+    matches!(error.errno(), Some(ENETUNREACH | EHOSTUNREACH | EINVAL))
+}
+
 /// Whether this process has the right to send what is wished.
 #[must_use]
 pub fn may_send(wish: &Wish) -> bool {
-    wish.protocol != Protocol::Icmp || Socket::open(Kind::Icmp, SocketAddr::new(wish.destination, 0)).is_ok()
+    wish.protocol != Protocol::Icmp
+        || match Socket::open(Kind::Icmp, SocketAddr::new(wish.destination, 0)) {
+            Ok(_) => true,
+            Err(error) => error.kind() != io::ErrorKind::PermissionDenied,
+        }
 }
 
 /// Sends what is wished, and waits for the answers.
@@ -144,7 +164,12 @@ pub fn run(wish: &Wish, sought: &Sought) -> Result<Sent> {
         Protocol::Udp => (Kind::Udp, wish.port),
         Protocol::Tcp => (Kind::Tcp, 0),
     };
-    let socket = Socket::open(kind, SocketAddr::new(wish.destination, port)).map_err(|error| explain(wish, &error))?;
+    let socket = match Socket::open(kind, SocketAddr::new(wish.destination, port)) {
+        Ok(socket) => socket,
+        // That is for the trace to tell, too.
+        Err(error) if is_no_route(&error) => return Ok(Sent::nothing(wish)),
+        Err(error) => return Err(explain(wish, &error)),
+    };
     let (sent, buffer) = (Sent::default(), vec![0; 1 << 16]);
     let mut sender = Sender { wish, sought, socket, left: Vec::new(), over: Vec::new(), sent, buffer };
     let began = Instant::now();

@@ -46,7 +46,7 @@ impl<'l> Column<'l> {
             Item::Crossing(_) => Part { item, height: CROSSING, dead: false },
             Item::Hop(hop) => Part { item, height: measures(hop).1, dead: dead == Some(hop.number) },
         };
-        Self { rising: lane.rising, parts: lane.from_top().into_iter().map(part).collect() }
+        Self { rising: lane.rising, parts: lane.downwards().into_iter().map(part).collect() }
     }
 
     /// How high it is.

@@ -71,6 +71,17 @@ fn a_clock_within_its_uncertainty_is_moved_until_nothing_arrives_before_it_was_s
 }
 
 #[test]
+fn a_worker_that_stamps_a_whole_batch_moves_no_clock() {
+    let mut seen = testing::way();
+    // It noted that it had sent long after it had, and that it had received before it could.
+    seen[5].at += 300_000;
+    seen[8].at -= 300_000;
+    let journey = Journey::of(&trace(seen, Some(91_000)));
+    assert_eq!(journey.hosts[1].clock, Clock::Measured { uncertainty: 8_000 });
+    assert_eq!(places(&journey, &journey.probes[0].legs[0]), WAY);
+}
+
+#[test]
 fn without_a_measured_clock_datagrams_both_ways_tell() {
     let mut seen = testing::way();
     let mut answer = vec![
