@@ -51,6 +51,10 @@ pub(super) fn resolve(document: &Document, device: &raw::Device, switch: raw::Sw
         }
         reserve.push(net);
     }
+    // It comes with what makes cards for virtual machines.
+    if let Some(typed) = &device.reserve {
+        return Err(document.error(&typed.span, "reserve is not in this version yet: remove it"));
+    }
     Ok(Ethernet { bridge, reserve, switch: settings(document, switch)? })
 }
 

@@ -52,8 +52,7 @@ pub(super) fn tunnel(document: &Document, raw: raw::Tunnel) -> Result<Tunnel, Er
         return Err(refuse(
             document,
             mode,
-            "is no mode of a network's node, which routes packets: leave `mode` out (a virtual machine of a node gets its card by `adit vm-tap`), or leave \
-             [network] out",
+            "is no mode of a network's node, which routes packets: leave `mode` out, or leave [network] out",
         ));
     }
     if !tap {

@@ -51,13 +51,12 @@ fn a_loop_is_found_said_and_cut_and_the_network_is_whole_with_and_without_it() {
     let frame = strange(card.mac, ALL, &[2; 60]);
     let seen = frame.clone();
     let watch = Sniffer::open(&c.namespace, "eth0").watch(move |_, bytes| (bytes == seen).then(Instant::now));
-    let quiet = wait_for("the end of the storm", || {
+    wait_for("the end of the storm", || {
         let before = switch(&daemons[0]).flooded + switch(&daemons[1]).flooded;
         std::thread::sleep(Duration::from_millis(200));
         let after = switch(&daemons[0]).flooded + switch(&daemons[1]).flooded;
         (after - before < 20).then_some(())
     });
-    let () = quiet;
     card.send(&frame);
     for (one, other) in [(&a, &b), (&a, &c), (&b, &c)] {
         for family in [Family::V4, Family::V6] {
