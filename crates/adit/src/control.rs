@@ -180,7 +180,7 @@ impl Control {
         let store = Store::of(&directories, &tunnel.device.name);
         let facts =
             Arc::new(Facts::new(Arc::clone(&tunnel), &roster, &surroundings, (node, shown), (store.clone(), switch)));
-        let (handle, requests) = Handle::new(inbox, Arc::clone(&facts));
+        let (handle, requests) = Handle::new(inbox, Arc::clone(&facts), Arc::clone(&surroundings.trace));
         Ok(Self {
             scope,
             tunnel,

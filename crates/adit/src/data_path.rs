@@ -14,6 +14,7 @@ use linux::udp::{self, Socket};
 
 use crate::config::{Transport, TransportKind, Tunnel, Workers};
 use crate::counters::{ControlCounters, Drops, PerWorker, WorkerCounters};
+use crate::observe::trace::Desk;
 use crate::plan::{ALIAS, link_address};
 use crate::request::Refusal;
 use crate::worker::{Event, Parts, Report, Secrets, View, Worker};
@@ -194,6 +195,8 @@ pub struct Surroundings {
     pub control_drops: Arc<Drops>,
     /// What else control did.
     pub control: Arc<ControlCounters>,
+    /// Where traces are asked for, and where workers see whether one is under way.
+    pub trace: Arc<Desk>,
     /// How they reach control.
     pub report: Report,
     /// How long they look again before they sleep.
@@ -278,6 +281,7 @@ impl Running {
                 stop: Arc::clone(&stop),
                 nudge: Arc::clone(nudge),
                 seen: Arc::clone(&surroundings.seen),
+                trace: Arc::clone(surroundings.trace.gate()),
                 report: Arc::clone(&surroundings.report),
                 busy_poll: surroundings.busy_poll,
             });

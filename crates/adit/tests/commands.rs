@@ -76,6 +76,9 @@ impl World {
                 stop.send(()).unwrap();
                 Response::Done
             }
+            Request::TraceBegin { .. } | Request::TraceCollect { .. } => {
+                Response::Error { sentence: "another trace is under way on this host".into() }
+            }
             Request::Reload | Request::Leave | Request::Refresh => match name.as_str() {
                 "adit1" => Response::Fault { sentence: "t.toml:3:1: no".into() },
                 _ => Response::Changed { sentence: "1 peer added".into() },

@@ -11,6 +11,7 @@
 //! | [`netlink`] | links, addresses, routes, neighbours, forwarding database |
 //! | [`netns`] | network namespaces: named and anonymous, running code inside them |
 //! | [`ping`] | round trips by ICMP echo |
+//! | [`probe`] | sockets that send single packets whose answers are waited for |
 //! | [`nft`] | nf_tables rule sets, replaced in one transaction |
 //! | [`capture`] | AF_PACKET capture with kernel timestamps |
 //! | [`clock`] | the time since start, and of day |
@@ -36,6 +37,7 @@ pub mod nft;
 pub mod ping;
 pub mod poll;
 pub mod privilege;
+pub mod probe;
 pub mod sandbox;
 pub mod service;
 pub mod sysctl;

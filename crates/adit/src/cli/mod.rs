@@ -1,6 +1,7 @@
 //! Verbs: what was typed, turned into a call of the library. One file per verb; the same definitions make the parser, the
 //! help, the man pages and the completions.
 
+mod capture;
 mod client;
 mod cni;
 mod completions;
@@ -25,6 +26,7 @@ mod secret;
 mod service;
 mod status;
 mod token;
+mod trace;
 mod up;
 mod wireguard;
 
@@ -75,8 +77,11 @@ enum Verb {
     Run(run::Arguments),
     Exec(exec::Arguments),
     Ps(ps::Arguments),
+    Trace(trace::Arguments),
     #[command(hide = true)]
     Inside(inside::Arguments),
+    #[command(hide = true)]
+    Capture(capture::Arguments),
     Keygen(keygen::Arguments),
     Pubkey(pubkey::Arguments),
     Demo(demo::Arguments),
@@ -85,7 +90,7 @@ enum Verb {
 }
 
 /// Where daemons keep what others may find.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct Places {
     /// Directory of the control sockets
     #[arg(long, env = "ADIT_RUNTIME_DIR", default_value = Directories::RUNTIME, value_name = "DIR")]
@@ -147,7 +152,9 @@ impl Cli {
             Verb::Run(arguments) => arguments.run(),
             Verb::Exec(arguments) => arguments.run(),
             Verb::Ps(arguments) => arguments.run(),
+            Verb::Trace(arguments) => arguments.run(),
             Verb::Inside(arguments) => arguments.run(),
+            Verb::Capture(arguments) => arguments.run(),
             Verb::Keygen(arguments) => arguments.run(),
             Verb::Pubkey(arguments) => arguments.run(),
             Verb::Demo(arguments) => arguments.run(),
@@ -230,6 +237,11 @@ mod tests {
             ("adit exec -- sleep 1", 2),
             ("adit ps web", 2),
             ("adit inside", 2),
+            ("adit trace", 2),
+            ("adit trace 10.42.1.1 --icmp --udp 9", 2),
+            ("adit trace 10.42.1.1 --tcp", 2),
+            ("adit trace 10.42.1.1 --udp 65536", 2),
+            ("adit capture", 2),
             ("adit up --config", 2),
             ("adit down --device a --config b", 2),
             ("adit reload --device a --config b", 2),

@@ -195,6 +195,13 @@ impl Facts {
         self.changed.notify_one();
     }
 
+    /// The peer with this number, as it is configured.
+    pub fn peer(&self, id: PeerId) -> Option<Peer> {
+        let known = self.known.load();
+        let at = known.peers.iter().position(|peer| peer.id == id)?;
+        known.tunnel.peers.get(at).cloned()
+    }
+
     /// The name of the device.
     pub fn device_name(&self) -> &str {
         &self.name

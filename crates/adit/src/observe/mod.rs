@@ -6,5 +6,6 @@ pub mod human;
 pub mod metrics;
 pub mod status;
 pub mod table;
+pub mod trace;
 pub mod watch;
 pub mod web;

@@ -52,6 +52,7 @@ use wire::frame::MAX_LEN;
 use wire::run::Continuity;
 
 use crate::counters::{PeerTraffic, PerWorker, Wire, WorkerCounters};
+use crate::observe::trace::watch::{Gate, Tap, Waiting};
 pub use frames::Frames;
 use mailbox::Mailbox;
 use stage::Stage;
@@ -172,6 +173,8 @@ pub struct Parts {
     pub gap_noticed: Arc<AtomicU64>,
     /// Where it notes by which edition of the view it works: none before that is used any more.
     pub seen: Arc<PerWorker<AtomicU64>>,
+    /// Whether a trace is under way.
+    pub trace: Arc<Gate>,
     /// How it reaches control.
     pub report: Report,
     /// How long it looks again before it sleeps.
@@ -220,6 +223,13 @@ struct Path {
     sealed: Option<(u32, u64)>,
     continuity: Continuity,
     errors: Allowance,
+    trace: Arc<Gate>,
+    /// What probes are looked for in this turn; none unless somebody traces.
+    tap: Option<Arc<Tap>>,
+    /// Which probe the packet is that is on its way to the wire.
+    probe: Option<u32>,
+    /// Probes in trains that were not sent yet.
+    waiting: Vec<Waiting>,
 }
 
 /// Whether a direction may have more to do right away.
@@ -266,6 +276,10 @@ impl Worker {
                 sealed: None,
                 continuity: Continuity::default(),
                 errors: Allowance::new(),
+                trace: parts.trace,
+                tap: None,
+                probe: None,
+                waiting: Vec::new(),
             },
         }
     }
@@ -333,6 +347,7 @@ impl Path {
         if std::mem::take(&mut self.unmeasured) {
             self.took_until(self.now, before);
         }
+        self.tap = self.trace.tap();
         if view.snapshot.has_secure()
             && let Some(gap) = self.gap.gap(self.now)
         {

@@ -13,6 +13,9 @@ use crate::world::{Daemon, Node};
 /// A name as nobody should give it: the page is to show it as it is.
 const HOSTILE: &str = "<img src=x onerror=alert(1)><b>web</b>\u{202e}";
 
+/// What the hosts are called.
+const NAMES: [&str; 5] = ["oslo", "berlin", "lisbon", "kyoto", "quito"];
+
 /// Where ./test installs what drives the browser.
 fn modules() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
@@ -38,7 +41,9 @@ struct Stage<'n, 'h> {
 impl<'n, 'h> Stage<'n, 'h> {
     /// One node with a page, and one other; the rest may join.
     fn new(nodes: &'n [Node<'h>]) -> Self {
-        let token = nodes[0].init(&["--uses", "9"]);
+        let said =
+            nodes[0].adit(&["init", "--config", &nodes[0].file(), "--name", NAMES[0], "--no-start", "--uses", "9"]);
+        let token = said.lines().find_map(|line| line.trim().strip_prefix("adit join ")).unwrap().to_owned();
         nodes[0].configure(&format!("\n[observe]\nlisten = {PAGE:?}\nallow = [\"trace\"]"));
         let daemons = nodes.iter().map(|_| None).collect();
         let mut stage = Self { nodes, daemons, token, containers: Vec::new(), pings: Vec::new() };
@@ -48,7 +53,8 @@ impl<'n, 'h> Stage<'n, 'h> {
     }
 
     fn join(&mut self, number: usize) {
-        self.nodes[number].join(&self.token);
+        let node = &self.nodes[number];
+        node.adit(&["join", &self.token, "--config", &node.file(), "--name", NAMES[number], "--no-start"]);
         self.nodes[number].configure("\n[observe]\nallow = [\"trace\"]");
         self.daemons[number] = Some(self.nodes[number].up());
     }
@@ -79,9 +85,11 @@ impl<'n, 'h> Stage<'n, 'h> {
                 self.containers.push(made);
             }
             "traffic" => {
-                let to = self.subnet_address(rest.parse::<usize>().unwrap() - 1);
-                let ping =
-                    || Command::new("ping").args(["-q", "-i", "0.05", "-s", "1200", &to]).stdout(Stdio::null()).spawn();
+                let (number, interval) = rest.split_once(' ').unwrap_or((rest, "0.05"));
+                let to = self.subnet_address(number.parse::<usize>().unwrap() - 1);
+                let ping = || {
+                    Command::new("ping").args(["-q", "-i", interval, "-s", "1200", &to]).stdout(Stdio::null()).spawn()
+                };
                 self.pings.push(self.nodes[0].host.namespace.run(ping).unwrap().unwrap());
             }
             "address" => return self.subnet_address(rest.parse::<usize>().unwrap() - 1),
@@ -144,7 +152,7 @@ fn pictures_for_the_documents_can_be_taken() {
     let place = tempfile::tempdir().unwrap();
     let wanted = std::env::var_os("ADIT_PICTURES").map_or(place.path().to_owned(), PathBuf::from);
     walk(&mut stage, &format!("pictures {}", wanted.display()));
-    for name in ["page-light.png", "page-dark.png"] {
+    for name in ["page-light.png", "page-dark.png", "page-trace.png"] {
         assert!(fs::metadata(wanted.join(name)).unwrap().len() > 20_000, "{name}");
     }
 }

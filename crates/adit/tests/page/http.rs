@@ -25,7 +25,7 @@ fn every_route_has_its_answer_and_strict_headers() {
         ("/", "text/html; charset=utf-8", "<title>adit</title>"),
         ("/?from=a-link", "text/html; charset=utf-8", "<title>adit</title>"),
         ("/status.json", "application/json", "\"pid\":"),
-        ("/metrics", "text/plain; version=0.0.4; charset=utf-8", "adit_uptime_seconds"),
+        ("/metrics", "text/plain; version=0.0.4; charset=utf-8", "# TYPE adit_"),
         ("/healthz", "text/plain; charset=utf-8", "ok\n"),
         ("/readyz", "text/plain; charset=utf-8", "ready\n"),
     ] {
@@ -125,6 +125,78 @@ fn other_methods_are_named_and_change_nothing() {
     let head = ask(connect(host), &request("HEAD /status.json", &own[..1]));
     assert_eq!((head.status, head.body.as_str()), (200, ""));
     assert!(daemon.is_running());
+}
+
+/// A POST as the page sends it.
+fn post(origin: &str, form: &str) -> String {
+    let length = format!("Content-Length: {}", form.len());
+    let headers = ["Host: localhost:7790", origin, "Content-Type: application/json", &length];
+    request("POST /trace", &headers) + form
+}
+
+const OWN: &str = "Origin: http://localhost:7790";
+
+#[test]
+fn a_trace_is_sent_and_drawn() {
+    let bed = Bed::new(2);
+    let places = [(1, 2), (2, 1)].map(|(me, peer)| Place::new(bed.host(me), &configuration(bed.host(me), &[peer])));
+    let _daemons = places.each_ref().map(Place::start);
+    let answer = ask(connect(bed.host(1)), &post(OWN, r#"{"destination":"10.77.0.2","size":200}"#));
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")), "{}", answer.body);
+    let drawn: Value = serde_json::from_str(&answer.body).unwrap();
+    assert!(drawn["svg"].as_str().unwrap().starts_with("<svg") && drawn["text"].as_str().unwrap().contains("adit0"));
+    assert_eq!(drawn["journey"]["destination"], "10.77.0.2");
+    assert_eq!(drawn["journey"]["probes"][0]["size"], 200);
+}
+
+#[test]
+fn no_other_site_and_no_bad_form_starts_a_trace() {
+    let bed = Bed::new(2);
+    let host = bed.host(1);
+    let place = Place::new(host, &configuration(host, &[2]));
+    let mut daemon = place.start();
+    let form = r#"{"destination":"10.77.0.2"}"#;
+    for origin in ["Origin: http://evil.example", "Origin: http://localhost", "Origin: null", "X: none"] {
+        assert_eq!(ask(connect(host), &post(origin, form)).status, 403, "{origin}");
+    }
+    let simple =
+        request("POST /trace", &["Host: localhost:7790", OWN, "Content-Length: 0", "Content-Type: text/plain"]);
+    assert_eq!(ask(connect(host), &simple).status, 415);
+    let long = format!(r#"{{"destination":"{}"}}"#, "1".repeat(5000));
+    for (form, part) in [
+        ("", "write one such as"),
+        (r#"{"destination":"berlin"}"#, "is not an address"),
+        (&long, "longer than 4096 bytes"),
+    ] {
+        let answer = ask(connect(host), &post(OWN, form));
+        let told: Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(answer.status, 400);
+        assert!(told["error"].as_str().unwrap().contains(part), "{told}");
+    }
+    assert_eq!(ask(connect(host), &request("GET /trace", &["Host: localhost:7790"])).status, 405);
+    assert!(daemon.is_running());
+}
+
+#[test]
+fn one_trace_is_made_at_a_time() {
+    let bed = Bed::new(2);
+    let host = bed.host(1);
+    let place = Place::new(host, &configuration(host, &[2]));
+    let _daemon = place.start();
+    // Nobody answers there, which is waited for.
+    let slow = post(OWN, r#"{"destination":"10.77.0.2","count":2}"#);
+    let mut first = connect(host);
+    first.write_all(slow.as_bytes()).unwrap();
+    let second = wait_for("a refusal", || {
+        let answer = ask(connect(host), &slow);
+        (answer.status != 200).then_some(answer)
+    });
+    assert_eq!(second.status, 409, "{}", second.body);
+    assert!(second.body.contains("another trace is under way; try again when it is done"), "{}", second.body);
+    assert_eq!(get(host, "/healthz").status, 200, "other questions are answered meanwhile");
+    let mut answer = String::new();
+    first.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") || answer.contains("another trace"), "{answer}");
 }
 
 #[test]

@@ -1,14 +1,18 @@
 //! From a request to its answer.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::json;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use super::events::{Feed, RHYTHM};
-use super::{guard, health, page};
+use super::{guard, health, page, probes};
+use crate::Failure;
 use crate::observe::metrics;
 use crate::request::Handle;
 
@@ -20,6 +24,7 @@ pub(super) struct Answers {
     handle: Handle,
     feed: Feed,
     policy: HeaderValue,
+    tracing: Arc<Semaphore>,
 }
 
 /// What is asked for.
@@ -31,6 +36,7 @@ enum Route {
     Metrics,
     Health,
     Ready,
+    Trace,
 }
 
 impl Route {
@@ -43,6 +49,7 @@ impl Route {
             "/metrics" => Self::Metrics,
             "/healthz" => Self::Health,
             "/readyz" => Self::Ready,
+            "/trace" => Self::Trace,
             _ => return None,
         })
     }
@@ -50,6 +57,7 @@ impl Route {
     fn methods(self) -> &'static [Method] {
         match self {
             Self::Events => &[Method::GET],
+            Self::Trace => &[Method::POST],
             _ => &[Method::GET, Method::HEAD],
         }
     }
@@ -57,7 +65,7 @@ impl Route {
 
 impl Answers {
     pub(super) fn new(handle: Handle) -> Self {
-        Self { handle, feed: Feed::new(RHYTHM), policy: page::policy() }
+        Self { handle, feed: Feed::new(RHYTHM), policy: page::policy(), tracing: Arc::new(Semaphore::new(1)) }
     }
 
     /// Feeds those who look, without end.
@@ -67,13 +75,13 @@ impl Answers {
 
     /// The answer to a request.
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        let (parts, _) = request.into_parts();
+        let (parts, body) = request.into_parts();
         let mut response = match guard::check(&parts) {
             Err(refusal) => say(refusal.status(), refusal.sentence()),
             Ok(()) => match Route::of(parts.uri.path()) {
                 None => say(StatusCode::NOT_FOUND, "there is no such page; / is the one for people"),
                 Some(route) if !route.methods().contains(&parts.method) => not_allowed(route),
-                Some(route) => self.serve(route, &parts).await,
+                Some(route) => self.serve(route, &parts, body).await,
             },
         };
         let headers = response.headers_mut();
@@ -82,7 +90,7 @@ impl Answers {
         response
     }
 
-    async fn serve(&self, route: Route, parts: &Parts) -> Response<Body> {
+    async fn serve(&self, route: Route, parts: &Parts, body: Incoming) -> Response<Body> {
         match route {
             Route::Page => {
                 let mut response = answer(StatusCode::OK, "text/html; charset=utf-8", page::PAGE);
@@ -116,6 +124,28 @@ impl Answers {
                 Some(reasons) => say(StatusCode::SERVICE_UNAVAILABLE, &reasons.join("\n")),
                 None => defect(),
             },
+            Route::Trace => self.trace(body).await,
+        }
+    }
+
+    async fn trace(&self, body: Incoming) -> Response<Body> {
+        let wish = match probes::read(body).await {
+            Ok(wish) => wish,
+            Err(failure) => return answer(StatusCode::BAD_REQUEST, JSON, probes::refusal(&failure)),
+        };
+        let Ok(turn) = Arc::clone(&self.tracing).try_acquire_owned() else {
+            let busy = Failure::failed("another trace is under way; try again when it is done");
+            return answer(StatusCode::CONFLICT, JSON, probes::refusal(&busy));
+        };
+        let run = move |handle: &Handle| {
+            // Also where nobody waits for it any more, the next one begins after it.
+            let _turn = turn;
+            Some(probes::run(handle, wish))
+        };
+        match self.look(run).await {
+            Some(Ok(drawn)) => answer(StatusCode::OK, JSON, drawn),
+            Some(Err(failure)) => answer(StatusCode::SERVICE_UNAVAILABLE, JSON, probes::refusal(&failure)),
+            None => defect(),
         }
     }
 

@@ -7,6 +7,8 @@
 //!  door ─► connection ─► guard ─────────► answer ─┬─ /                    the page: one file, in the program
 //!  (who    (sizes,       (whose page      (which) ├─ /events              what it shows, once a second while somebody looks
 //!  comes)   times)        asks for it?)           ├─ /status.json         the same, once
+//!                                                 ├─ /metrics             for Prometheus (observe::metrics)
+//!                                                 ├─ POST /trace          probes, and their picture
 //!                                                 └─ /healthz, /readyz    for machines
 //! ```
 //!
@@ -19,6 +21,7 @@
 //! | `answer.rs` | from a request to its answer |
 //! | `events.rs` | the state once a second, made once for all who look |
 //! | `health.rs` | whether the daemon lives, and whether it does its work |
+//! | `probes.rs` | a trace that the page's form asks for |
 //! | `page.rs`, `page/` | the page, and what a browser is told that it may do |
 //!
 //! What it holds on to:
@@ -36,6 +39,7 @@ mod events;
 mod guard;
 mod health;
 mod page;
+mod probes;
 
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
