@@ -292,7 +292,7 @@ pub(crate) mod tests {
             preshared_key: false,
             keepalive_s: None,
             path_mtu: Some(1472),
-            round_trip_us: None,
+            round_trip_us: Some(350),
             allowed_ips: vec![allowed_ip.parse().unwrap()],
             rx_bytes,
             tx_bytes: 2 * rx_bytes,
@@ -396,6 +396,7 @@ pub(crate) mod tests {
                 "preshared_key",
                 "problem",
                 "public_key",
+                "round_trip_us",
                 "rx_bytes",
                 "rx_packets",
                 "secure",
@@ -427,13 +428,14 @@ pub(crate) mod tests {
     fn an_older_daemon_may_say_less() {
         let mut json = serde_json::to_value(sample()).unwrap();
         json["transport"].as_object_mut().unwrap().remove("segmentation");
-        let added = ["session", "handshake_s", "suite", "problem", "preshared_key", "keepalive_s", "path_mtu"];
+        let added =
+            ["session", "handshake_s", "suite", "problem", "preshared_key", "keepalive_s", "path_mtu", "round_trip_us"];
         for peer in json["peers"].as_array_mut().unwrap() {
             peer.as_object_mut().unwrap().retain(|key, _| !added.contains(&key.as_str()));
         }
         let mut expected = sample();
         expected.transport.segmentation = false;
-        expected.peers.iter_mut().for_each(|peer| peer.path_mtu = None);
+        expected.peers.iter_mut().for_each(|peer| (peer.path_mtu, peer.round_trip_us) = (None, None));
         assert_eq!(serde_json::from_value::<Status>(json).unwrap(), expected);
     }
 

@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn sessions_and_round_trips_are_shown() {
         let mut status = encrypted();
-        status.peers[0].round_trip_us = Some(1234);
+        (status.peers[0].round_trip_us, status.peers[1].round_trip_us) = (Some(1234), None);
         let shown = render_rates(None, &status, SECOND);
         let expected = "
   total      receiving 0 bit/s (0/s)  sending 0 bit/s (0/s)  dropping 0/s  sessions 1 of 2

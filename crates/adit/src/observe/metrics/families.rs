@@ -63,6 +63,13 @@ families! {
     PROBLEMS: Gauge "adit_problems" () "Problems that adit status names";
     LOG_LINES: Counter "adit_log_lines" ("level") "Lines written to the log";
     LOG_WITHHELD: Counter "adit_log_withheld_lines" ("level") "Lines not written since their cause had written enough";
+    // ---- the switch of mode tap ----
+    SWITCH_MACS: Gauge "adit_switch_macs" ("side") "Link-layer addresses that are known, by where they are";
+    SWITCH_NEIGHBOURS: Gauge "adit_switch_neighbours" () "IP addresses whose link-layer address is known";
+    SWITCH_MOVES: Counter "adit_switch_moves" () "Times that a link-layer address went from one side or peer to another";
+    SWITCH_REFUSED: Counter "adit_switch_refused_macs" () "Times that there was no room for a link-layer address";
+    SWITCH_FLOODED: Counter "adit_switch_flooded_frames" () "Frames of this side that went to all peers";
+    SWITCH_ANSWERED: Counter "adit_switch_answered_questions" () "Questions for link-layer addresses that were answered from what is known";
     // ---- the network ----
     REGISTRY_CONNECTED: Gauge "adit_registry_connected" () "Whether the registry is reached (1) or not (0)";
     REGISTRY_REVISION: Gauge "adit_registry_revision" () "The newest revision of the registry that is known here";

@@ -25,7 +25,7 @@ use families as f;
 
 use super::facts::Facts;
 use crate::api::Status;
-use crate::api::status::{NetworkStatus, PeerStatus};
+use crate::api::status::{NetworkStatus, PeerStatus, SwitchStatus};
 use crate::counters::{Batches, ControlCounters, Histogram, NamesCounters, WorkerCounters};
 use crate::logging;
 use crate::request::PeerNow;
@@ -80,6 +80,9 @@ fn text(sample: &Sample<'_>, format: Format) -> String {
     peers(&mut text, sample);
     sessions(&mut text, sample.control);
     upkeep(&mut text, sample);
+    if let Some(status) = &sample.status.switch {
+        switch(&mut text, status);
+    }
     if let Some(status) = &sample.status.network {
         network(&mut text, status);
         let mut questions = text.family(&f::NAMES);
@@ -239,12 +242,28 @@ fn upkeep(text: &mut Exposition, sample: &Sample<'_>) {
         .network
         .as_ref()
         .map_or(0, |network| network.problems.len() + usize::from(network.registry_problem.is_some()));
-    text.family(&f::PROBLEMS).sample(&[], of_peers + of_network);
+    let of_switch = usize::from(status.switch.as_ref().is_some_and(|switch| switch.problem.is_some()));
+    text.family(&f::PROBLEMS).sample(&[], of_peers + of_network + of_switch);
     for (family, counts) in [(&f::LOG_LINES, log.written), (&f::LOG_WITHHELD, log.withheld)] {
         let mut samples = text.family(family);
         for (level, count) in logging::LEVELS.iter().zip(counts) {
             samples.sample(&[level], count);
         }
+    }
+}
+
+fn switch(text: &mut Exposition, switch: &SwitchStatus) {
+    let mut samples = text.family(&f::SWITCH_MACS);
+    samples.sample(&["local"], switch.local_macs);
+    samples.sample(&["peers"], switch.peer_macs);
+    for (family, value) in [
+        (&f::SWITCH_NEIGHBOURS, switch.neighbours),
+        (&f::SWITCH_MOVES, switch.moves),
+        (&f::SWITCH_REFUSED, switch.refused),
+        (&f::SWITCH_FLOODED, switch.flooded),
+        (&f::SWITCH_ANSWERED, switch.answered),
+    ] {
+        text.family(family).sample(&[], value);
     }
 }
 
