@@ -425,10 +425,14 @@ fn icmp_checksum_ok(packet: &IpPacket<'_>) -> bool {
     }
 }
 
-/// Input: a byte whose lowest bit chooses the link layer, then the capture; the tunnels' ports are 8285 and 4789.
+/// Input: a byte that chooses the link layer (modulo 3), then the capture; the tunnels' ports are 8285 and 4789.
 pub fn describe(data: &[u8]) {
     let Some((link, bytes)) = data.split_first() else { return };
-    let link = if link & 1 == 0 { LinkLayer::Ethernet } else { LinkLayer::Ip };
+    let link = match link % 3 {
+        0 => LinkLayer::Ethernet,
+        1 => LinkLayer::Ip,
+        _ => LinkLayer::Message,
+    };
     let layers = describe_layers(link, bytes, &TunnelPorts { adit: Some(8285), vxlan: Some(4789) });
     assert!(!layers.is_empty() && layers.len() < 64);
     assert!(layers.iter().all(|layer| !layer.name.is_empty() && !layer.summary.is_empty()));

@@ -41,12 +41,13 @@ use crate::names::Names;
 use crate::notes::{Note, topic};
 use crate::notify::{self, Watchdog};
 use crate::observe::facts::{DeviceFacts, Facts};
+use crate::observe::web::{Door, Web};
 use crate::plan::{Owned, Road};
 use crate::request::{Handle, Request};
 use crate::roster::{Member, Roster};
 use crate::switchboard::{self, Switchboard};
 use crate::worker::View;
-use crate::{Directories, Failure, Result, underlay};
+use crate::{Directories, Failure, Result, logging, underlay};
 
 pub use host::Opened;
 pub use inbox::{Inbox, Order};
@@ -108,6 +109,8 @@ pub struct Control {
     /// SIGHUPs that were not followed yet.
     reloads: Arc<AtomicUsize>,
     running: Option<Running>,
+    /// What a browser is shown.
+    web: Web,
     /// Of the view that was published last.
     edition: u64,
     revivals: VecDeque<Instant>,
@@ -177,7 +180,7 @@ impl Control {
         let store = Store::of(&directories, &tunnel.device.name);
         let facts =
             Arc::new(Facts::new(Arc::clone(&tunnel), &roster, &surroundings, (node, shown), (store.clone(), switch)));
-        let (handle, requests) = Handle::new(inbox, Arc::clone(&facts));
+        let (handle, requests) = Handle::new(inbox, Arc::clone(&facts), Arc::clone(&surroundings.trace));
         Ok(Self {
             scope,
             tunnel,
@@ -194,6 +197,7 @@ impl Control {
             resolvers,
             names,
             names_due: Some(Instant::now()),
+            web: Web::new(handle.clone()),
             handle,
             requests,
             reloads: Arc::default(),
@@ -231,6 +235,19 @@ impl Control {
         Running::start(&mut opened.device, &self.surroundings)
     }
 
+    /// Opens the door of the page, if there is to be one. The tunnel does its work without.
+    pub fn open_page(&self) -> Option<Door> {
+        self.web.prepare(self.tunnel.observe.listen.as_ref()).unwrap_or_else(|failure| {
+            tracing::warn!("{failure}; it is tried again");
+            None
+        })
+    }
+
+    /// Serves the page at its door.
+    pub fn serve_page(&mut self, door: Option<Door>) {
+        self.web.follow(self.tunnel.observe.listen.as_ref(), door);
+    }
+
     /// Runs until it is told to stop. The workers have ended when it returns.
     ///
     /// # Errors
@@ -238,6 +255,7 @@ impl Control {
     pub fn run(&mut self, netlink: &mut Netlink, running: Running, signals: &Signals, inbox: &Inbox) -> Result<()> {
         self.running = Some(running);
         let outcome = self.serve(netlink, signals, inbox);
+        self.web.stop();
         notify::stopping();
         self.refuse_requests();
         if outcome.is_ok()
@@ -323,6 +341,7 @@ impl Control {
                 looked = now;
                 look = now + self.look_again(netlink, inbox);
             }
+            self.facts.set_turn(self.running.as_ref().is_some_and(Running::is_alive));
             // A device that is being made anew has no workers; ones that ended without a word are another matter.
             if self.running.as_ref().is_none_or(Running::is_alive) {
                 watchdog.look(now);
@@ -381,11 +400,13 @@ impl Control {
 
     /// Repairs what somebody changed, and follows the underlay. Answers when to look again at the latest.
     fn look_again(&mut self, netlink: &mut Netlink, inbox: &Inbox) -> Duration {
+        logging::tell_withheld();
         let outcome = match (self.scope, &self.running) {
             (Scope::Device, _) => self.follow_device(netlink),
             (Scope::Host, Some(_)) => self.repair(netlink, inbox),
             (Scope::Host, None) => self.revive(netlink),
         };
+        self.web.try_again(self.tunnel.observe.listen.as_ref());
         // What cannot be mended of the one keeps nothing of the other from it.
         let (busy, outcome) = match self.keep_containers() {
             Ok(busy) => (busy, outcome),
@@ -419,6 +440,7 @@ impl Control {
             }
         }
         tracing::warn!("made the device {} anew", self.tunnel.device.name);
+        self.surroundings.control.revivals.add(1);
         // They may have gone with it.
         self.set_resolvers()
     }

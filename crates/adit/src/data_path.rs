@@ -13,7 +13,8 @@ use linux::tun::{self, Device, Layer, Offload};
 use linux::udp::{self, Socket};
 
 use crate::config::{Transport, TransportKind, Tunnel, Workers};
-use crate::counters::{Drops, PerWorker, WorkerCounters};
+use crate::counters::{ControlCounters, Drops, PerWorker, WorkerCounters};
+use crate::observe::trace::Desk;
 use crate::plan::{ALIAS, link_address};
 use crate::request::Refusal;
 use crate::worker::{Event, Parts, Report, Secrets, View, Worker};
@@ -192,6 +193,10 @@ pub struct Surroundings {
     pub counters: Arc<PerWorker<WorkerCounters>>,
     /// Messages of handshakes that control dropped.
     pub control_drops: Arc<Drops>,
+    /// What else control did.
+    pub control: Arc<ControlCounters>,
+    /// Where traces are asked for, and where workers see whether one is under way.
+    pub trace: Arc<Desk>,
     /// How they reach control.
     pub report: Report,
     /// How long they look again before they sleep.
@@ -276,6 +281,7 @@ impl Running {
                 stop: Arc::clone(&stop),
                 nudge: Arc::clone(nudge),
                 seen: Arc::clone(&surroundings.seen),
+                trace: Arc::clone(surroundings.trace.gate()),
                 report: Arc::clone(&surroundings.report),
                 busy_poll: surroundings.busy_poll,
             });

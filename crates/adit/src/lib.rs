@@ -5,6 +5,7 @@
 //! | [`cli`] | verbs: what was typed, turned into a call of one of the modules below |
 //! | [`config`] | the configuration file: raw (what was written) → resolved (checked, defaults filled in) |
 //! | [`key`] | X25519 keys: files, text, generation |
+//! | [`logging`] | lines on standard error, and how many of a kind |
 //! | [`api`] | the control protocol between a daemon and `status` or `down` |
 //! | [`uapi`] | the protocol of WireGuard's tools: `wg`, `wg-quick` |
 //! | [`observe`] | what a person reads about a running daemon |
@@ -45,6 +46,7 @@ pub mod dns;
 mod failure;
 pub mod files;
 pub mod key;
+pub mod logging;
 pub mod mark;
 pub mod names;
 pub mod network;

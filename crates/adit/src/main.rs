@@ -22,7 +22,9 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(2));
         }
     };
-    match cli.run() {
+    let outcome = cli.run();
+    adit::logging::tell_all_withheld();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.sentence().is_empty() {

@@ -17,6 +17,7 @@ use crate::control::{Inbox, Order};
 use crate::key::PublicKey;
 use crate::notes::Notes;
 use crate::observe::facts::Facts;
+use crate::observe::trace::Desk;
 use crate::reconfigure::same_network;
 use crate::underlay::Resolved;
 use crate::{Failure, network, notify, underlay};
@@ -169,13 +170,19 @@ pub struct Handle {
     requests: SyncSender<Request>,
     facts: Arc<Facts>,
     notes: Arc<Notes>,
+    trace: Arc<Desk>,
 }
 
 impl Handle {
     /// A handle, and the queue that control takes requests from.
-    pub fn new(inbox: Arc<Inbox>, facts: Arc<Facts>) -> (Self, Receiver<Request>) {
+    pub fn new(inbox: Arc<Inbox>, facts: Arc<Facts>, trace: Arc<Desk>) -> (Self, Receiver<Request>) {
         let (requests, queue) = sync_channel(QUEUE);
-        (Self { inbox, requests, facts, notes: Arc::default() }, queue)
+        (Self { inbox, requests, facts, notes: Arc::default(), trace }, queue)
+    }
+
+    /// Where traces are asked for.
+    pub fn trace(&self) -> &Arc<Desk> {
+        &self.trace
     }
 
     /// What peers tell.

@@ -204,6 +204,7 @@ impl Switchboard {
     /// The machine slept, as a worker has noticed.
     pub fn gap(&mut self, roster: &Roster) {
         tracing::info!("the machine slept or its clock was set: every session is agreed on anew");
+        self.surroundings.control.gaps.add(1);
         lock(&self.node).handle_gap(now());
         self.carry_out(None, roster);
     }
@@ -334,6 +335,7 @@ impl Switchboard {
                     }
                 }
                 Output::SessionUp(id) => {
+                    self.surroundings.control.handshakes.add(1);
                     if let Some(member) = roster.get(id) {
                         let wall = u64::try_from(clock::realtime().as_nanos()).unwrap_or(u64::MAX);
                         member.link.shaken.store(wall, Ordering::Relaxed);
@@ -348,6 +350,14 @@ impl Switchboard {
                 Output::Mark(mark) => self.keep_mark(mark),
                 Output::PathMtu(id, mtu) => self.changes.push_back(Change::Path(id, mtu)),
                 Output::Moved(id, endpoint) => self.changes.push_back(Change::Moved(id, endpoint)),
+                Output::Failed(_, problem) => self.surroundings.control.handshake_failed(problem),
+                Output::RoundTrip(id, took) => {
+                    let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+                    self.surroundings.control.round_trips.see(took);
+                    if let Some(member) = roster.get(id) {
+                        member.link.round_trip.store(took, Ordering::Relaxed);
+                    }
+                }
             }
         }
     }

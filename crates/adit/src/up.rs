@@ -32,6 +32,8 @@ use crate::key::PrivateKey;
 use crate::mark::MarkFile;
 use crate::names::Names;
 use crate::observe::facts::Facts;
+use crate::observe::trace::Desk;
+use crate::observe::trace::helper::Helper;
 use crate::request::Handle;
 use crate::roster::{Member, Roster};
 use crate::switchboard::{self, Switchboard};
@@ -165,13 +167,16 @@ fn run_with<S>(
     }
     let mark = MarkFile::of(&tunnel.device.name, &directories.state);
     let (node, secrets) = switchboard::node(&tunnel, &roster, &mark)?;
+    let view = Arc::new(ArcSwap::from_pointee(View::default()));
     let surroundings = Surroundings {
+        trace: Arc::new(Desk::new(start_helper(), Arc::default(), Arc::clone(&view))),
         nudges: sockets.iter().map(|_| Waker::new().map(Arc::new)).collect::<linux::Result<_>>()?,
         sockets,
         secrets,
         gap_noticed: Arc::default(),
         control_drops: Arc::default(),
-        view: Arc::new(ArcSwap::from_pointee(View::default())),
+        control: Arc::default(),
+        view,
         counters: Arc::new(per_worker(workers)),
         seen: Arc::new(per_worker(workers)),
         report: Arc::new(move |event| reports.send(Order::from(event))),
@@ -209,7 +214,7 @@ fn run_with<S>(
     // From here on the host changes.
     let mut opened = control.open(&mut netlink)?;
     let caller = network.as_ref().map(network::Running::caller);
-    let started = start(&control, &mut opened, directories, &inbox, lifetime, caller)
+    let started = start(&mut control, &mut opened, directories, &inbox, lifetime, caller)
         .and_then(|(running, server, names)| Ok((running, (server, names), serve(&control.handle())?)))
         .and_then(|started| control.set_resolvers().map(|()| started));
     let (running, server, served) = match started {
@@ -292,7 +297,7 @@ fn enlist(
 }
 
 fn start(
-    control: &Control,
+    control: &mut Control,
     opened: &mut Opened,
     directories: &Directories,
     inbox: &Arc<Inbox>,
@@ -301,6 +306,7 @@ fn start(
 ) -> Result<(Running, api::Server, Option<resolver::Running>)> {
     let facts = control.facts();
     let sockets = api::Sockets::bind(&directories.runtime, facts.device_name())?;
+    let page = control.open_page();
     // Before the first thread: each takes over the rights of the one that starts it. A test bed may not let us; then we keep
     // what we have.
     let kept: &[Capability] = match control.scope() {
@@ -320,8 +326,16 @@ fn start(
         watch_stdin(Arc::clone(inbox))?;
     }
     let handle = control.handle();
+    handle.trace().serve(handle.clone())?;
     let server = sockets.serve(move |request| answer(request, &handle, network.as_ref()))?;
-    Ok((control.start(opened)?, server, names))
+    let running = control.start(opened)?;
+    control.serve_page(page);
+    Ok((running, server, names))
+}
+
+/// The process that captures for traces, started while there is the right to do so. A tunnel does its work without.
+fn start_helper() -> Option<Helper> {
+    Helper::start().map_err(|e| tracing::warn!("`adit trace` will not see this host: cannot start a process: {e}")).ok()
 }
 
 fn answer(request: api::Request, handle: &Handle, network: Option<&network::Caller>) -> api::Response {
@@ -343,6 +357,14 @@ fn answer(request: api::Request, handle: &Handle, network: Option<&network::Call
             Some(Ok(())) => api::Response::Done,
             Some(Err(failure)) => api::Response::Error { sentence: failure.sentence().to_owned() },
             None => api::Response::Error { sentence: "this daemon is no node of a network".into() },
+        },
+        api::Request::TraceBegin { trace } => match handle.trace().begin(handle, &trace) {
+            Ok((id, sought)) => api::Response::Tracing { id, sought, host: handle.trace().own_name(handle) },
+            Err(failure) => api::Response::Error { sentence: failure.sentence().to_owned() },
+        },
+        api::Request::TraceCollect { id } => match handle.trace().collect(handle, id) {
+            Ok(gathered) => api::Response::Traced(Box::new(gathered)),
+            Err(failure) => api::Response::Error { sentence: failure.sentence().to_owned() },
         },
         api::Request::Reload => match handle.reload_and_tell() {
             Ok(summary) => api::Response::Changed { sentence: summary.to_string() },

@@ -76,6 +76,9 @@ impl World {
                 stop.send(()).unwrap();
                 Response::Done
             }
+            Request::TraceBegin { .. } | Request::TraceCollect { .. } => {
+                Response::Error { sentence: "another trace is under way on this host".into() }
+            }
             Request::Reload | Request::Leave | Request::Refresh => match name.as_str() {
                 "adit1" => Response::Fault { sentence: "t.toml:3:1: no".into() },
                 _ => Response::Changed { sentence: "1 peer added".into() },
@@ -132,6 +135,7 @@ fn status(device: &str, packets: u64) -> Status {
             preshared_key: false,
             keepalive_s: None,
             path_mtu: Some(1472),
+            round_trip_us: None,
             allowed_ips: vec!["10.77.0.2/32".parse().unwrap()],
             rx_bytes: 1000 * packets,
             tx_bytes: 0,

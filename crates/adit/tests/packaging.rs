@@ -187,6 +187,7 @@ fn the_package_holds_what_is_to_be_installed() {
         ("usr/lib/NetworkManager/conf.d/10-adit.conf", "NetworkManager/10-adit.conf"),
         ("usr/lib/sysusers.d/adit.conf", "sysusers.d/adit.conf"),
         ("etc/default/adit", "deb/adit.default"),
+        ("usr/share/adit/grafana/adit.json", "grafana/adit.json"),
         ("usr/share/doc/adit/copyright", "deb/copyright"),
     ] {
         assert_eq!(text(path), packaged(source), "{path}");

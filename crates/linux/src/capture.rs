@@ -20,6 +20,16 @@ const SOCKET_BUFFER: libc::c_int = 4 * 1024 * 1024;
 /// Room for the control messages of one packet: time stamp and auxiliary data, each with its header.
 const CONTROL: usize = 128;
 
+/// The number that stands for every device (packet(7)).
+const EVERY_DEVICE: u32 = 0;
+
+/// Loads of a program from here answer the sort of device (`ARPHRD_*`), and no bytes of the packet (`SKF_AD_OFF + SKF_AD_HATYPE`,
+/// linux/filter.h).
+pub const HARDWARE: u32 = (-0x1000_i32 + 28).cast_unsigned();
+
+/// What [`HARDWARE`] answers for devices whose packets begin with an Ethernet header: Ethernet, loopback.
+pub const WITH_ETHERNET: [u32; 2] = [libc::ARPHRD_ETHER as u32, libc::ARPHRD_LOOPBACK as u32];
+
 /// Which way a packet went, seen from the device's host (`PACKET_*`, linux/if_packet.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
@@ -39,7 +49,7 @@ pub type Instruction = (u16, u8, u8, u32);
 pub struct Captured {
     /// Bytes now in the buffer.
     pub length: usize,
-    /// Bytes the packet has; more than `length` if the buffer was too small.
+    /// Bytes the packet has; more than `length` if the buffer was too small, or the program asked for less.
     pub original_length: usize,
     /// When the kernel took note of it: nanoseconds since 1970, by the system's clock. 0 if the kernel did not tell.
     pub timestamp_ns: u64,
@@ -92,6 +102,12 @@ impl Capture {
             return Err(Error::last(operation()));
         }
         Self::on_index(index, program).map_err(|source| Error::new(operation(), source))
+    }
+
+    /// Captures on all devices of the calling thread's namespace, those that come later included. Loads of the program count as those of the
+    /// device that a packet passes; [`HARDWARE`] tells which sort that is.
+    pub fn open_everywhere(program: &[Instruction]) -> Result<Self> {
+        Self::on_index(EVERY_DEVICE, program).map_err(|source| Error::new("capture on all devices", source))
     }
 
     fn on_index(index: u32, program: &[Instruction]) -> io::Result<Self> {
@@ -174,12 +190,12 @@ impl Capture {
         message.msg_controllen = CONTROL as _;
         // All pointers of the message are to locals and to the buffer, as long as they are said to be.
         let received = syscall!(recvmsg(self.fd.as_raw_fd(), &mut message, libc::MSG_TRUNC))?;
-        // MSG_TRUNC makes the kernel tell the packet's own length, the virtio header included.
-        let original_length = usize::try_from(received).unwrap_or(0).saturating_sub(vnet.len());
-        let (timestamp_ns, vlan) = read_control(&message);
+        // MSG_TRUNC makes the kernel tell the packet's own length, the virtio header included; or that which the program has left of it.
+        let kept = usize::try_from(received).unwrap_or(0).saturating_sub(vnet.len());
+        let Auxiliary { timestamp_ns, vlan, length } = read_control(&message);
         Ok(Captured {
-            length: original_length.min(buffer.len()),
-            original_length,
+            length: kept.min(buffer.len()),
+            original_length: length.max(kept),
             timestamp_ns,
             direction: match from.sll_pkttype {
                 libc::PACKET_OUTGOING => Direction::Outgoing,
@@ -215,9 +231,18 @@ impl AsFd for Capture {
     }
 }
 
-/// Time stamp and VLAN tag out of the control messages.
-fn read_control(message: &libc::msghdr) -> (u64, Option<u16>) {
-    let (mut timestamp_ns, mut vlan) = (0, None);
+/// What the kernel says of a packet beside its bytes.
+#[derive(Default)]
+struct Auxiliary {
+    timestamp_ns: u64,
+    vlan: Option<u16>,
+    /// Before the program cut it.
+    length: usize,
+}
+
+/// Time stamp, VLAN tag and length out of the control messages.
+fn read_control(message: &libc::msghdr) -> Auxiliary {
+    let mut told = Auxiliary::default();
     // SAFETY: the kernel has filled the control buffer and set its length; CMSG_FIRSTHDR looks at these only.
     let mut next = unsafe { libc::CMSG_FIRSTHDR(message) };
     // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR answer null or a header within the control buffer, which is still alive.
@@ -229,18 +254,19 @@ fn read_control(message: &libc::msghdr) -> (u64, Option<u16>) {
                 // SAFETY: the kernel puts a timespec there; the read does not need alignment.
                 let time = unsafe { data.cast::<libc::timespec>().read_unaligned() };
                 let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-                timestamp_ns = seconds.saturating_mul(1_000_000_000) + u64::try_from(time.tv_nsec).unwrap_or(0);
+                told.timestamp_ns = seconds.saturating_mul(1_000_000_000) + u64::try_from(time.tv_nsec).unwrap_or(0);
             }
             (libc::SOL_PACKET, libc::PACKET_AUXDATA) => {
                 // SAFETY: the kernel puts a tpacket_auxdata there; the read does not need alignment.
                 let auxiliary = unsafe { data.cast::<libc::tpacket_auxdata>().read_unaligned() };
                 let tagged = auxiliary.tp_status & libc::TP_STATUS_VLAN_VALID != 0;
-                vlan = tagged.then_some(auxiliary.tp_vlan_tci);
+                told.vlan = tagged.then_some(auxiliary.tp_vlan_tci);
+                told.length = auxiliary.tp_len as usize;
             }
             _ => {}
         }
         // SAFETY: `message` is the one the header came from.
         next = unsafe { libc::CMSG_NXTHDR(message, next) };
     }
-    (timestamp_ns, vlan)
+    told
 }

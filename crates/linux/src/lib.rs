@@ -11,11 +11,13 @@
 //! | [`netlink`] | links, addresses, routes, neighbours, forwarding database |
 //! | [`netns`] | network namespaces: named and anonymous, running code inside them |
 //! | [`ping`] | round trips by ICMP echo |
+//! | [`probe`] | sockets that send single packets whose answers are waited for |
 //! | [`nft`] | nf_tables rule sets, replaced in one transaction |
 //! | [`capture`] | AF_PACKET capture with kernel timestamps |
 //! | [`clock`] | the time since start, and of day |
 //! | [`cpu`] | what the processor can do |
 //! | [`privilege`] | user-namespace re-entry, capabilities, and what a process gives up |
+//! | [`terminal`] | how large a terminal is |
 //! | [`sandbox`] | programs in namespaces of their own: mounts, signals, the terminal |
 //! | [`name_service`] | whom a program without shared libraries asks for names |
 //! | [`daemon`] | leaving the session and the streams of whoever started the process |
@@ -35,9 +37,11 @@ pub mod nft;
 pub mod ping;
 pub mod poll;
 pub mod privilege;
+pub mod probe;
 pub mod sandbox;
 pub mod service;
 pub mod sysctl;
+pub mod terminal;
 pub mod tun;
 pub mod udp;
 pub mod watch;

@@ -143,6 +143,10 @@ pub enum Output {
     PathMtu(PeerId, usize),
     /// The peer's endpoint changed.
     Moved(PeerId, SocketAddr),
+    /// A handshake with this peer came to nothing. Whether that is the end of it is another matter.
+    Failed(PeerId, Problem),
+    /// A probe that we sent to this peer was answered so long after.
+    RoundTrip(PeerId, Duration),
 }
 
 /// What people are told of a peer.

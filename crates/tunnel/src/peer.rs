@@ -98,6 +98,24 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::NoAnswer, Self::NoEndpoint, Self::NoIdentity, Self::NoSecret, Self::Key, Self::Mode, Self::Epoch];
+
+    /// The name in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoAnswer => "no_answer",
+            Self::NoEndpoint => "no_endpoint",
+            Self::NoIdentity => "no_identity",
+            Self::NoSecret => "no_secret",
+            Self::Key => "key",
+            Self::Mode => "mode",
+            Self::Epoch => "epoch",
+        }
+    }
+
     /// One sentence.
     #[must_use]
     pub fn sentence(self) -> &'static str {
@@ -164,6 +182,8 @@ pub(crate) struct Peer {
     pub(crate) told: (u32, Time),
     /// When a keepalive was sent last, or was due.
     pub(crate) kept_alive: Time,
+    /// The last keepalive that is a probe and was not answered yet, by its number, and when it was sent.
+    pub(crate) probe: Option<(u64, Time)>,
     /// Added to time-outs on which both ends may be in step.
     pub(crate) jitter: Duration,
     /// Whether a session is wanted that could not be asked for yet.
@@ -203,6 +223,7 @@ impl Peer {
             answered: (0, Time::NEVER),
             told: (0, Time::NEVER),
             kept_alive: Time::NEVER,
+            probe: None,
             jitter: Duration::ZERO,
             wanted: false,
             not_before: Time::NEVER,

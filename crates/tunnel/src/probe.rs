@@ -158,6 +158,13 @@ impl MtuSearch {
         self.flight = Some(Flight { id, sent: now - PATIENCE, tries: 0 });
     }
 
+    /// How long the probe with this number was under way that is answered now; nothing if it was sent more than once, since nobody knows which
+    /// of them is meant.
+    pub(crate) fn round_trip(&self, id: u64, now: Time) -> Option<Duration> {
+        let flight = self.flight.as_ref().filter(|flight| flight.id == id && flight.tries == 1)?;
+        Some(now.since(flight.sent))
+    }
+
     /// Takes an answer; says whether it was one, and continues with a probe of number `next`.
     pub(crate) fn answered(&mut self, id: u64, next: u64, now: Time) -> bool {
         if self.flight.as_ref().is_none_or(|flight| flight.id != id) {
@@ -232,6 +239,8 @@ mod tests {
                     sizes.push(size);
                     if size <= path {
                         now = now + Duration::from_millis(20);
+                        assert_eq!(mtu.round_trip(number, now), Some(Duration::from_millis(20)));
+                        assert_eq!(mtu.round_trip(number.wrapping_add(1000), now), None);
                         assert!(!mtu.answered(number.wrapping_add(1000), 0, now));
                         assert!(mtu.answered(number, id + 500, now));
                         assert!(!mtu.answered(number, 0, now), "an answer counts once");
@@ -263,6 +272,8 @@ mod tests {
         assert_eq!(mtu.look(2, NOW + Duration::from_secs(300)), Look::Rest, "known");
         mtu.begin(1, NOW + Duration::from_secs(1000));
         assert_eq!(mtu.look(2, NOW + Duration::from_secs(1000)), Look::Send(8940, 1));
+        assert_eq!(mtu.look(2, NOW + Duration::from_secs(1002)), Look::Send(8940, 1));
+        assert_eq!(mtu.round_trip(1, NOW + Duration::from_secs(1002)), None, "nobody knows which of the two");
         mtu.set_target(1300);
         assert_eq!(mtu.mtu(), 1300);
     }

@@ -68,7 +68,7 @@ fn obey(node: &mut Node, millis: u64) -> Vec<SocketAddr> {
                 assert!(Handshake::parse(&datagram).is_ok());
                 called.push(to);
             }
-            Output::GaveUp(_) | Output::Moved(..) => {}
+            Output::GaveUp(_) | Output::Moved(..) | Output::Failed(..) | Output::RoundTrip(..) => {}
             other => panic!("{other:?}"),
         }
     }

@@ -28,6 +28,8 @@ pub enum LinkLayer {
     Ethernet,
     /// An IP header, as on a TUN device.
     Ip,
+    /// A message between daemons, which follows a UDP header: what a worker hands to its socket.
+    Message,
 }
 
 /// The UDP ports behind which a tunnel is expected, as source or destination.
@@ -56,6 +58,7 @@ pub fn describe(link: LinkLayer, bytes: &[u8], tunnels: &TunnelPorts) -> Vec<Lay
     match link {
         LinkLayer::Ethernet => stack.ethernet(bytes),
         LinkLayer::Ip => stack.ip(bytes),
+        LinkLayer::Message => stack.message(bytes),
     }
     stack.layers
 }
@@ -449,6 +452,9 @@ mod tests {
         assert_eq!(last(&[0xa4, 0, 0, 0, 9]), "sealed: too short for its header (5 B)");
         assert_eq!(last(&[1, 0, 0, 0, 9]), "WireGuard: too short for its header (5 B)");
         assert_eq!(last(&[0xff]), "data: 1 B");
+        let message = [&header.emit()[..], &[0x45; 56]].concat();
+        assert_eq!(text(LinkLayer::Message, &message), [data(header)]);
+        assert_eq!(text(LinkLayer::Message, &ip(1, 99, &[]))[1], "data: protocol 99, 0 B");
         assert_eq!(last(&[]), "UDP: 40000 → 8285, 0 B");
     }
 
@@ -466,7 +472,7 @@ mod tests {
         let inner = ip(1, protocol::TCP, &tcp(b"xy"));
         let bytes = ip(0, protocol::UDP, &udp(8285, &inner));
         for length in 0..bytes.len() {
-            for link in [LinkLayer::Ip, LinkLayer::Ethernet] {
+            for link in [LinkLayer::Ip, LinkLayer::Ethernet, LinkLayer::Message] {
                 assert!(!describe(link, &bytes[..length], &PORTS).is_empty());
             }
         }

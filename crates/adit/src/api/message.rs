@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Status;
+use crate::observe::trace::{Gathered, Sought, Wish};
 
 /// The longest request, in bytes, line feed included.
 pub const MAX_REQUEST: usize = 64 * 1024;
@@ -21,6 +22,16 @@ pub enum Request {
     Leave,
     /// Look again at what a node of a network has in its files beside the configuration: clients, and what its authority decided.
     Refresh,
+    /// Watch where the probes pass that will be sent: `{"verb":"trace-begin","trace":{…}}`.
+    TraceBegin {
+        /// Which.
+        trace: Wish,
+    },
+    /// End that, and say what was seen: `{"verb":"trace-collect","id":7}`.
+    TraceCollect {
+        /// The number that the answer to the former had.
+        id: u64,
+    },
 }
 
 impl Request {
@@ -29,6 +40,8 @@ impl Request {
         match self {
             Self::Status => false,
             Self::Stop | Self::Reload | Self::Leave | Self::Refresh => true,
+            // What others' packets meet is not everybody's affair, and one trace keeps others waiting.
+            Self::TraceBegin { .. } | Self::TraceCollect { .. } => true,
         }
     }
 }
@@ -47,6 +60,17 @@ pub enum Response {
         /// `2 peers added, 1 removed`
         sentence: String,
     },
+    /// Probes that look like this are watched, on this host and others.
+    Tracing {
+        /// The number of the trace.
+        id: u64,
+        /// What its probes look like.
+        sought: Sought,
+        /// What this host is called in it.
+        host: String,
+    },
+    /// What was seen of them.
+    Traced(Box<Gathered>),
     /// It is not done, since what the request leads to is wrong: the configuration.
     Fault {
         /// Where the fault is, and what to do.
@@ -69,7 +93,9 @@ pub enum RequestError {
     #[error("the request is not one line of JSON with a \"verb\"")]
     Malformed,
     /// A verb of another version.
-    #[error("this version knows the verbs \"status\", \"stop\", \"reload\", \"leave\" and \"refresh\" only")]
+    #[error(
+        "this version knows the verbs \"status\", \"stop\", \"reload\", \"leave\", \"refresh\", \"trace-begin\" and \"trace-collect\" only"
+    )]
     UnknownVerb,
 }
 
@@ -83,11 +109,21 @@ pub fn decode_request(line: &[u8]) -> Result<Request, RequestError> {
     struct Line<'a> {
         #[serde(borrow)]
         verb: std::borrow::Cow<'a, str>,
+        trace: Option<Wish>,
+        id: Option<u64>,
     }
     if line.len() > MAX_REQUEST {
         return Err(RequestError::TooLong);
     }
     let line: Line<'_> = serde_json::from_slice(line).map_err(|_| RequestError::Malformed)?;
+    match (line.verb.as_ref(), line.trace, line.id) {
+        ("trace-begin", Some(trace), None) => return Ok(Request::TraceBegin { trace }),
+        ("trace-collect", None, Some(id)) => return Ok(Request::TraceCollect { id }),
+        ("trace-begin" | "trace-collect", ..) | (_, Some(_), _) | (_, _, Some(_)) => {
+            return Err(RequestError::Malformed);
+        }
+        (_, None, None) => {}
+    }
     match line.verb.as_ref() {
         "status" => Ok(Request::Status),
         "stop" => Ok(Request::Stop),
@@ -101,11 +137,22 @@ pub fn decode_request(line: &[u8]) -> Result<Request, RequestError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::trace::observation::Protocol;
     use proptest::prelude::*;
 
     #[test]
     fn requests_survive_their_line() {
-        for request in [Request::Status, Request::Stop, Request::Reload, Request::Leave, Request::Refresh] {
+        let trace = Wish {
+            destination: "fd42::1".parse().unwrap(),
+            protocol: Protocol::Tcp,
+            port: 443,
+            size: None,
+            super_packet: false,
+            count: 3,
+        };
+        let of_traces = [Request::TraceBegin { trace }, Request::TraceCollect { id: u64::MAX }];
+        let requests = [Request::Status, Request::Stop, Request::Reload, Request::Leave, Request::Refresh];
+        for request in requests.into_iter().chain(of_traces) {
             let line = serde_json::to_vec(&request).unwrap();
             assert_eq!(decode_request(&line), Ok(request));
         }
@@ -122,6 +169,10 @@ mod tests {
             (b"{\"verb\":1}", RequestError::Malformed),
             (b"{\"verb\":\"status\",\"peer\":\"berlin\"}", RequestError::Malformed),
             (b"{\"verb\":\"status\"}{}", RequestError::Malformed),
+            (b"{\"verb\":\"status\",\"id\":1}", RequestError::Malformed),
+            (b"{\"verb\":\"trace-begin\"}", RequestError::Malformed),
+            (b"{\"verb\":\"trace-begin\",\"trace\":{\"destination\":\"here\"}}", RequestError::Malformed),
+            (b"{\"verb\":\"trace-collect\",\"id\":-1}", RequestError::Malformed),
             (b"{\"verb\":\"Status\"}", RequestError::UnknownVerb),
             (b"{\"verb\":\"purge\"}", RequestError::UnknownVerb),
         ] {

@@ -19,6 +19,8 @@ mod rights;
 mod server;
 pub mod status;
 
+pub(crate) use rights::group_id;
+
 pub use claim::{Claim, is_claimed};
 pub use client::{CallError, call, call_within, control_socket, daemons, status, status_socket};
 pub use message::{MAX_REQUEST, Request, RequestError, Response, decode_request};

@@ -26,7 +26,7 @@ pub(super) fn may_control(user: u32, owner: u32) -> bool {
 }
 
 /// The number of group [`GROUP`], if the system has one.
-pub(super) fn group_id() -> Option<u32> {
+pub(crate) fn group_id() -> Option<u32> {
     find_group(&fs::read_to_string("/etc/group").ok()?, GROUP)
 }
 

@@ -340,6 +340,9 @@ mod tests {
                 stop.send(()).unwrap();
                 Response::Done
             }
+            Request::TraceBegin { .. } | Request::TraceCollect { .. } => {
+                Response::Error { sentence: "another trace is under way".into() }
+            }
             Request::Reload | Request::Leave | Request::Refresh => {
                 Response::Changed { sentence: "1 peer added".into() }
             }

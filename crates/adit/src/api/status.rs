@@ -81,12 +81,18 @@ pub struct NetworkStatus {
     pub lease: String,
     /// Seconds until the lease ends if the registry is not reached again.
     pub lease_s: Option<u64>,
+    /// Seconds since the subnets are ours by this lease.
+    pub lease_age_s: Option<u64>,
     /// URLs of the registry.
     pub registry: Vec<String>,
     /// Whether the registry is in this daemon.
     pub embedded: bool,
     /// Why the registry cannot be reached, if so.
     pub registry_problem: Option<String>,
+    /// The newest revision of the registry that is known.
+    pub registry_revision: Option<i64>,
+    /// Seconds since the registry last said something: a change, or all there is.
+    pub registry_age_s: Option<u64>,
     /// The epoch of the network's secret.
     pub epoch: Option<u32>,
     /// Where others are told to reach us.
@@ -229,6 +235,9 @@ pub struct PeerStatus {
     /// The longest inner packet that the way to it takes now, in bytes.
     #[serde(default)]
     pub path_mtu: Option<u64>,
+    /// Microseconds until it answered the last of our probes that it did answer.
+    #[serde(default)]
+    pub round_trip_us: Option<u64>,
     /// What lives behind it.
     pub allowed_ips: Vec<IpNet>,
     /// Bytes of inner packets received.
@@ -283,6 +292,7 @@ pub(crate) mod tests {
             preshared_key: false,
             keepalive_s: None,
             path_mtu: Some(1472),
+            round_trip_us: Some(350),
             allowed_ips: vec![allowed_ip.parse().unwrap()],
             rx_bytes,
             tx_bytes: 2 * rx_bytes,
@@ -386,6 +396,7 @@ pub(crate) mod tests {
                 "preshared_key",
                 "problem",
                 "public_key",
+                "round_trip_us",
                 "rx_bytes",
                 "rx_packets",
                 "secure",
@@ -417,13 +428,14 @@ pub(crate) mod tests {
     fn an_older_daemon_may_say_less() {
         let mut json = serde_json::to_value(sample()).unwrap();
         json["transport"].as_object_mut().unwrap().remove("segmentation");
-        let added = ["session", "handshake_s", "suite", "problem", "preshared_key", "keepalive_s", "path_mtu"];
+        let added =
+            ["session", "handshake_s", "suite", "problem", "preshared_key", "keepalive_s", "path_mtu", "round_trip_us"];
         for peer in json["peers"].as_array_mut().unwrap() {
             peer.as_object_mut().unwrap().retain(|key, _| !added.contains(&key.as_str()));
         }
         let mut expected = sample();
         expected.transport.segmentation = false;
-        expected.peers.iter_mut().for_each(|peer| peer.path_mtu = None);
+        expected.peers.iter_mut().for_each(|peer| (peer.path_mtu, peer.round_trip_us) = (None, None));
         assert_eq!(serde_json::from_value::<Status>(json).unwrap(), expected);
     }
 

@@ -1,6 +1,7 @@
 //! Verbs: what was typed, turned into a call of the library. One file per verb; the same definitions make the parser, the
 //! help, the man pages and the completions.
 
+mod capture;
 mod client;
 mod cni;
 mod completions;
@@ -25,14 +26,15 @@ mod secret;
 mod service;
 mod status;
 mod token;
+mod trace;
 mod up;
 mod wireguard;
 
-use std::{ffi::OsString, io::IsTerminal, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::{Directories, Failure, Result};
+use crate::{Directories, Result, logging};
 
 /// Joins hosts, containers and laptops into one private network.
 #[derive(Debug, Parser)]
@@ -49,6 +51,10 @@ pub struct Cli {
     /// What to log on standard error: error, warn, info (the default), debug or trace, also by module
     #[arg(long, global = true, env = "ADIT_LOG", value_name = "LEVEL")]
     log: Option<String>,
+
+    /// What a line of the log looks like
+    #[arg(long, global = true, env = "ADIT_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t)]
+    log_format: logging::Format,
 }
 
 #[derive(Debug, Subcommand)]
@@ -71,8 +77,11 @@ enum Verb {
     Run(run::Arguments),
     Exec(exec::Arguments),
     Ps(ps::Arguments),
+    Trace(trace::Arguments),
     #[command(hide = true)]
     Inside(inside::Arguments),
+    #[command(hide = true)]
+    Capture(capture::Arguments),
     Keygen(keygen::Arguments),
     Pubkey(pubkey::Arguments),
     Demo(demo::Arguments),
@@ -81,7 +90,7 @@ enum Verb {
 }
 
 /// Where daemons keep what others may find.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct Places {
     /// Directory of the control sockets
     #[arg(long, env = "ADIT_RUNTIME_DIR", default_value = Directories::RUNTIME, value_name = "DIR")]
@@ -123,7 +132,7 @@ impl Cli {
             Verb::WireGuard(_) => self.log.as_deref().or(wireguard::log_level()),
             _ => self.log.as_deref(),
         };
-        log_to_stderr(asked.unwrap_or("info"))?;
+        logging::to_stderr(asked.unwrap_or("info"), self.log_format)?;
         let log_wanted = asked.is_some();
         match self.verb {
             Verb::Up(arguments) => arguments.run(),
@@ -143,7 +152,9 @@ impl Cli {
             Verb::Run(arguments) => arguments.run(),
             Verb::Exec(arguments) => arguments.run(),
             Verb::Ps(arguments) => arguments.run(),
+            Verb::Trace(arguments) => arguments.run(),
             Verb::Inside(arguments) => arguments.run(),
+            Verb::Capture(arguments) => arguments.run(),
             Verb::Keygen(arguments) => arguments.run(),
             Verb::Pubkey(arguments) => arguments.run(),
             Verb::Demo(arguments) => arguments.run(),
@@ -159,17 +170,6 @@ impl Cli {
 /// What clap has to say, which may also be the help that was asked for: print it and end with its exit code.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> std::result::Result<Cli, clap::Error> {
     Cli::try_parse_from(wireguard::expand(arguments.into_iter().collect()))
-}
-
-fn log_to_stderr(filter: &str) -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::builder().parse(filter).map_err(|error| {
-        Failure::usage(format!("--log {filter:?} is not a level: {error}; write error, warn, info, debug or trace"))
-    })?;
-    let colours = std::io::stderr().is_terminal();
-    // Set already only when a test runs several verbs in one process.
-    let _ =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).try_init();
-    Ok(())
 }
 
 /// The definition of the whole command line.
@@ -237,10 +237,16 @@ mod tests {
             ("adit exec -- sleep 1", 2),
             ("adit ps web", 2),
             ("adit inside", 2),
+            ("adit trace", 2),
+            ("adit trace 10.42.1.1 --icmp --udp 9", 2),
+            ("adit trace 10.42.1.1 --tcp", 2),
+            ("adit trace 10.42.1.1 --udp 65536", 2),
+            ("adit capture", 2),
             ("adit up --config", 2),
             ("adit down --device a --config b", 2),
             ("adit reload --device a --config b", 2),
             ("adit status --verbose", 2),
+            ("adit up --log-format yaml", 2),
             ("adit completions ksh", 2),
             ("adit keygen secret", 2),
             ("adit pubkey secret", 2),
@@ -269,12 +275,5 @@ mod tests {
             up.places.directories(),
             Directories { runtime: "r".into(), state: "s".into(), ..Directories::default() }
         );
-    }
-
-    #[test]
-    fn a_log_level_that_is_none_is_wrong_usage() {
-        let failure = log_to_stderr("adit=loud").unwrap_err();
-        assert_eq!(failure.exit_code(), 2);
-        assert!(log_to_stderr("warn,adit=debug").is_ok());
     }
 }

@@ -2,26 +2,36 @@
 
 use std::{
     io::{self, IsTerminal},
+    os::fd::AsFd,
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use serde_json::json;
+use linux::{
+    poll::{Signals, readable},
+    terminal,
+};
+use serde_json::{Value, json};
 
 use super::{Places, output};
 use crate::{
     Failure, Result,
     api::{self, CallError, Status},
-    config, observe,
+    config,
+    observe::{self, watch},
 };
 
-/// How often `--watch` looks.
-const PERIOD: Duration = Duration::from_secs(1);
+/// What is said where there was a daemon and is none.
+const NOBODY: &str = "no adit daemon is running";
+
+/// Rows and columns of a terminal that does not say how large it is.
+const USUAL_SIZE: (usize, usize) = (24, 80);
 
 const AFTER_HELP: &str = "\
 Examples:
   adit status                                  all daemons of this host
   adit status --device adit0 --watch           one of them, again each second
+  adit status --watch 10 >> rates              a line each ten seconds
   adit status --json | jq '.peers[].rx_bytes'  for programs; docs/STATUS.md has all fields";
 
 /// Show daemons, their peers, and what they moved and dropped
@@ -36,9 +46,9 @@ pub(super) struct Arguments {
     #[arg(long)]
     json: bool,
 
-    /// Show again each second, with rates
-    #[arg(long)]
-    watch: bool,
+    /// Show again each second, or as often as said, with rates
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = period)]
+    watch: Option<Duration>,
 
     #[command(flatten)]
     places: Places,
@@ -55,7 +65,10 @@ impl Arguments {
         if let Some(device) = &self.device {
             config::check_device(device).map_err(|fault| Failure::usage(format!("{device:?} {fault}")))?;
         }
-        if self.watch { self.watch() } else { self.once() }
+        match self.watch {
+            Some(period) => self.watch(period),
+            None => self.once(),
+        }
     }
 
     fn once(&self) -> Result<()> {
@@ -73,9 +86,11 @@ impl Arguments {
     }
 
     /// Until the reader leaves or Ctrl-C.
-    fn watch(&self) -> Result<()> {
-        let redraw = !self.json && io::stdout().is_terminal();
+    fn watch(&self, period: Duration) -> Result<()> {
+        // A frame is drawn whole before the end: what comes next on the terminal stands below it.
+        let signals = (!self.json && io::stdout().is_terminal()).then(Signals::termination).transpose()?;
         let mut before: Option<(Instant, Vec<Found>)> = None;
+        let mut due = Instant::now();
         loop {
             let now = Instant::now();
             let found = match self.look() {
@@ -88,26 +103,40 @@ impl Arguments {
                 let (_, past) = before.as_ref()?;
                 past.iter().find(|past| past.device == device)?.answer.as_ref().ok()
             };
-            let text: Vec<String> = found
-                .iter()
-                .map(|found| match &found.answer {
-                    _ if self.json => json(found),
-                    Ok(status) if redraw => observe::status::render_rates(past(&found.device), status, elapsed),
-                    Ok(status) => line(&observe::status::rates_line(past(&found.device), status, elapsed)),
-                    Err(_) if redraw => text(found),
+            let text = if signals.is_some() {
+                let parts = found.iter().map(|found| match &found.answer {
+                    Ok(status) => watch::render_rates(past(&found.device), status, elapsed),
+                    Err(_) => text(found),
+                });
+                let parts: Vec<String> = parts.collect();
+                let all = if parts.is_empty() { NOBODY.to_owned() + "\n" } else { parts.join("\n") };
+                let size = terminal::size(io::stdout().as_fd()).unwrap_or(USUAL_SIZE);
+                watch::frame(&all, size, before.is_none())
+            } else if found.is_empty() {
+                if self.json { timed(json!({ "error": NOBODY })) } else { line(NOBODY) }
+            } else {
+                let line = |found: &Found| match &found.answer {
+                    _ if self.json => timed(object(found)),
+                    Ok(status) => line(&watch::rates_line(past(&found.device), status, elapsed)),
                     Err(error) => line(&format!("{}  {error}", found.device)),
-                })
-                .collect();
-            let text = match (redraw, text.is_empty()) {
-                (true, true) => screen("no adit daemon is running\n"),
-                (true, false) => screen(&text.join("\n")),
-                (false, _) => text.concat(),
+                };
+                found.iter().map(line).collect()
             };
             if !output::print(&text)? {
                 return Ok(());
             }
             before = Some((now, found));
-            thread::sleep(PERIOD.saturating_sub(now.elapsed()));
+            due = (due + period).max(Instant::now());
+            let rest = due.saturating_duration_since(Instant::now());
+            match &signals {
+                None => thread::sleep(rest),
+                Some(signals) => {
+                    let [came] = readable([signals.as_fd()], Some(rest))?;
+                    if came && signals.take().is_some() {
+                        return Ok(());
+                    }
+                }
+            }
         }
     }
 
@@ -146,20 +175,33 @@ fn text(found: &Found) -> String {
 }
 
 fn json(found: &Found) -> String {
-    let object = match &found.answer {
-        Ok(status) => {
-            serde_json::to_string(status).unwrap_or_else(|error| json!({ "error": error.to_string() }).to_string())
-        }
-        Err(error) => json!({ "device": { "name": found.device }, "error": error.to_string() }).to_string(),
-    };
-    object + "\n"
+    // In the order of the documentation.
+    let text = found.answer.as_ref().ok().and_then(|status| serde_json::to_string(status).ok());
+    text.unwrap_or_else(|| object(found).to_string()) + "\n"
+}
+
+fn object(found: &Found) -> Value {
+    match &found.answer {
+        Ok(status) => serde_json::to_value(status).unwrap_or_else(|error| json!({ "error": error.to_string() })),
+        Err(error) => json!({ "device": { "name": found.device }, "error": error.to_string() }),
+    }
+}
+
+/// A line of a series, which says when it was.
+fn timed(mut object: Value) -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    if let Some(object) = object.as_object_mut() {
+        object.insert("time_s".into(), (since.as_millis() as f64 / 1000.0).into());
+    }
+    object.to_string() + "\n"
 }
 
 fn line(text: &str) -> String {
     format!("{}  {}\n", humantime::format_rfc3339_seconds(SystemTime::now()), observe::table::clean(text))
 }
 
-/// Draws over what is there, line by line, so that nothing flickers (ECMA-48: CUP, EL, ED).
-fn screen(text: &str) -> String {
-    format!("\u{1b}[H{}\u{1b}[J", text.replace('\n', "\u{1b}[K\n"))
+/// A time between two looks.
+fn period(text: &str) -> std::result::Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.1..=86_400.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "write a number of seconds from 0.1 to 86400".to_owned())
 }

@@ -68,6 +68,9 @@ impl Control {
     pub(super) fn answer_requests(&mut self, netlink: &mut Netlink) {
         while let Ok(request) = self.requests.try_recv() {
             let answer = self.change(netlink, request.wanted);
+            if answer.as_ref().is_ok_and(|summary| *summary != Summary::default()) {
+                self.surroundings.control.changes.add(1);
+            }
             // Who has left in the meantime needs no answer.
             let _ = request.reply.send(answer);
         }
@@ -117,9 +120,14 @@ impl Control {
         }
         let summary = reconfigure::summary(&changes);
         let sockets = self.other_sockets(&new, &changes)?;
+        let door = match changes.contains(&Change::Setting(Setting::Observe)) {
+            true => self.web.prepare(new.observe.listen.as_ref())?,
+            false => None,
+        };
         let listen = sockets.as_ref().and_then(|s| s.first()).map_or(self.listen(), |socket| socket.local_address());
         let prepared = self.prepare(netlink, new, &changes, (listen, &resolved))?;
         self.apply(netlink, Prepared { road, ..prepared }, sockets)?;
+        self.web.follow(self.tunnel.observe.listen.as_ref(), door);
         Ok(summary)
     }
 
@@ -478,7 +486,7 @@ fn touches_host(change: &Change) -> bool {
         Change::Setting(setting) => {
             let here_alone =
                 matches!(setting, Setting::PrivateKey | Setting::WireguardPrivateKey | Setting::Membership);
-            !here_alone && !matches!(setting, Setting::Bridge | Setting::Domain)
+            !here_alone && !matches!(setting, Setting::Bridge | Setting::Domain | Setting::Observe)
         }
     }
 }

@@ -97,6 +97,7 @@ impl Control {
         }
         let Some((done, faults)) = outcome else { return told.map(|()| true) };
         if done > 0 {
+            self.surroundings.control.container_repairs.add(done as u64);
             tracing::info!("brought the containers' side of {} back to what it was ({done} changes)", node.device);
         }
         told?;

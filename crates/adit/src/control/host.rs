@@ -136,6 +136,7 @@ impl Control {
         let steps = plan::plan(desired, &actual, &self.owned);
         let failures = apply::try_all(netlink, &name, &steps);
         if steps.len() > failures.len() {
+            self.surroundings.control.repairs.add((steps.len() - failures.len()) as u64);
             tracing::info!("brought {name} back to its configuration ({} changes)", steps.len() - failures.len());
         }
         say_who_forwards(&steps);

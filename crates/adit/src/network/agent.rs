@@ -144,6 +144,8 @@ pub(super) struct Agent {
     public: Vec<IpAddr>,
     behind_nat: bool,
     lost: Option<String>,
+    /// What revision the registry spoke of last, and when.
+    said: Option<(i64, Instant)>,
     alarms: BTreeMap<Topic, String>,
     /// What the view has raised, so that each is logged once.
     raised: Vec<String>,
@@ -204,6 +206,7 @@ impl Agent {
             public: Vec::new(),
             behind_nat: false,
             lost: None,
+            said: None,
             alarms: BTreeMap::new(),
             raised: Vec::new(),
             handle: None,

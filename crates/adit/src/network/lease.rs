@@ -72,8 +72,17 @@ enum Order {
 #[derive(Debug, Clone, Default)]
 struct State {
     held: Option<Held>,
+    /// Since when.
+    since: Option<Instant>,
     taken: bool,
     lost: bool,
+}
+
+impl State {
+    /// Ours from now on.
+    fn held(held: Held) -> Self {
+        Self { held: Some(held), since: Some(Instant::now()), ..Self::default() }
+    }
 }
 
 /// See the module.
@@ -198,6 +207,11 @@ impl Lease {
         Some(expires.saturating_duration_since(Instant::now()))
     }
 
+    /// How long it is ours.
+    pub(super) fn age(&self) -> Option<Duration> {
+        lock(&self.state).since.map(|since| since.elapsed())
+    }
+
     /// The number of the record that was signed last.
     pub(super) fn sequence(&self) -> u64 {
         self.signer.lock().sequence
@@ -286,7 +300,7 @@ impl Task {
     async fn acquire(&mut self) -> std::result::Result<(), Trouble> {
         match self.keeper.acquire().await {
             Ok(held) => {
-                *lock(&self.state) = State { held: Some(held), ..State::default() };
+                *lock(&self.state) = State::held(held);
                 let _ = self.outbox.send(Change::Held);
                 Ok(())
             }
@@ -309,7 +323,7 @@ impl Task {
                     Change::Held
                 }
                 lease::Change::Reclaimed(held) => {
-                    *state = State { held: Some(held), ..State::default() };
+                    *state = State::held(held);
                     Change::Held
                 }
                 lease::Change::Taken { by } => {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use registry::trust::Serial;
 use registry::view::View;
@@ -28,6 +28,8 @@ pub(super) struct Situation<'a> {
     pub(super) port: u16,
     pub(super) behind_nat: bool,
     pub(super) lost: Option<&'a str>,
+    /// What revision the registry spoke of last, and when.
+    pub(super) said: Option<(i64, Instant)>,
     pub(super) embedded: bool,
     pub(super) alarms: Vec<&'a String>,
     pub(super) refused: &'a [String],
@@ -73,9 +75,12 @@ pub(super) fn status(situation: &Situation<'_>) -> NetworkStatus {
         subnets: wanted.map(|wanted| wanted.overlay.subnets.clone()).unwrap_or_default(),
         lease: lease.map_or("waiting", |lease| lease.state()).into(),
         lease_s: lease.and_then(|lease| lease.remaining()).map(|left| left.as_secs()),
+        lease_age_s: lease.and_then(|lease| lease.age()).map(|age| age.as_secs()),
         registry: member.registry_urls.clone(),
         embedded: situation.embedded,
         registry_problem: situation.lost.map(str::to_owned),
+        registry_revision: situation.said.map(|(revision, _)| revision),
+        registry_age_s: situation.said.map(|(_, at)| at.elapsed().as_secs()),
         epoch: member.epoch(),
         public: situation.public.iter().map(|ip| SocketAddr::new(*ip, situation.port).to_string()).collect(),
         behind_nat: situation.behind_nat,

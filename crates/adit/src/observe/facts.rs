@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -23,7 +23,7 @@ use crate::api::status::{
 };
 use crate::config::{Peer, Tunnel};
 use crate::container::Store;
-use crate::counters::{Counter, Drops, PerWorker, Traffic, Wire, WorkerCounters};
+use crate::counters::{ControlCounters, Counter, Drops, NamesCounters, PerWorker, Traffic, Wire, WorkerCounters};
 use crate::data_path::Surroundings;
 use crate::observe::containers;
 use crate::request::{PeerNow, Picture};
@@ -49,11 +49,14 @@ impl Default for DeviceFacts {
 /// Everything that `adit status` and `wg show` show.
 pub struct Facts {
     started: Instant,
+    began: Duration,
     name: String,
     known: ArcSwap<Known>,
     device: Arc<ArcSwap<DeviceFacts>>,
     counters: Arc<PerWorker<WorkerCounters>>,
     control_drops: Arc<Drops>,
+    control: Arc<ControlCounters>,
+    names: NamesCounters,
     node: SharedNode,
     network: ArcSwapOption<NetworkStatus>,
     containers: Store,
@@ -61,6 +64,15 @@ pub struct Facts {
     switch: Option<Arc<Switch>>,
     switch_problem: ArcSwapOption<String>,
     changed: Notify,
+    turn: Turn,
+}
+
+/// When control looked last, and what it saw.
+#[derive(Default)]
+struct Turn {
+    /// Nanoseconds after the start.
+    at: AtomicU64,
+    works: AtomicBool,
 }
 
 /// What another configuration changes.
@@ -106,11 +118,14 @@ impl Facts {
     ) -> Self {
         Self {
             started: Instant::now(),
+            began: clock::realtime(),
             name: tunnel.device.name.clone(),
             known: ArcSwap::from_pointee(Known::new(tunnel, roster, &surroundings.sockets)),
             device,
             counters: Arc::clone(&surroundings.counters),
             control_drops: Arc::clone(&surroundings.control_drops),
+            control: Arc::clone(&surroundings.control),
+            names: NamesCounters::default(),
             node,
             network: ArcSwapOption::empty(),
             containers,
@@ -118,6 +133,7 @@ impl Facts {
             switch,
             switch_problem: ArcSwapOption::empty(),
             changed: Notify::new(),
+            turn: Turn::default(),
         }
     }
 
@@ -147,6 +163,27 @@ impl Facts {
         self.names_problems.store(Arc::new(problems));
     }
 
+    /// Control lives, and whether the workers do.
+    pub fn set_turn(&self, works: bool) {
+        self.turn.works.store(works, Ordering::Relaxed);
+        self.turn.at.store(u64::try_from(self.uptime().as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// How long ago control looked last; it does so once a minute at the latest.
+    pub fn since_turn(&self) -> Duration {
+        self.uptime().saturating_sub(Duration::from_nanos(self.turn.at.load(Ordering::Relaxed)))
+    }
+
+    /// Whether all workers lived when control looked last.
+    pub fn is_working(&self) -> bool {
+        self.turn.works.load(Ordering::Relaxed)
+    }
+
+    /// How long ago the daemon began to set up.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// What is wrong with the network behind the device, as a sentence without its full stop.
     pub fn set_switch_problem(&self, problem: Option<String>) {
         self.switch_problem.store(problem.map(Arc::new));
@@ -156,6 +193,13 @@ impl Facts {
     pub fn follow(&self, tunnel: Arc<Tunnel>, roster: &Roster, sockets: &[Arc<Socket>]) {
         self.known.store(Arc::new(Known::new(tunnel, roster, sockets)));
         self.changed.notify_one();
+    }
+
+    /// The peer with this number, as it is configured.
+    pub fn peer(&self, id: PeerId) -> Option<Peer> {
+        let known = self.known.load();
+        let at = known.peers.iter().position(|peer| peer.id == id)?;
+        known.tunnel.peers.get(at).cloned()
     }
 
     /// The name of the device.
@@ -210,8 +254,33 @@ impl Facts {
         )
     }
 
+    /// What workers count.
+    pub fn workers(&self) -> &PerWorker<WorkerCounters> {
+        &self.counters
+    }
+
+    /// What control counts.
+    pub fn control(&self) -> &ControlCounters {
+        &self.control
+    }
+
+    /// What the resolver counts.
+    pub fn names(&self) -> &NamesCounters {
+        &self.names
+    }
+
+    /// When the daemon began to set up, since 1970-01-01 as the clock was then.
+    pub fn began(&self) -> Duration {
+        self.began
+    }
+
     /// The state at this moment.
     pub fn status(&self) -> Status {
+        self.status_and_peers().0
+    }
+
+    /// The state at this moment, and more of each peer in it, in the same order.
+    pub fn status_and_peers(&self) -> (Status, Vec<PeerNow>) {
         let (device, known) = (self.device.load(), self.known.load_full());
         let workers = self.counters.iter().map(|w| WorkerStatus {
             rx_packets: w.ingress.packets.get(),
@@ -233,7 +302,8 @@ impl Facts {
             containers::add(network, &self.containers);
             network.problems.extend(self.names_problems.load().iter().cloned());
         }
-        Status {
+        let more = known.peers.iter().zip(&states).map(|(facts, state)| facts.now(state.as_ref())).collect();
+        let status = Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
@@ -259,7 +329,8 @@ impl Facts {
             drops: Reason::ALL.iter().copied().map(drops).filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>(),
             network,
             switch: self.switch_status(&known, now),
-        }
+        };
+        (status, more)
     }
 
     fn switch_status(&self, known: &Known, now: Time) -> Option<SwitchStatus> {
@@ -334,6 +405,9 @@ impl PeerFacts {
             preshared_key: peer.preshared_key.is_some(),
             keepalive_s: peer.keepalive.map(|keepalive| keepalive.as_secs()),
             path_mtu: state.map(|state| state.mtu as u64).filter(|mtu| *mtu > 0),
+            round_trip_us: Some(self.link.round_trip.load(Ordering::Relaxed))
+                .filter(|ns| *ns > 0)
+                .map(|ns| ns.div_ceil(1000)),
             allowed_ips: peer.allowed_ips.clone(),
             rx_bytes,
             tx_bytes,

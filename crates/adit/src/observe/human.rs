@@ -43,6 +43,12 @@ pub fn duration(seconds: u64) -> String {
     }
 }
 
+/// `1.23 ms`, `980 µs`, `1.20 s`
+pub fn microseconds(amount: u64) -> String {
+    let (number, unit) = scale(amount as f64, 1000.0, &["µs", "ms", "s"]);
+    format!("{number} {unit}")
+}
+
 fn per_second(amount: u64, within: Duration) -> f64 {
     let seconds = within.as_secs_f64();
     if seconds > 0.0 { amount as f64 / seconds } else { 0.0 }
@@ -73,6 +79,15 @@ fn scale(mut amount: f64, step: f64, units: &[&'static str]) -> (String, &'stati
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn round_trips() {
+        for (amount, shown) in
+            [(0, "0 µs"), (980, "980 µs"), (1234, "1.23 ms"), (45_600, "45.6 ms"), (1_200_000, "1.20 s")]
+        {
+            assert_eq!(microseconds(amount), shown);
+        }
+    }
 
     #[test]
     fn amounts() {

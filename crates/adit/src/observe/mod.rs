@@ -3,5 +3,9 @@
 pub mod containers;
 pub mod facts;
 pub mod human;
+pub mod metrics;
 pub mod status;
 pub mod table;
+pub mod trace;
+pub mod watch;
+pub mod web;

@@ -34,45 +34,7 @@ pub fn render(status: &Status) -> String {
     format!("{}\n{}{}{}{}", head(status), table.render(2), containers(status), problems(status), drops(status))
 }
 
-/// A daemon's state with what moved since `before`, which was `elapsed` ago.
-pub fn render_rates(before: Option<&Status>, status: &Status, elapsed: Duration) -> String {
-    let mut table = Table::new(&["PEER", "TRANSPORT", "ENDPOINT", "RECEIVING", "SENDING", "RECEIVED", "SENT"]);
-    for peer in &status.peers {
-        let moved = moved(before.and_then(|before| find(before, peer)), peer);
-        table.row([
-            peer.name.clone(),
-            transport_of(peer),
-            endpoint_of(peer),
-            traffic(human::bit_rate(moved.rx_bytes, elapsed), human::rate(moved.rx_packets, elapsed)),
-            traffic(human::bit_rate(moved.tx_bytes, elapsed), human::rate(moved.tx_packets, elapsed)),
-            human::bytes(peer.rx_bytes),
-            human::bytes(peer.tx_bytes),
-        ]);
-    }
-    format!("{}\n{}{}{}", head(status), table.render(2), problems(status), drops(status))
-}
-
-/// What moved through a daemon since `before`, on one line.
-pub fn rates_line(before: Option<&Status>, status: &Status, elapsed: Duration) -> String {
-    let mut sum = Moved::default();
-    for peer in &status.peers {
-        let moved = moved(before.and_then(|before| find(before, peer)), peer);
-        sum.rx_bytes = sum.rx_bytes.saturating_add(moved.rx_bytes);
-        sum.tx_bytes = sum.tx_bytes.saturating_add(moved.tx_bytes);
-        sum.rx_packets = sum.rx_packets.saturating_add(moved.rx_packets);
-        sum.tx_packets = sum.tx_packets.saturating_add(moved.tx_packets);
-    }
-    let dropped = dropped(status).saturating_sub(before.map_or(0, dropped));
-    format!(
-        "{}  receiving {}  sending {}  dropping {}",
-        clean(&status.device.name),
-        traffic(human::bit_rate(sum.rx_bytes, elapsed), human::rate(sum.rx_packets, elapsed)),
-        traffic(human::bit_rate(sum.tx_bytes, elapsed), human::rate(sum.tx_packets, elapsed)),
-        human::rate(dropped, elapsed),
-    )
-}
-
-fn head(status: &Status) -> String {
+pub(super) fn head(status: &Status) -> String {
     let Status { version, pid, uptime_s, device, transport, .. } = status;
     let mut text = String::new();
     let name = &device.name;
@@ -199,7 +161,7 @@ fn describe_transport(transport: &TransportStatus) -> String {
     text
 }
 
-fn transport_of(peer: &PeerStatus) -> String {
+pub(super) fn transport_of(peer: &PeerStatus) -> String {
     match &peer.suite {
         _ if !peer.secure => format!("{} (not encrypted)", peer.transport),
         // WireGuard has one only.
@@ -208,7 +170,7 @@ fn transport_of(peer: &PeerStatus) -> String {
     }
 }
 
-fn handshake_of(peer: &PeerStatus) -> String {
+pub(super) fn handshake_of(peer: &PeerStatus) -> String {
     match (peer.session.as_str(), peer.handshake_s) {
         _ if !peer.secure => "-".into(),
         ("handshaking", _) => "calling".into(),
@@ -218,11 +180,11 @@ fn handshake_of(peer: &PeerStatus) -> String {
     }
 }
 
-fn endpoint_of(peer: &PeerStatus) -> String {
+pub(super) fn endpoint_of(peer: &PeerStatus) -> String {
     peer.endpoint.clone().unwrap_or_else(|| "-".to_owned())
 }
 
-fn traffic(amount: String, packets: String) -> String {
+pub(super) fn traffic(amount: String, packets: String) -> String {
     format!("{amount} ({packets})")
 }
 
@@ -275,7 +237,7 @@ fn containers(status: &Status) -> String {
 }
 
 /// A line for each peer that something is wrong with.
-fn problems(status: &Status) -> String {
+pub(super) fn problems(status: &Status) -> String {
     let mut text = String::new();
     for peer in &status.peers {
         let Some(problem) = &peer.problem else { continue };
@@ -315,35 +277,8 @@ fn drops(status: &Status) -> String {
     format!("\n  dropped    {}\n", reasons.join(", "))
 }
 
-fn dropped(status: &Status) -> u64 {
-    status.drops.values().fold(0, |sum, packets| sum.saturating_add(*packets))
-}
-
-/// What moved between two moments. A daemon that was started anew in between counts from zero.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Moved {
-    rx_bytes: u64,
-    tx_bytes: u64,
-    rx_packets: u64,
-    tx_packets: u64,
-}
-
-fn find<'a>(status: &'a Status, peer: &PeerStatus) -> Option<&'a PeerStatus> {
-    status.peers.iter().find(|other| other.name == peer.name)
-}
-
-fn moved(before: Option<&PeerStatus>, now: &PeerStatus) -> Moved {
-    let Some(before) = before else { return Moved::default() };
-    Moved {
-        rx_bytes: now.rx_bytes.saturating_sub(before.rx_bytes),
-        tx_bytes: now.tx_bytes.saturating_sub(before.tx_bytes),
-        rx_packets: now.rx_packets.saturating_sub(before.rx_packets),
-        tx_packets: now.tx_packets.saturating_sub(before.tx_packets),
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::api::status::tests::{node, sample};
 
@@ -365,7 +300,7 @@ adit0  up 3 h 12 min, adit 0.1.0, process 4711
     }
 
     /// Two encrypted peers and a plain one.
-    fn encrypted() -> Status {
+    pub(in crate::observe) fn encrypted() -> Status {
         let mut status = sample();
         let [berlin, oslo] = &mut status.peers[..] else { panic!("two peers") };
         for (peer, transport) in [(&mut *berlin, "sealed"), (&mut *oslo, "wireguard")] {
@@ -389,7 +324,6 @@ adit0  up 3 h 12 min, adit 0.1.0, process 4711
         let text = render(&encrypted());
         assert!(text.contains(expected), "{text}");
         assert!(text.lines().all(|line| line.len() <= 120), "{text}");
-        assert!(render_rates(None, &encrypted(), Duration::ZERO).contains("sealed AES-256-GCM"));
     }
 
     #[test]
@@ -444,25 +378,8 @@ adit0  up 3 h 12 min, adit 0.1.0, process 4711
 
   dropped    no_route 17
 ";
-        for text in [render(&status), render_rates(None, &status, Duration::ZERO)] {
-            assert!(text.ends_with(expected), "{text}");
-        }
-    }
-
-    #[test]
-    fn rates_are_of_what_moved() {
-        let before = sample();
-        let mut now = sample();
-        now.peers[0].rx_bytes += 125_000_000;
-        now.peers[0].rx_packets += 100_000;
-        now.drops.insert("malformed".into(), 2);
-        let second = Duration::from_secs(1);
-        let line = rates_line(Some(&before), &now, second);
-        assert_eq!(line, "adit0  receiving 1.00 Gbit/s (100 k/s)  sending 0 bit/s (0/s)  dropping 2/s");
-        assert!(render_rates(Some(&before), &now, second).contains("1.00 Gbit/s (100 k/s)  0 bit/s (0/s)"));
-        // Without a moment before, and after a restart, nothing is known to have moved.
-        assert!(rates_line(None, &now, second).contains("receiving 0 bit/s"));
-        assert!(rates_line(Some(&now), &before, second).contains("receiving 0 bit/s"));
+        let text = render(&status);
+        assert!(text.ends_with(expected), "{text}");
     }
 
     #[test]
@@ -472,8 +389,7 @@ adit0  up 3 h 12 min, adit 0.1.0, process 4711
         status.device.reason = Some("a\u{7}\nb".into());
         status.peers[0].name = "x\u{1b}]0;y".into();
         status.drops = [("no\rroute".to_owned(), 1)].into();
-        let text =
-            render(&status) + &render_rates(None, &status, Duration::ZERO) + &rates_line(None, &status, Duration::ZERO);
+        let text = render(&status);
         assert!(text.chars().all(|letter| letter == '\n' || !letter.is_control()), "{text:?}");
     }
 

@@ -129,6 +129,27 @@ impl Desk {
 
     /// Takes a question.
     pub(super) fn take(&self, bytes: &[u8], from: SocketAddr, way: Way) -> Outcome {
+        let outcome = self.look_at(bytes, from, way);
+        match &outcome {
+            Outcome::Nothing => self.facts.names().passed_over.add(1),
+            Outcome::Answer(answer) => self.count(answer),
+            Outcome::Later(_) => {}
+        }
+        outcome
+    }
+
+    fn count(&self, answer: &[u8]) {
+        let names = self.facts.names();
+        let counter = match message::code(answer) {
+            NO_ERROR => &names.answered,
+            NO_NAME => &names.no_name,
+            REFUSED => &names.refused,
+            _ => &names.failed,
+        };
+        counter.add(1);
+    }
+
+    fn look_at(&self, bytes: &[u8], from: SocketAddr, way: Way) -> Outcome {
         let Some(zone) = self.zone() else { return Outcome::Nothing };
         let (asker, now) = (zone.who(from.ip()), Instant::now());
         let allowed = match asker {
@@ -195,7 +216,9 @@ impl Desk {
             Decision::Forward => self.forward(&job, limit).await,
             Decision::Answer(..) | Decision::Refuse => None,
         };
-        answer.unwrap_or_else(|| query.answer(SERVER_FAILURE, false, &[], limit))
+        let answer = answer.unwrap_or_else(|| query.answer(SERVER_FAILURE, false, &[], limit));
+        self.count(&answer);
+        answer
     }
 
     async fn forward(&self, job: &Job, limit: usize) -> Option<Vec<u8>> {

@@ -13,6 +13,7 @@ use wire::vnet::{self, VnetHdr};
 
 use super::EBADFD;
 use crate::counters::WorkerCounters;
+use crate::observe::trace::watch::Tap;
 
 /// Writes what one receive brought.
 pub(super) struct DeviceWriter<'a> {
@@ -24,11 +25,16 @@ pub(super) struct DeviceWriter<'a> {
     /// Whether the device takes frames.
     pub(super) frames: bool,
     pub(super) gone: bool,
+    /// Where probes are noted, and by which worker, while somebody traces.
+    pub(super) tap: Option<(&'a Tap, usize)>,
 }
 
 impl DeviceWriter<'_> {
     #[inline]
     pub(super) fn write(&mut self, header: &VnetHdr, packet: &[u8]) {
+        if let Some((tap, number)) = self.tap {
+            tap.written(number, header, packet);
+        }
         match self.queue.send(header, packet) {
             Ok(()) => self.counters.device_writes.add(1),
             Err(e) => self.failed(header, packet, &e),

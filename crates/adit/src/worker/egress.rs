@@ -19,6 +19,8 @@ use wire::segment::{Layout, SuperPacket};
 use wire::vnet::VnetHdr;
 
 use super::{EBADFD, Event, Link, Path, Progress, TURN_BYTES, View};
+use crate::observe::trace::observation::MAX_HEAD;
+use crate::observe::trace::watch;
 
 /// Packets read from the device before the wire has its turn again.
 const DEVICE_BATCH: usize = 64;
@@ -50,7 +52,11 @@ impl Path {
                 Ok((header, length)) => {
                     taken += 1;
                     bytes += length;
-                    if let Err(reason) = self.forward(view, header, packet.get_mut(..length).unwrap_or_default()) {
+                    let packet = packet.get_mut(..length).unwrap_or_default();
+                    if let Some(tap) = &self.tap {
+                        self.probe = tap.read(self.number, &header, packet);
+                    }
+                    if let Err(reason) = self.forward(view, header, packet) {
                         self.dropped(reason, 1);
                     }
                 }
@@ -67,6 +73,9 @@ impl Path {
         self.packet = packet;
         if let Some(counters) = self.counters.get(self.number) {
             counters.device_reads.add(taken as u64);
+            if taken > 0 {
+                counters.batches.device.see(taken as u64);
+            }
         }
         // With more to come in the next turn, trains that take more wait for it, but no longer than that.
         self.waits = progress == Progress::More && !self.classic && !self.waits;
@@ -117,6 +126,9 @@ impl Path {
                     true
                 })
             });
+        }
+        if let (Some(tap), Some(probe)) = (&self.tap, self.probe) {
+            self.waiting.push(tap.enclosed((probe, id.0), packet.bytes()));
         }
         for i in 0..packets.count() {
             let length = packets.len_of(i);
@@ -265,7 +277,38 @@ impl Path {
     ) -> Result<(), Reason> {
         let Sealing { session, flow, mtu, .. } = sealing;
         let length = session.datagram_len(packet.len(), *mtu);
+        if self.probe.is_some() {
+            return self.seal_probe(view, sealing, (counter, flags), packet, length);
+        }
         self.put(view, flow, (length, packet.len()), |slot| session.seal(counter, flags, flow.lane, packet, slot))
+    }
+
+    /// The same for a probe, which is noted.
+    #[cold]
+    fn seal_probe(
+        &mut self,
+        view: &View,
+        Sealing { session, flow, .. }: &Sealing<'_>,
+        (counter, flags): (u64, Flags),
+        packet: &[u8],
+        length: usize,
+    ) -> Result<(), Reason> {
+        let mut head = [0; MAX_HEAD];
+        self.put(view, flow, (length, packet.len()), |slot| {
+            let sealed = session.seal(counter, flags, flow.lane, packet, slot);
+            head.iter_mut().zip(&*slot).for_each(|(to, from)| *to = *from);
+            sealed
+        })?;
+        if let (Some(tap), Some(probe)) = (&self.tap, self.probe) {
+            self.waiting.push(tap.sealed(
+                self.number,
+                (probe, flow.tag),
+                packet,
+                head.get(..length).unwrap_or(&head),
+                length,
+            ));
+        }
+        Ok(())
     }
 
     /// Writes one datagram of `length` bytes, of which `inside` are a packet's, into a train; `write` answers whether it did.
@@ -372,6 +415,7 @@ impl Path {
             if remote.is_some_and(|remote| remote.session.load().is_some()) {
                 let waited: VecDeque<_> = self.stage.take(id);
                 for mut staged in waited {
+                    self.probe = self.tap.as_ref().and_then(|tap| tap.find(&staged.packet));
                     // A frame that waited for one peer went to the others at once.
                     let outcome = match &view.frames {
                         Some(_) => self.frame_to(view, id, staged.header, &mut staged.packet),
@@ -404,8 +448,11 @@ impl Path {
         }
         let Some(counters) = self.counters.get(self.number) else { return };
         let (number, report) = (self.number, &self.report);
+        let mut all = 0;
+        let (at, mut failed) = (if self.waiting.is_empty() { 0 } else { watch::now() }, None);
         let account = |sent: Sent<'_>| {
             counters.sends.add(1);
+            all += sent.datagrams;
             if sent.flow.tag == NOBODY {
                 return;
             }
@@ -423,6 +470,7 @@ impl Path {
             }
             if let Some((datagrams, error)) = sent.failed {
                 counters.dropped(reason(error), datagrams);
+                failed = Some(sent.flow.tag);
                 if error == SendError::TooBig {
                     report(Event::PathTooNarrow(id));
                 }
@@ -431,6 +479,25 @@ impl Path {
         match which {
             Which::All => self.trains.flush(&self.socket, account),
             Which::Full => self.trains.flush_closed(&self.socket, account),
+        }
+        if all > 0 {
+            counters.batches.sent.see(all as u64);
+        }
+        if !self.waiting.is_empty() {
+            self.note_sent(at, failed);
+        }
+    }
+
+    /// Notes which probes were sent, unless some of their trains still wait, or those of their peer failed.
+    #[cold]
+    fn note_sent(&mut self, at: i64, failed: Option<u32>) {
+        if !self.trains.is_empty() {
+            return;
+        }
+        for waiting in std::mem::take(&mut self.waiting) {
+            if let Some(tap) = self.tap.as_ref().filter(|_| failed != Some(waiting.tag)) {
+                tap.sent(self.number, at, &waiting);
+            }
         }
     }
 }

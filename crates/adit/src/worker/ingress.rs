@@ -22,6 +22,7 @@ use super::egress::NOBODY;
 use super::frames::FrameAdmission;
 use super::{Event, Path, Progress, Report, Secrets, TURN_BYTES, View};
 use crate::counters::WorkerCounters;
+use crate::observe::trace::watch::{self, Arrived, Tap};
 
 impl Path {
     /// Takes what the wire has.
@@ -33,14 +34,9 @@ impl Path {
         };
         let Some(counters) = self.counters.get(self.number) else { return Progress::Idle };
         counters.receives.add(receives as u64);
-        let device = DeviceWriter {
-            queue: &self.queue,
-            counters,
-            scratch: &mut self.scratch,
-            joins: self.joins,
-            frames: view.frames.is_some(),
-            gone: false,
-        };
+        let tap = self.tap.as_deref().map(|tap| (tap, self.number));
+        let (queue, scratch, joins) = (&self.queue, &mut *self.scratch, self.joins);
+        let device = DeviceWriter { queue, counters, scratch, joins, frames: view.frames.is_some(), gone: false, tap };
         self.batch.begin();
         let mut arriving = Arriving {
             view,
@@ -53,17 +49,20 @@ impl Path {
             coalescer: &mut self.coalescer,
             trains: &mut self.trains,
             device,
+            traced: tap.map(|(tap, _)| Traced { tap, received: watch::now(), probe: None }),
         };
-        let mut total = 0;
+        let (mut total, mut came) = (0, 0);
         for mut datagrams in self.received.datagrams() {
             total += datagrams.bytes.len();
+            came += datagrams.count();
             match view.snapshot.speaker(datagrams.source) {
                 Ok(peer) => arriving.plain(peer, &mut datagrams),
                 Err(_) if view.snapshot.has_secure() => arriving.secure(&mut datagrams),
-                Err(reason) => counters.dropped(reason, datagrams.bytes.len().div_ceil(datagrams.stride.max(1)).max(1)),
+                Err(reason) => counters.dropped(reason, datagrams.count()),
             }
         }
         let Arriving { mut device, coalescer, .. } = arriving;
+        counters.batches.received.see(came as u64);
         coalescer.flush(&mut |header, packet| device.write(header, packet));
         let DeviceWriter { joins, gone, .. } = device;
         if joins != self.joins {
@@ -111,6 +110,16 @@ struct Arriving<'a> {
     coalescer: &'a mut Coalescer,
     trains: &'a mut SendQueue,
     device: DeviceWriter<'a>,
+    traced: Option<Traced<'a>>,
+}
+
+/// What is noted while somebody traces.
+struct Traced<'a> {
+    tap: &'a Tap,
+    /// When this receive ended.
+    received: i64,
+    /// That which was opened last, if it is a probe.
+    probe: Option<Arrived>,
 }
 
 /// Where a run of datagrams comes from.
@@ -143,6 +152,9 @@ impl Arriving<'_> {
         let mut admission = Admission::new(&self.view.snapshot, peer, datagrams.ecn);
         let (mut packets, mut bytes) = (0, 0);
         for datagram in datagrams.bytes.chunks_mut(datagrams.stride.max(1)) {
+            if let Some(traced) = &self.traced {
+                traced.tap.received_plain(self.number, traced.received, datagram);
+            }
             match admission.admit_plain(datagram) {
                 Ok(packet) => {
                     packets += 1;
@@ -189,6 +201,10 @@ impl Arriving<'_> {
                     }
                     let Some(session) = batch.session(session) else { continue };
                     admission.speaks(session.peer());
+                    if let Some(traced) = &mut self.traced {
+                        let Traced { tap, received, .. } = *traced;
+                        traced.probe = tap.received(self.number, received, datagrams.bytes, (from, to));
+                    }
                     let Some(plaintext) = datagrams.bytes.get_mut(from..to) else { continue };
                     if heard.received == 0 || (newest && !heard.newest) {
                         self.meet(session, newest, &mut heard, origin);
@@ -258,6 +274,9 @@ impl Arriving<'_> {
             Ok(packet) => packet,
             Err(reason) => return self.counters.dropped(reason, 1),
         };
+        if let Some(Traced { tap, probe: Some(probe), .. }) = self.traced {
+            tap.opened(self.number, probe, packet.bytes(), partial);
+        }
         let write = &mut |header: &_, packet: &[u8]| self.device.write(header, packet);
         if partial {
             let continues = follows && flags.contains(Flags::CONTINUES);

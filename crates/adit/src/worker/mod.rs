@@ -52,6 +52,7 @@ use wire::frame::MAX_LEN;
 use wire::run::Continuity;
 
 use crate::counters::{PeerTraffic, PerWorker, Wire, WorkerCounters};
+use crate::observe::trace::watch::{Gate, Tap, Waiting};
 pub use frames::Frames;
 use mailbox::Mailbox;
 use stage::Stage;
@@ -96,6 +97,8 @@ pub struct Link {
     pub by_control: Wire,
     /// When the last handshake with it was complete, in nanoseconds since 1970; 0 if none was.
     pub shaken: AtomicU64,
+    /// Nanoseconds until it answered our last probe that it did answer; 0 if it answered none.
+    pub round_trip: AtomicU64,
 }
 
 impl Link {
@@ -170,6 +173,8 @@ pub struct Parts {
     pub gap_noticed: Arc<AtomicU64>,
     /// Where it notes by which edition of the view it works: none before that is used any more.
     pub seen: Arc<PerWorker<AtomicU64>>,
+    /// Whether a trace is under way.
+    pub trace: Arc<Gate>,
     /// How it reaches control.
     pub report: Report,
     /// How long it looks again before it sleeps.
@@ -199,6 +204,8 @@ struct Path {
     ended: bool,
     /// The time of this turn.
     now: Time,
+    /// Whether it is to be noted yet how long the turn before took.
+    unmeasured: bool,
     gap: GapWatch,
     received: ReceiveBatch,
     /// Receives of the next turn: as many as bring [`TURN_BYTES`], if they are like those of the last one.
@@ -216,6 +223,13 @@ struct Path {
     sealed: Option<(u32, u64)>,
     continuity: Continuity,
     errors: Allowance,
+    trace: Arc<Gate>,
+    /// What probes are looked for in this turn; none unless somebody traces.
+    tap: Option<Arc<Tap>>,
+    /// Which probe the packet is that is on its way to the wire.
+    probe: Option<u32>,
+    /// Probes in trains that were not sent yet.
+    waiting: Vec<Waiting>,
 }
 
 /// Whether a direction may have more to do right away.
@@ -247,6 +261,7 @@ impl Worker {
                 classic,
                 ended: false,
                 now: Time::from_nanos(clock::boottime()),
+                unmeasured: false,
                 gap: GapWatch::new(Arc::clone(&parts.gap_noticed)),
                 received: ReceiveBatch::new(if classic { 1 } else { BATCH }),
                 receive_limit: 1,
@@ -261,6 +276,10 @@ impl Worker {
                 sealed: None,
                 continuity: Continuity::default(),
                 errors: Allowance::new(),
+                trace: parts.trace,
+                tap: None,
+                probe: None,
+                waiting: Vec::new(),
             },
         }
     }
@@ -285,6 +304,7 @@ impl Worker {
             let egress = self.path.egress(view);
             wire_ready = true;
             nudged = !self.path.stage.is_empty() && self.nudge.is_woken();
+            self.path.end_turn(ingress, egress);
             if ingress == Progress::More || egress == Progress::More {
                 continue;
             }
@@ -323,7 +343,11 @@ impl Path {
     /// Reads the clock; and where that tells that another copy of us may have used our counters, ends every session before anything is
     /// sealed.
     fn begin_turn(&mut self, view: &View) {
-        self.now = Time::from_nanos(clock::boottime());
+        let before = std::mem::replace(&mut self.now, Time::from_nanos(clock::boottime()));
+        if std::mem::take(&mut self.unmeasured) {
+            self.took_until(self.now, before);
+        }
+        self.tap = self.trace.tap();
         if view.snapshot.has_secure()
             && let Some(gap) = self.gap.gap(self.now)
         {
@@ -335,6 +359,22 @@ impl Path {
             if gap.first {
                 (self.report)(Event::Gap);
             }
+        }
+    }
+
+    /// Notes how long a turn took in which something came. Where another one follows at once, it ends as that one begins, which has to look at
+    /// the clock anyway.
+    fn end_turn(&mut self, ingress: Progress, egress: Progress) {
+        let is_idle = ingress == Progress::Idle && egress == Progress::Idle;
+        self.unmeasured = ingress == Progress::More || egress == Progress::More;
+        if !is_idle && !self.unmeasured {
+            self.took_until(Time::from_nanos(clock::boottime()), self.now);
+        }
+    }
+
+    fn took_until(&self, end: Time, began: Time) {
+        if let Some(counters) = self.counters.get(self.number) {
+            counters.batches.turns.see(end.as_nanos().saturating_sub(began.as_nanos()));
         }
     }
 

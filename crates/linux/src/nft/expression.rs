@@ -197,6 +197,12 @@ impl Program<'_> {
             Action::SourceNat(address) => self.nat(NAT_SOURCE, *address, None)?,
             Action::DestinationNat(address, port) => self.nat(NAT_DESTINATION, *address, *port)?,
             Action::ClampMss(mss) => self.clamp(*mss),
+            Action::Trace => {
+                self.immediate(REG_1, &[1]);
+                self.expression("meta", |data| {
+                    data.u32_be(META_KEY, META_NFTRACE).u32_be(META_SREG, REG_1);
+                });
+            }
             Action::NoTrack => self.expression("notrack", |_| ()),
         }
         Ok(())

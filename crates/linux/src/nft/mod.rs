@@ -22,11 +22,13 @@
 mod expression;
 mod number;
 mod ruleset;
+mod trace;
 
 pub use ruleset::{
     Action, AddressType, Base, Chain, ChainKind, ConnectionState, Family, Header, Hook, Match, Mss, Policy, Rejection,
     Rule, Ruleset, Set, Transport,
 };
+pub use trace::{Refused, Tracer};
 
 use ipnet::IpNet;
 
@@ -89,6 +91,11 @@ impl Nft {
     /// no packet can see the old rules (`nft_rcv_nl_event` in net/netfilter/nf_tables_api.c).
     pub fn create(&mut self, ruleset: &Ruleset) -> Result<()> {
         self.put(ruleset, Batch::create_table)
+    }
+
+    /// The same for a table that goes with this connection, however that ends, and that nobody else may change (kernel 5.12 and later).
+    fn create_owned(&mut self, ruleset: &Ruleset) -> Result<()> {
+        self.put(ruleset, Batch::create_owned_table)
     }
 
     fn put(&mut self, ruleset: &Ruleset, begin: impl FnOnce(&mut Batch)) -> Result<()> {
@@ -241,6 +248,13 @@ impl Batch {
     fn create_table(&mut self) {
         let mut list = Writer::new();
         list.text(TABLE_NAME, &self.table);
+        self.push(NEWTABLE, EXCLUSIVE, "make the table".to_owned(), &list);
+    }
+
+    /// Makes the table, which must not be there, and ends with the connection.
+    fn create_owned_table(&mut self) {
+        let mut list = Writer::new();
+        list.text(TABLE_NAME, &self.table).u32_be(TABLE_FLAGS, TABLE_OWNED);
         self.push(NEWTABLE, EXCLUSIVE, "make the table".to_owned(), &list);
     }
 

@@ -382,6 +382,8 @@ pub enum Action {
     DestinationNat(IpAddr, Option<u16>),
     /// The segment size that a TCP connection announces becomes at most this. The rule must match [`Match::TcpSyn`].
     ClampMss(Mss),
+    /// What rules of all tables do with it from here on is told to every [`Tracer`](super::Tracer).
+    Trace,
     /// Connection tracking leaves it alone; before that, at priority -300 in prerouting or output.
     NoTrack,
 }

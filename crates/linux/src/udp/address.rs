@@ -19,7 +19,7 @@ pub(crate) struct RawAddress {
 
 impl RawAddress {
     // All fields are integers, zero is "no address" (AF_UNSPEC).
-    pub(super) const EMPTY: Self = Self {
+    pub(crate) const EMPTY: Self = Self {
         storage: libc::sockaddr_in6 {
             sin6_family: 0,
             sin6_port: 0,
@@ -58,7 +58,7 @@ impl RawAddress {
     }
 
     /// The address in our form; mapped IPv4 addresses come out as IPv4.
-    pub(super) fn decode(&self) -> Option<SocketAddr> {
+    pub(crate) fn decode(&self) -> Option<SocketAddr> {
         match i32::from(self.storage.sin6_family) {
             libc::AF_INET => {
                 // SAFETY: the family says that the kernel (or `new`) wrote a sockaddr_in here; it is shorter than the
@@ -83,7 +83,7 @@ impl RawAddress {
         (&raw const self.storage).cast()
     }
 
-    pub(super) fn as_mut_ptr(&mut self) -> *mut libc::sockaddr {
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut libc::sockaddr {
         (&raw mut self.storage).cast()
     }
 
@@ -98,7 +98,7 @@ impl RawAddress {
     }
 
     /// Bytes there are.
-    pub(super) fn capacity(&self) -> libc::socklen_t {
+    pub(crate) fn capacity(&self) -> libc::socklen_t {
         size_of_val(&self.storage) as libc::socklen_t
     }
 }

@@ -48,6 +48,15 @@ pub struct Datagrams<'a> {
     pub bytes: &'a mut [u8],
 }
 
+impl Datagrams<'_> {
+    /// How many there are: one at least, which may be empty.
+    #[inline]
+    pub fn count(&self) -> usize {
+        // Most are alone, and need no division.
+        if self.bytes.len() <= self.stride { 1 } else { self.bytes.len().div_ceil(self.stride.max(1)) }
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Received {
     length: usize,

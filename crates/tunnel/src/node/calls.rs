@@ -74,7 +74,7 @@ impl Node {
             if let Some(session) = &peer.current {
                 session.renewal_failed();
             }
-            self.outputs.push_back(Output::GaveUp(id));
+            self.outputs.extend([Output::Failed(id, Problem::NoAnswer), Output::GaveUp(id)]);
         }
         self.attempts.remove(&attempt.index);
     }
@@ -89,7 +89,7 @@ impl Node {
         if let Some(session) = &peer.current {
             session.renewal_failed();
         }
-        self.outputs.push_back(Output::GaveUp(id));
+        self.outputs.extend([Output::Failed(id, problem), Output::GaveUp(id)]);
     }
 
     /// Asks for a session, unless we asked a moment ago. If that is not possible now, it is done as soon as it is.

@@ -224,7 +224,12 @@ impl Output {
     fn peer(&self) -> Option<PeerId> {
         match self {
             Self::Transmit { peer, .. } => *peer,
-            Self::SessionUp(id) | Self::GaveUp(id) | Self::PathMtu(id, _) | Self::Moved(id, _) => Some(*id),
+            Self::SessionUp(id)
+            | Self::GaveUp(id)
+            | Self::PathMtu(id, _)
+            | Self::Moved(id, _)
+            | Self::Failed(id, _)
+            | Self::RoundTrip(id, _) => Some(*id),
             Self::Mark(_) => None,
         }
     }

@@ -132,11 +132,14 @@ impl Node {
                 }
             }
             Control::Ack { id: number, .. } => {
+                let alone = peer.probe.take_if(|(probe, _)| *probe == number).map(|(_, sent)| now.time.since(sent));
+                let took = alone.or_else(|| peer.search.round_trip(number, now.time));
                 if peer.validation.as_ref().is_some_and(|v| v.is_answered_by(number, from)) {
                     self.settle_at(id, from);
                 } else if peer.search.answered(number, next, now.time) {
                     self.report_mtu(id);
                 }
+                self.outputs.extend(took.map(|took| Output::RoundTrip(id, took)));
             }
         }
         self.review(id, now);

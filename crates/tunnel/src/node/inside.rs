@@ -19,7 +19,10 @@ impl Node {
         let Some(peer) = self.peer(id) else { return };
         peer.kept_alive = now.time;
         match peer.settings.protocol {
-            Protocol::Sealed => self.send_probe(id, number, 0, now),
+            Protocol::Sealed => {
+                peer.probe = Some((number, now.time));
+                self.send_probe(id, number, 0, now);
+            }
             Protocol::WireGuard => {
                 let Some(session) = peer.current.clone() else { return };
                 self.send(id, &session, Flags::NONE, &[], None, now);

@@ -109,6 +109,7 @@ impl Node {
             None => {
                 self.table.release(index);
                 peer.problem = refusal(outcome);
+                self.outputs.extend(peer.problem.map(|problem| Output::Failed(id, problem)));
             }
         }
         self.outputs.push_back(Output::Transmit { peer: Some(id), to: from, reply: true, datagram });

@@ -350,7 +350,9 @@ impl Host {
                 }
                 self.said.push((now.time, output));
             }
-            Output::PathMtu(..) | Output::Moved(..) => self.said.push((now.time, output)),
+            Output::PathMtu(..) | Output::Moved(..) | Output::Failed(..) | Output::RoundTrip(..) => {
+                self.said.push((now.time, output))
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the registry says, taken in.
 
 use std::fmt;
+use std::time::Instant;
 
 use registry::client::{Event, KeyValue, Update};
 use registry::schema::{Backend, Key, NetworkConfig};
@@ -28,13 +29,15 @@ impl Agent {
             }
             Update::Listing(listing) => {
                 self.lost = None;
+                self.said = Some((listing.revision, Instant::now()));
                 if let Some(publisher) = &self.publisher {
                     publisher.compare(listing);
                 }
                 self.learn_network(&listing.entries)?;
                 self.learn_secrets(&listing.entries);
             }
-            Update::Events { events, .. } => {
+            Update::Events { events, revision } => {
+                self.said = Some((*revision, Instant::now()));
                 // What the authority said is not for others to take away.
                 let is_decision = |event: &Event| {
                     matches!(event, Event::Delete { key, .. }

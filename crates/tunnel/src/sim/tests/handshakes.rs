@@ -176,6 +176,7 @@ fn nodes_of_different_modes_refuse_each_other_and_both_say_why() {
         assert!(sent_as(&world, host, Step::Data, Time::NEVER).is_empty());
         let calls = sent_as(&world, host, Step::Initiation, Time::NEVER).len();
         assert!(calls <= 13, "node {host} called {calls} times in a minute");
+        assert!(said(&world, host, &Output::Failed(PeerId(1 - host as u32), Problem::Mode)) >= calls);
     }
 }
 

@@ -23,6 +23,25 @@ fn w08_a_peer_that_moves_is_followed_with_its_first_packet() {
 }
 
 #[test]
+fn probes_of_both_sides_measure_the_round_trip_and_lost_ones_nothing() {
+    let mut world = connected(Protocol::Sealed);
+    world.run(seconds(1));
+    let measured = |world: &World, host: usize| -> Vec<Duration> {
+        let took = |output: &Output| if let Output::RoundTrip(_, took) = output { Some(*took) } else { None };
+        world.hosts[host].said.iter().filter_map(|(_, output)| took(output)).collect()
+    };
+    for host in 0..2 {
+        let took = measured(&world, host);
+        assert!(!took.is_empty() && took.iter().all(|took| *took == ROUND_TRIP), "{took:?}");
+    }
+    let before = [0, 1].map(|host| measured(&world, host).len());
+    cut(&mut world);
+    world.offer(0, 1);
+    world.run(seconds(30));
+    assert_eq!([0, 1].map(|host| measured(&world, host).len()), before);
+}
+
+#[test]
 fn w09_a_peer_that_changes_between_ipv4_and_ipv6_is_followed() {
     for protocol in BOTH {
         let mut world = connected(protocol);

@@ -1,6 +1,7 @@
 //! When something is due.
 
 use super::*;
+use crate::peer::Problem;
 
 /// The longest jitter.
 const JITTER: Duration = Duration::from_millis(334);
@@ -36,6 +37,7 @@ fn w39_a_call_is_repeated_every_5_seconds_for_90_and_again_when_there_is_a_packe
         assert!((16..=18).contains(&calls.len()), "{} calls", calls.len());
         assert!(calls.last().unwrap().since(calls[0]) < seconds(90));
         assert_eq!(said(&world, 0, &Output::GaveUp(PeerId(1))), 1);
+        assert_eq!(said(&world, 0, &Output::Failed(PeerId(1), Problem::NoAnswer)), 1);
         world.network.cut.clear();
         assert!(passes(&mut world, 0, 1), "{protocol:?}: resumes with the next packet");
     }

@@ -1,0 +1,190 @@
+#!/usr/bin/env python3
+"""What it costs a tunnel that somebody looks: the page open, with a state each second, and metrics scraped each second, against neither.
+
+    cargo build --release
+    sudo bench/observe.py                    # 20 interleaved pairs
+    sudo bench/observe.py --pairs 2 --seconds 1
+
+TCP from device to device of two daemons, sealed, each in a namespace; both daemons have [observe] in both runs. Looked at are both, by a program that
+listens to /events as a browser does and asks for /metrics once a second; what a browser spends on drawing is not the daemon's. Each pair measures both
+ways, one right after the other, in alternating order; the ratio is the geometric mean of the pairs' ratios with its 95 % interval (Student's t).
+Processor time is that of the two daemons, per gigabyte carried. Keep the machine quiet. Needs root, iproute2, iperf3; traffic stays inside the namespaces.
+"""
+import argparse, json, math, os, statistics, subprocess, sys, tempfile, time
+
+NAMES = ["adit-ob-a", "adit-ob-b"]
+HERE = os.path.dirname(os.path.abspath(__file__))
+PAGE = "127.0.0.1:7790"
+# Student's t, two-sided 95 %, for n - 1 degrees of freedom.
+T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 9: 2.26, 14: 2.14, 19: 2.09, 29: 2.05, 39: 2.02}
+
+# Runs within a namespace: listens, scrapes, and says at its end how often it got both.
+LOOKER = r"""
+import http.client, signal, sys, threading, time
+host, port = sys.argv[1].rsplit(":", 1)
+states, scrapes, size, ending = 0, 0, 0, threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: ending.set())
+
+def listen():
+    global states
+    connection = http.client.HTTPConnection(host, int(port))
+    connection.request("GET", "/events")
+    answer = connection.getresponse()
+    assert answer.status == 200, answer.status
+    while line := answer.readline():
+        states += line.startswith(b"data: ")
+
+threading.Thread(target=listen, daemon=True).start()
+connection = http.client.HTTPConnection(host, int(port))
+while True:
+    connection.request("GET", "/metrics", headers={"Accept": "application/openmetrics-text"})
+    answer = connection.getresponse()
+    text = answer.read()
+    assert answer.status == 200, text
+    scrapes, size = scrapes + 1, len(text)
+    if scrapes == 1:
+        print("looking", flush=True)
+    if ending.wait(1):
+        break
+print(states, scrapes, size, flush=True)
+"""
+
+
+def sh(command, check=True, **more):
+    done = subprocess.run(command, shell=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more)
+    if check and done.returncode:
+        raise RuntimeError(f"{command}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def clear():
+    for name in sh("ip netns list").split():
+        if name.startswith("adit-ob-"):
+            sh(f"ip netns delete {name}", check=False)
+
+
+class Node:
+    """A daemon in a namespace."""
+
+    def __init__(self, number, directory):
+        self.number, self.name, self.directory, self.daemon = number, NAMES[number], f"{directory}/{number}", None
+        os.mkdir(self.directory)
+        sh(f"ip netns add {self.name} && ip -n {self.name} link set lo up")
+        sh(f"ip netns exec {self.name} sysctl -qw net.ipv4.tcp_congestion_control=cubic", check=False)
+        key = sh(f"umask 077; {arguments.adit} keygen | tee {self.directory}/key | {arguments.adit} pubkey")
+        self.public = key.strip()
+        self.places = f"--runtime-dir {self.directory}/run --state-dir {self.directory}/state"
+
+    def up(self, other):
+        with open(f"{self.directory}/adit.toml", "w") as file:
+            file.write(f"""[device]
+addresses = ["10.77.0.{self.number + 1}/24"]
+private-key-file = "key"
+[[peer]]
+name = "other"
+public-key = "{other.public}"
+endpoint = "192.0.2.{other.number + 1}:7777"
+allowed-ips = ["10.77.0.{other.number + 1}/32"]
+[observe]
+listen = "{PAGE}"
+""")
+        command = ["ip", "netns", "exec", self.name, arguments.adit, "up", "--config", f"{self.directory}/adit.toml", *self.places.split()]
+        log = open(f"{self.directory}/log", "a")
+        environment = dict(os.environ, ADIT_WIREGUARD_DIR=f"{self.directory}/wireguard")
+        self.daemon = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+        if "is up" not in self.daemon.stdout.readline():
+            raise RuntimeError(open(f"{self.directory}/log").read())
+
+    def spent(self):
+        """Processor seconds of the daemon so far."""
+        fields = open(f"/proc/{self.daemon.pid}/stat").read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def look(self):
+        looker = subprocess.Popen(["ip", "netns", "exec", self.name, sys.executable, "-c", LOOKER, PAGE], stdout=subprocess.PIPE, text=True)
+        if looker.stdout.readline().strip() != "looking":
+            raise RuntimeError(f"the page of {self.name} is not served:\n{open(f'{self.directory}/log').read()}")
+        return looker
+
+    def stop(self):
+        if self.daemon:
+            self.daemon.terminate()
+            self.daemon.wait(timeout=30)
+
+
+def tcp(nodes, looked_at):
+    """Gigabits a second, processor seconds of the daemons per gigabyte, and how often the lookers got something."""
+    listener = subprocess.Popen(["ip", "netns", "exec", nodes[1].name, "iperf3", "-s", "-1"], stdout=subprocess.DEVNULL)
+    lookers = [node.look() for node in nodes] if looked_at else []
+    try:
+        for _ in range(200):
+            if ":5201" in sh(f"ip netns exec {nodes[1].name} ss -Htln"):
+                break
+            time.sleep(0.02)
+        before = sum(node.spent() for node in nodes)
+        end = json.loads(sh(f"ip netns exec {nodes[0].name} iperf3 -c 10.77.0.2 -t {arguments.seconds} -J"))["end"]
+        spent, received = sum(node.spent() for node in nodes) - before, end["sum_received"]
+        return received["bits_per_second"] / 1e9, spent / (received["bytes"] / 1e9)
+    finally:
+        for looker in lookers:
+            looker.terminate()
+            said = looker.communicate(timeout=10)[0].split()
+            if len(said) != 3 or int(said[0]) < 1 or int(said[1]) < 1:
+                raise RuntimeError(f"a looker saw nothing: {said}")
+            seen.append([int(word) for word in said])
+        listener.kill()
+        listener.wait()
+
+
+def interval(values):
+    """Geometric mean and its 95 % interval."""
+    logs = [math.log(value) for value in values]
+    mean, n = statistics.mean(logs), len(logs)
+    if n < 2:
+        return math.exp(mean), float("nan"), float("nan")
+    half = T95.get(n - 1, 2.0) * statistics.stdev(logs) / math.sqrt(n)
+    return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
+
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--adit", default=f"{HERE}/../target/release/adit")
+parser.add_argument("--pairs", type=int, default=20)
+parser.add_argument("--seconds", type=int, default=3)
+parser.add_argument("--json", metavar="FILE")
+arguments = parser.parse_args()
+arguments.adit = os.path.abspath(arguments.adit)
+
+clear()
+nodes, seen = [], []
+with tempfile.TemporaryDirectory() as directory:
+    try:
+        os.chmod(directory, 0o755)
+        nodes = [Node(n, directory) for n in range(2)]
+        sh(f"ip -n {NAMES[0]} link add under0 type veth peer name under0 netns {NAMES[1]}")
+        for n, name in enumerate(NAMES, 1):
+            sh(f"ip -n {name} address add 192.0.2.{n}/24 dev under0 && ip -n {name} link set under0 up")
+        nodes[0].up(nodes[1])
+        nodes[1].up(nodes[0])
+        sh(f"ip netns exec {NAMES[0]} ping -c 1 -W 10 10.77.0.2")
+        tcp(nodes, False)
+        both = []
+        for pair in range(arguments.pairs):
+            order = [True, False] if pair % 2 == 0 else [False, True]
+            figures = {looked_at: tcp(nodes, looked_at) for looked_at in order}
+            both.append((figures[True], figures[False]))
+    finally:
+        for node in nodes:
+            node.stop()
+        clear()
+
+with_page, without = ([statistics.median(pair[side][n] for pair in both) for n in (0, 1)] for side in (0, 1))
+speeds = interval([a[0] / b[0] for a, b in both])
+# The less is spent, the better: above 1 is good, as with speed.
+costs = interval([b[1] / a[1] for a, b in both])
+print(f"looked at: {with_page[0]:.2f} Gb/s and {with_page[1]:.3f} s/GB, otherwise {without[0]:.2f} Gb/s and {without[1]:.3f} s/GB (medians of {arguments.pairs} pairs)")
+for what, (mean, low, high) in (("throughput", speeds), ("bytes per processor second", costs)):
+    print(f"  {what:27} x {mean:.3f}  [{low:.3f}, {high:.3f}]")
+print(f"  per run and daemon: {statistics.mean(s[0] for s in seen):.1f} states, {statistics.mean(s[1] for s in seen):.1f} scrapes of {seen[-1][2]} bytes")
+if arguments.json:
+    with open(arguments.json, "w") as file:
+        json.dump({"looked_at": with_page, "otherwise": without, "throughput": speeds, "efficiency": costs}, file, indent=1)

@@ -1,0 +1,597 @@
+//! One trace on this host: whoever asks for it, this host's own operator or a peer, the same is armed, watched and gathered.
+//!
+//! | question | where |
+//! |---|---|
+//! | what may be asked, and how often | [`Desk::reserve`] |
+//! | which host is asked next | [`Desk::ask_further`] |
+//! | what is handed over | [`Desk::gather`] |
+
+use std::collections::VecDeque;
+use std::fs;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::rand;
+use linux::nft::{Header, Match, Tracer};
+use tunnel::PeerId;
+
+use super::blob::{self, Gathered};
+use super::capture::Run;
+use super::helper::Helper;
+use super::observation::{ClockOffset, Fact, HostReport, Observation, Outer, Place, Protocol, Step};
+use super::probe::{NUMBERS, Sought};
+use super::remote::{Begin, HOPS, LONGEST, Message, PART, Verdict};
+use super::report::{self, Counters};
+use super::send::Wish;
+use super::talk::Replies;
+use super::watch::{Gate, Tap, now};
+use crate::config::TransportKind;
+use crate::notes::{Note, topic};
+use crate::request::Handle;
+use crate::worker::View;
+use crate::{Failure, Result};
+
+/// Traces that peers may begin here in a minute, all together.
+const PER_MINUTE: usize = 12;
+
+/// How long a further host may take to hand over what it has, per host behind it.
+const COLLECT_PATIENCE: Duration = Duration::from_secs(4);
+
+/// How long after its end a trace may still be collected, and keeps others out.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Where traces of this host are asked for.
+pub struct Desk {
+    helper: Option<Helper>,
+    gate: Arc<Gate>,
+    view: Arc<ArcSwap<View>>,
+    current: Mutex<Current>,
+    replies: Replies,
+}
+
+#[derive(Default)]
+struct Current {
+    /// That which is being begun.
+    starting: Option<(u64, Option<PeerId>)>,
+    running: Option<Arc<Running>>,
+    /// When peers began others.
+    begun: VecDeque<Instant>,
+}
+
+/// A trace that is under way here.
+struct Running {
+    id: u64,
+    asker: Option<PeerId>,
+    begin: Begin,
+    until: Instant,
+    tap: Arc<Tap>,
+    before: Counters,
+    tracer: Mutex<Option<Tracer>>,
+    further: Option<Further>,
+    /// What is handed to the peer that asked, once it has been gathered.
+    handed: Mutex<Handing>,
+}
+
+#[derive(Default)]
+enum Handing {
+    #[default]
+    NotYet,
+    Gathering,
+    Ready(Arc<Vec<u8>>),
+}
+
+/// The next host, and what it said.
+struct Further {
+    peer: PeerId,
+    name: String,
+    outcome: Outcome,
+}
+
+enum Outcome {
+    Ready(ClockOffset),
+    Forbidden,
+    Problem(String),
+}
+
+/// Why a trace does not begin.
+#[derive(Debug)]
+pub(super) enum Denied {
+    Busy,
+    Unable(Failure),
+}
+
+impl From<Denied> for Failure {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Busy => {
+                Self::failed("another trace is under way on this host").with_remedy("try again in ten seconds")
+            }
+            Denied::Unable(failure) => failure,
+        }
+    }
+}
+
+impl Desk {
+    /// A desk with the process that captures, if there is one.
+    #[must_use]
+    pub fn new(helper: Option<Helper>, gate: Arc<Gate>, view: Arc<ArcSwap<View>>) -> Self {
+        Self { helper, gate, view, current: Mutex::default(), replies: Replies::default() }
+    }
+
+    /// What this host is called: as a node, or as a host.
+    pub fn own_name(&self, handle: &Handle) -> String {
+        let host = || fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned());
+        let node = handle.facts().tunnel().network.as_ref().map(|network| network.node_name.clone());
+        node.or_else(|| host().ok()).unwrap_or_else(|| "this host".into())
+    }
+
+    /// Whether workers look for probes.
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        lock(&self.current)
+    }
+
+    // ---- what this host's operator asks --------------------------------------------------------------------------------
+
+    /// Begins a trace for this host's own operator; answers its number and what its probes look like.
+    ///
+    /// # Errors
+    /// Another is under way; this host cannot capture.
+    pub fn begin(self: &Arc<Self>, handle: &Handle, wish: &Wish) -> Result<(u64, Sought)> {
+        let (id, marker) = (random()?, random()?);
+        let &Wish { destination, protocol, port, .. } = wish;
+        let sought = Sought { protocol, marker, port };
+        let ms = u32::try_from(LONGEST.as_millis()).unwrap_or(u32::MAX);
+        self.start(handle, id, None, Begin { sought, destination, ms, ttl: HOPS })?;
+        Ok((id, sought))
+    }
+
+    /// Ends it; answers what was seen here and further on.
+    ///
+    /// # Errors
+    /// There is no such trace; the process that captures is gone.
+    pub fn collect(&self, handle: &Handle, id: u64) -> Result<Gathered> {
+        let running = self.current().running.clone().filter(|running| running.id == id && running.asker.is_none());
+        let running = running.ok_or_else(|| {
+            Failure::failed("the trace is over: it was not collected in time").with_remedy("begin another")
+        })?;
+        let gathered = self.gather(handle, &running, &[]);
+        self.finish(&running);
+        gathered
+    }
+
+    // ---- the same for both -----------------------------------------------------------------------------------------------
+
+    fn start(
+        self: &Arc<Self>,
+        handle: &Handle,
+        id: u64,
+        asker: Option<PeerId>,
+        begin: Begin,
+    ) -> std::result::Result<(), Denied> {
+        self.reserve(id, asker)?;
+        let outcome = self.arm(handle, id, asker, begin);
+        let mut current = self.current();
+        current.starting = None;
+        match outcome {
+            Ok(running) => {
+                let running = Arc::new(running);
+                current.running = Some(Arc::clone(&running));
+                drop(current);
+                self.end_in_time(running);
+                Ok(())
+            }
+            Err(denied) => Err(denied),
+        }
+    }
+
+    /// One at a time; and of peers only so many in a minute.
+    fn reserve(&self, id: u64, asker: Option<PeerId>) -> std::result::Result<(), Denied> {
+        let mut current = self.current();
+        let now = Instant::now();
+        let is_over = |running: &Running| {
+            let handed = matches!(*lock(&running.handed), Handing::Ready(_));
+            now > running.until + if handed { Duration::ZERO } else { GRACE }
+        };
+        if current.starting.is_some() || current.running.as_deref().is_some_and(|running| !is_over(running)) {
+            return Err(Denied::Busy);
+        }
+        if asker.is_some() {
+            current.begun.retain(|at| now.saturating_duration_since(*at) < Duration::from_secs(60));
+            if current.begun.len() >= PER_MINUTE {
+                return Err(Denied::Busy);
+            }
+            current.begun.push_back(now);
+        }
+        current.running = None;
+        current.starting = Some((id, asker));
+        Ok(())
+    }
+
+    fn arm(
+        &self,
+        handle: &Handle,
+        id: u64,
+        asker: Option<PeerId>,
+        begin: Begin,
+    ) -> std::result::Result<Running, Denied> {
+        let time = Duration::from_millis(begin.ms.into()).min(LONGEST);
+        let helper = self.helper.as_ref().ok_or_else(|| {
+            Denied::Unable(
+                Failure::failed("this daemon has no process that captures")
+                    .with_remedy("its log says why; restart adit"),
+            )
+        })?;
+        // First, since it may take a while: what we watch ourselves begins when all others do.
+        let further = self.ask_further(handle, id, asker, begin);
+        let before = Counters::read(handle.facts());
+        if let Err(failure) = helper.arm(begin.sought, handle.facts().listen().port(), time) {
+            if let Some(Further { peer, outcome: Outcome::Ready(_), .. }) = further {
+                self.replies.talk(handle, id, peer).tell(&Message::Finish);
+            }
+            return Err(Denied::Unable(failure));
+        }
+        let table = format!("adit-trace-{}", handle.facts().device_name());
+        let tracer = Tracer::start(&table, &matches(&begin.sought));
+        if let Err(error) = &tracer {
+            tracing::debug!("which rule drops a probe is not seen: {error}");
+        }
+        let tap = self.gate.open(begin.sought);
+        Ok(Running {
+            id,
+            asker,
+            begin,
+            until: Instant::now() + time,
+            tap,
+            before,
+            tracer: Mutex::new(tracer.ok()),
+            further,
+            handed: Mutex::default(),
+        })
+    }
+
+    /// Nothing is watched for longer than was said, whether or not somebody collects it.
+    fn end_in_time(self: &Arc<Self>, running: Arc<Running>) {
+        let desk = Arc::clone(self);
+        let wait = move || {
+            thread::sleep(running.until.saturating_duration_since(Instant::now()));
+            desk.stop_watching(&running);
+        };
+        if thread::Builder::new().name("trace-end".into()).spawn(wait).is_err() {
+            // Without a thread to end it, it ends now.
+            self.gate.close();
+        }
+    }
+
+    /// Workers look no longer, rules trace no longer. What was seen stays.
+    fn stop_watching(&self, running: &Running) {
+        let is_current = self.current().running.as_ref().is_some_and(|current| current.id == running.id);
+        if is_current {
+            self.gate.close();
+        }
+        let tracer = lock(&running.tracer).take();
+        drop(tracer);
+    }
+
+    fn finish(&self, running: &Running) {
+        self.stop_watching(running);
+        let mut current = self.current();
+        if current.running.as_ref().is_some_and(|current| current.id == running.id) {
+            current.running = None;
+            if let Some(helper) = &self.helper {
+                helper.disarm();
+            }
+        }
+    }
+
+    /// Asks the peer that the probes go to next, if they do, for the same; not the one that asks us.
+    fn ask_further(&self, handle: &Handle, id: u64, asker: Option<PeerId>, begin: Begin) -> Option<Further> {
+        let view = self.view.load_full();
+        let (peer, _) = view.snapshot.egress(begin.destination).ok().filter(|(peer, _)| Some(*peer) != asker)?;
+        let known = handle.facts().peer(peer)?;
+        let name = known.name.clone();
+        if begin.ttl == 0 {
+            return None;
+        }
+        let further = |outcome| Some(Further { peer, name: name.clone(), outcome });
+        if known.transport != TransportKind::Sealed {
+            // Nothing can be told to it.
+            return further(Outcome::Forbidden);
+        }
+        let talk = self.replies.talk(handle, id, peer);
+        if let Err(problem) = talk.await_session(known.public_key) {
+            return further(Outcome::Problem(problem));
+        }
+        let next = Begin { ttl: begin.ttl.min(HOPS) - 1, ..begin };
+        let verdict = talk.ask(&Message::Begin(next), |answer| match answer {
+            Message::Verdict(verdict) => Some(verdict),
+            _ => None,
+        });
+        further(match verdict {
+            Some(Verdict::Ready) => Outcome::Ready(talk.compare_clocks()),
+            Some(Verdict::Forbidden) => Outcome::Forbidden,
+            Some(Verdict::Busy) => Outcome::Problem("it is busy with other traces".into()),
+            Some(Verdict::Unable) => Outcome::Problem("it cannot capture; its log says why".into()),
+            None => Outcome::Problem("its daemon does not answer; it is down, or does not hear us".into()),
+        })
+    }
+
+    /// All that was seen here, of sealed datagrams those of these runs and those that our own workers saw; and what hosts further on have.
+    fn gather(&self, handle: &Handle, running: &Running, wanted: &[Run]) -> Result<Gathered> {
+        let facts = handle.facts();
+        let own = self.own_name(handle);
+        let (mut observations, lost) = running.tap.take();
+        let runs = [wanted, &Run::join(outers(&observations, |_| true))].concat();
+        let helper = self.helper.as_ref().ok_or_else(|| Failure::failed("this daemon has no process that captures"))?;
+        let captured = helper.collect(&runs)?;
+        observations.extend(captured.observations);
+        observations.iter_mut().for_each(|seen| own.clone_into(&mut seen.host));
+        let name = running.further.as_ref().map(|further| further.name.as_str());
+        let mut found = report::facts(facts, running.begin.destination, name, &observations);
+        found.extend(captured.facts);
+        found.extend(captured.about_datagrams.into_iter().map(|fact| report::about_peer(facts, fact)));
+        if let Some(tracer) = lock(&running.tracer).as_mut() {
+            found.extend(tracer.refusals().unwrap_or_default().into_iter().map(|refused| Fact::Firewall {
+                table: refused.table,
+                chain: refused.chain,
+                handle: refused.handle.unwrap_or(0),
+            }));
+        }
+        let mut report = HostReport {
+            host: own,
+            offset: Some(ClockOffset { ns: 0, uncertainty: 0 }),
+            permitted: true,
+            counters: Counters::read(facts).since(&running.before),
+            facts: found,
+            lost_records: lost + captured.lost,
+        };
+        let mut gathered = Gathered { observations, reports: Vec::new() };
+        let mut others = Vec::new();
+        if let Some(further) = &running.further {
+            match &further.outcome {
+                Outcome::Ready(offset) => {
+                    let is_own = |seen: &Observation| matches!(seen.place, Place::Worker { step: Step::Sealed, .. });
+                    let runs = Run::join(outers(&gathered.observations, is_own));
+                    match self.collect_further(handle, running, further, &runs) {
+                        Some(theirs) => {
+                            others = shift(theirs, (&report.host, &further.name), *offset, &mut gathered.observations);
+                        }
+                        None => {
+                            let problem = "it stopped to answer before it said what it saw".into();
+                            report.facts.push(Fact::PeerDown { peer: further.name.clone(), problem });
+                        }
+                    }
+                }
+                Outcome::Forbidden => {
+                    others.push(HostReport { host: further.name.clone(), ..HostReport::default() });
+                }
+                Outcome::Problem(problem) => {
+                    // The daemon's own word for it may be there already.
+                    let is_told = |fact: &Fact| matches!(fact, Fact::PeerDown { peer, .. } if *peer == further.name);
+                    if !report.facts.iter().any(is_told) {
+                        let (peer, problem) = (further.name.clone(), problem.clone());
+                        report.facts.push(Fact::PeerDown { peer, problem });
+                    }
+                }
+            }
+        }
+        gathered.reports.push(report);
+        gathered.reports.extend(others);
+        Ok(gathered)
+    }
+
+    fn collect_further(&self, handle: &Handle, running: &Running, further: &Further, runs: &[Run]) -> Option<Gathered> {
+        let talk = self.replies.talk(handle, running.id, further.peer);
+        let patience = COLLECT_PATIENCE * u32::from(running.begin.ttl.clamp(1, HOPS));
+        let blob = talk.collect(runs, Instant::now() + patience)?;
+        // If it is lost, it forgets by itself.
+        talk.tell(&Message::Finish);
+        blob::unpack(&blob)
+    }
+
+    // ---- what peers ask --------------------------------------------------------------------------------------------------
+
+    /// Serves peers' questions and hands out their answers, in a thread of its own that lasts as long as the daemon.
+    ///
+    /// # Errors
+    /// The thread could not be started.
+    pub fn serve(self: &Arc<Self>, handle: Handle) -> Result<()> {
+        let notes = handle.notes().subscribe(topic::TRACE);
+        let desk = Arc::clone(self);
+        let serve = move || {
+            for note in notes {
+                let received = now();
+                desk.hear(&handle, note, received);
+            }
+        };
+        let started = thread::Builder::new().name("trace".into()).spawn(serve);
+        started.map(drop).map_err(|e| Failure::failed(format!("cannot start a thread: {e}")))
+    }
+
+    fn hear(self: &Arc<Self>, handle: &Handle, note: Note, received: i64) {
+        let Some((id, message)) = Message::parse(&note.body) else { return };
+        let permitted = handle.facts().tunnel().observe.trace;
+        let tell = |message: &Message| {
+            // What is lost is asked for again.
+            let _ = handle.tell(note.peer, topic::TRACE, message.emit(id));
+        };
+        match message {
+            Message::Time(_) | Message::Verdict(_) | Message::Part(..) => {
+                self.replies.hand_over(id, note.peer, message);
+            }
+            Message::Begin(_) if !permitted => tell(&Message::Verdict(Verdict::Forbidden)),
+            _ if !permitted => {}
+            Message::Clock(asked) => tell(&Message::Time([asked, received, now()])),
+            Message::Begin(begin) => self.hear_begin(handle, note.peer, id, begin),
+            Message::Collect(part, runs) => {
+                if let Some(answer) = self.part(handle, note.peer, (id, part), runs) {
+                    tell(&answer);
+                }
+            }
+            Message::Finish => {
+                if let Some(running) = self.of_peer(note.peer, id) {
+                    self.finish(&running);
+                }
+            }
+        }
+    }
+
+    fn of_peer(&self, peer: PeerId, id: u64) -> Option<Arc<Running>> {
+        self.current().running.clone().filter(|running| running.id == id && running.asker == Some(peer))
+    }
+
+    fn hear_begin(self: &Arc<Self>, handle: &Handle, peer: PeerId, id: u64, begin: Begin) {
+        let tell = move |handle: &Handle, verdict| {
+            let _ = handle.tell(peer, topic::TRACE, Message::Verdict(verdict).emit(id));
+        };
+        if self.of_peer(peer, id).is_some() {
+            return tell(handle, Verdict::Ready);
+        }
+        if self.current().starting == Some((id, Some(peer))) {
+            return;
+        }
+        // Another host may have to be asked first, and this thread hands out its answers.
+        let (desk, handle) = (Arc::clone(self), handle.clone());
+        let begin = move || {
+            let verdict = match desk.start(&handle, id, Some(peer), begin) {
+                Ok(()) => Verdict::Ready,
+                Err(Denied::Busy) => Verdict::Busy,
+                Err(Denied::Unable(failure)) => {
+                    tracing::warn!("a trace of a peer cannot begin: {failure}");
+                    Verdict::Unable
+                }
+            };
+            tell(&handle, verdict);
+        };
+        // Without a thread there is no answer, and the peer asks again.
+        let _ = thread::Builder::new().name("trace-begin".into()).spawn(begin);
+    }
+
+    /// A part of what was gathered; none of any while that is being done.
+    fn part(
+        self: &Arc<Self>,
+        handle: &Handle,
+        peer: PeerId,
+        (id, part): (u64, u16),
+        runs: Vec<Run>,
+    ) -> Option<Message> {
+        let running = self.of_peer(peer, id)?;
+        let mut handed = lock(&running.handed);
+        match &*handed {
+            Handing::Ready(blob) => {
+                let parts = u16::try_from(blob.len().div_ceil(PART)).ok()?;
+                let bytes = blob.chunks(PART).nth(part.into())?;
+                Some(Message::Part(part, parts, bytes.to_vec()))
+            }
+            Handing::Gathering => Some(Message::Part(part, 0, Vec::new())),
+            Handing::NotYet => {
+                *handed = Handing::Gathering;
+                drop(handed);
+                let (desk, handle) = (Arc::clone(self), handle.clone());
+                let gather = move || {
+                    let gathered = desk.gather(&handle, &running, &runs).unwrap_or_else(|failure| {
+                        tracing::warn!("a trace of a peer cannot be handed over: {failure}");
+                        Gathered::default()
+                    });
+                    *lock(&running.handed) = Handing::Ready(Arc::new(blob::pack(&gathered)));
+                    desk.stop_watching(&running);
+                };
+                let _ = thread::Builder::new().name("trace-gather".into()).spawn(gather);
+                Some(Message::Part(part, 0, Vec::new()))
+            }
+        }
+    }
+}
+
+/// What another host handed over, under the name that we have for it, and with times that can be read beside ours.
+fn shift(
+    theirs: Gathered,
+    (own, name): (&str, &str),
+    offset: ClockOffset,
+    observations: &mut Vec<Observation>,
+) -> Vec<HostReport> {
+    let Gathered { observations: seen, mut reports } = theirs;
+    let itself = reports.first().map(|report| report.host.clone());
+    let rename = |host: &mut String| {
+        if Some(&*host) == itself.as_ref() {
+            name.clone_into(host);
+        }
+        if host == own {
+            // Two hosts of one name would be taken for one.
+            *host = format!("{own} beyond {name}");
+        }
+    };
+    observations.extend(seen.into_iter().map(|mut seen| {
+        rename(&mut seen.host);
+        seen
+    }));
+    for report in &mut reports {
+        rename(&mut report.host);
+        report.offset = report.offset.map(|further| ClockOffset {
+            ns: further.ns.saturating_add(offset.ns),
+            uncertainty: further.uncertainty.saturating_add(offset.uncertainty),
+        });
+    }
+    reports
+}
+
+/// Which datagrams workers saw at steps that count.
+fn outers(observations: &[Observation], counts: impl Fn(&Observation) -> bool) -> Vec<Outer> {
+    let mut outers: Vec<_> = observations.iter().filter(|seen| counts(seen)).filter_map(|seen| seen.outer).collect();
+    outers.sort_unstable();
+    outers.dedup();
+    outers
+}
+
+/// What rules of packet filters know probes and their answers by.
+fn matches(sought: &Sought) -> Vec<Vec<Match>> {
+    let at = |offset: u32, value: &[u8], mask: &[u8]| Match::Bytes {
+        header: Header::Transport,
+        offset,
+        value: value.to_vec(),
+        mask: mask.to_vec(),
+    };
+    match sought.protocol {
+        Protocol::Icmp | Protocol::Udp => vec![vec![at(8, &sought.marker.to_be_bytes(), &[])]],
+        Protocol::Tcp => {
+            let (first, mask) = (sought.sequence().to_be_bytes(), (!(NUMBERS - 1)).to_be_bytes());
+            let tcp = || Match::Protocol(wire::ip::protocol::TCP);
+            // Sequence number, and acknowledgement number.
+            vec![vec![tcp(), at(4, &first, &mask)], vec![tcp(), at(8, &first, &mask)]]
+        }
+    }
+}
+
+fn random() -> Result<u64> {
+    let mut bytes = [0; 8];
+    rand::fill(&mut bytes).map_err(|_| Failure::failed("the random generator failed"))?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_from_another_host_is_called_as_we_call_it() {
+        let report = |host: &str| HostReport {
+            host: host.into(),
+            offset: Some(ClockOffset { ns: 5, uncertainty: 1 }),
+            ..HostReport::default()
+        };
+        let theirs = Gathered { observations: Vec::new(), reports: vec![report("itself"), report("third")] };
+        let reports = shift(theirs, ("third", "berlin"), ClockOffset { ns: -7, uncertainty: 2 }, &mut Vec::new());
+        let told: Vec<_> = reports.iter().map(|report| (report.host.as_str(), report.offset)).collect();
+        let offset = Some(ClockOffset { ns: -2, uncertainty: 3 });
+        assert_eq!(told, [("berlin", offset), ("third beyond berlin", offset)]);
+    }
+}

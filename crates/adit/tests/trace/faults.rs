@@ -1,0 +1,91 @@
+//! Packets that do not arrive: the trace names the place and the cause.
+
+use crate::scene::{Scene, Traced};
+
+/// Checks where a probe ended, and why.
+fn check(traced: &Traced, probe: usize, (last, cause): (&str, &str), parts: &[&str]) {
+    let (was, because, words) = traced.end(probe, "host1");
+    assert_eq!((was.as_str(), because.as_str()), (last, cause), "{words}\n{}", traced.json);
+    for part in parts {
+        assert!(words.contains(part), "{part}: {words}");
+    }
+    assert_eq!(traced.code, Some(1));
+}
+
+#[test]
+fn a_rule_of_a_firewall_is_named() {
+    let scene = Scene::pair("sealed", true);
+    let host = scene.bed.host(2);
+    host.run("nft", &["add table inet guard"]);
+    host.run("nft", &["add chain inet guard way { type filter hook forward priority 0; }"]);
+    // One that lets through what comes first, and one that does not.
+    host.run("nft", &["add rule inet guard way ip daddr 10.42.0.9 drop"]);
+    host.run("nft", &["add rule inet guard way ip daddr 10.42.0.2 drop"]);
+    let listed = host.run("nft", &["-a", "list", "chain", "inet", "guard", "way"]);
+    let handle = listed.lines().find(|line| line.contains("10.42.0.2")).unwrap().rsplit(' ').next().unwrap();
+    for kind in [&[][..], &["--udp", "9"], &["--tcp", "9"]] {
+        let traced = scene.trace(1, &[&["10.42.0.2", "--count", "1"], kind].concat());
+        check(&traced, 0, ("host2 adit0 in", "firewall"), &["inet guard", "way", handle]);
+    }
+    // What was put in to find out is gone.
+    let tables = host.run("nft", &["list", "tables"]);
+    assert!(!tables.contains("adit-trace"), "{tables}");
+}
+
+#[test]
+fn a_policy_of_a_chain_is_named() {
+    let scene = Scene::pair("sealed", true);
+    let host = scene.bed.host(2);
+    host.run("nft", &["add table inet guard"]);
+    host.run("nft", &["add chain inet guard way { type filter hook forward priority 0; policy drop; }"]);
+    let traced = scene.trace(1, &["10.42.0.2", "--count", "1"]);
+    check(&traced, 0, ("host2 adit0 in", "firewall"), &["inet guard", "way"]);
+}
+
+#[test]
+fn a_cable_that_swallows_long_packets_is_named() {
+    let scene = Scene::pair("sealed", true);
+    scene.narrow_cable(2, 1300);
+    let traced = scene.trace(1, &["10.42.0.2", "--size", "1400", "--count", "1"]);
+    check(&traced, 0, ("host1 under0 out", "too_big"), &[]);
+    // One that is small, and passes, says that it is the size.
+    assert_eq!(traced.probes()[1]["size"], 84);
+    assert!(!traced.probes()[1]["answered_ns"].is_null(), "{}", traced.json);
+}
+
+#[test]
+fn a_peer_that_is_dead_is_named() {
+    let mut scene = Scene::pair("sealed", true);
+    scene.daemons.pop().unwrap().crash();
+    let traced = scene.trace(1, &["10.42.0.2", "--count", "1"]);
+    check(&traced, 0, ("host1 under0 out", "peer_down"), &["host2"]);
+}
+
+#[test]
+fn a_check_of_source_addresses_is_named() {
+    let scene = Scene::pair("sealed", true);
+    // The way back to the probes' source leads elsewhere.
+    scene.misroute(2, "10.77.0.1", 1);
+    scene.bed.host(2).set(&["net", "ipv4", "conf", "adit0", "rp_filter"], "1");
+    let traced = scene.trace(1, &["10.42.0.2", "--count", "1"]);
+    check(&traced, 0, ("host2 adit0 in", "rp_filter"), &["adit0"]);
+}
+
+#[test]
+fn a_host_that_does_not_forward_is_named() {
+    let scene = Scene::pair("sealed", true);
+    scene.bed.host(2).set(&["net", "ipv4", "ip_forward"], "0");
+    let traced = scene.trace(1, &["10.42.0.2", "--count", "1"]);
+    check(&traced, 0, ("host2 adit0 in", "forwarding_off"), &["host2"]);
+}
+
+#[test]
+fn an_address_that_nobody_has_is_named() {
+    let scene = Scene::pair("sealed", true);
+    let traced = scene.trace(1, &["10.42.0.77", "--count", "1"]);
+    let (last, cause, words) = traced.end(0, "host1");
+    assert_eq!((last.as_str(), cause.as_str()), ("host2 adit0 in", "host_unreachable"), "{words}");
+    let traced = scene.trace(1, &["203.0.113.1", "--count", "1"]);
+    let (_, cause, words) = traced.end(0, "host1");
+    assert_eq!((cause.as_str(), traced.code), ("no_route", Some(1)), "{words}: {}", traced.json);
+}
