@@ -2,7 +2,7 @@
 
 use crate::texts::{
     BOB, LEAST, device, observe, peer, plain_beside_sealed, sealed, sealed_with, second_peer, second_sealed_peer,
-    transport, with,
+    switched, tap, transport, with,
 };
 
 /// A faulty file: its text, the line that must be named (0: none), and what the sentence must contain.
@@ -43,6 +43,38 @@ pub(crate) fn cases() -> Vec<Case> {
         ("wrong type: string", device("name = 7"), 2, &["\"name\" in [device] must be a string", "not a number"]),
         ("wrong type: number", device("mtu = 1.5"), 2, &["\"auto\" or a number", "fraction"]),
         ("wrong type: section", with("[[peer]]", "[peer]"), 3, &["\"peer\" must be tables, each written [[peer]]"]),
+        // Frames
+        ("prefixes beside frames", tap(""), 8, &["allowed-ips has no meaning", "macs = ["]),
+        ("packets beside frames", switched("transport = \"wireguard\""), 8, &["takes packets only", "\"sealed\""]),
+        ("table of a switch", switched("").replace("mode", "table = 7\nmode"), 2, &["table has no meaning"]),
+        ("device as bridge", switched("").replace("mode", "bridge = \"adit0\"\nmode"), 2, &["the device itself"]),
+        ("bridge of no name", switched("").replace("mode", "bridge = \"a/b\"\nmode"), 2, &["letters, digits"]),
+        ("reserve of no prefix", switched("").replace("mode", "reserve = [\"a\"]\nmode"), 2, &["is not a prefix"]),
+        (
+            "reserve twice",
+            switched("").replace("mode", "reserve = [\"10.0.0.0/24\", \"10.0.0.64/26\"]\nmode"),
+            2,
+            &["overlaps another range"],
+        ),
+        ("reserve", switched("").replace("mode", "reserve = [\"10.0.0.0/24\"]\nmode"), 2, &["not in this version yet"]),
+        ("bridge for packets", device("bridge = \"br0\""), 2, &["bridge is for frames", "mode = \"tap\""]),
+        ("reserve for packets", device("reserve = [\"10.0.0.0/24\"]"), 2, &["reserve is for frames"]),
+        ("macs for packets", peer("macs = [\"52:54:00:12:34:56\"]"), 8, &["macs is for frames"]),
+        ("switch for packets", format!("{LEAST}[switch]\nstp = true\n"), 8, &["[switch] is for frames"]),
+        ("macs of nobody", switched("macs = []"), 8, &["1 to 1024 addresses"]),
+        (
+            "macs of words",
+            switched("macs = [\"52:54:00:12:34\"]"),
+            8,
+            &["is not a link-layer address", "52:54:00:12:34:56"],
+        ),
+        ("macs of a group", switched("macs = [\"01:00:5e:00:00:01\"]"), 8, &["not the address of one card"]),
+        ("an age too short", switched("[switch]\nage = \"1s\""), 9, &["no age of an address", "\"10s\""]),
+        ("an age in words", switched("[switch]\nage = \"long\""), 9, &["is not a duration"]),
+        ("no addresses at all", switched("[switch]\nmacs-per-peer = 0"), 9, &["from 1 to 16384"]),
+        ("a limit in words", switched("[switch]\nstorm-limit = \"much\""), 9, &["\"much\" is not a number", "2000"]),
+        ("a limit too low", switched("[switch]\nstorm-limit = 1"), 9, &["from 10 to 10000000"]),
+        ("key of a switch elsewhere", device("storm-limit = 100"), 2, &["it belongs in [switch]"]),
         // Observing
         ("page for all", observe("listen = \"0.0.0.0:7790\""), 2, &["can be reached by other hosts", "ssh -L"]),
         ("page for a network", observe("listen = \"192.0.2.1:7790\""), 2, &["127.0.0.1:7790"]),
@@ -69,7 +101,7 @@ pub(crate) fn cases() -> Vec<Case> {
         ("device name with line feed", device("name = \"a\\nb\""), 2, &["\"a\\nb\"", "letters, digits"]),
         ("device name is dots", device("name = \"..\""), 2, &["the kernel keeps"]),
         ("device name of a status socket", device("name = \"adit0.status\""), 2, &["\".status\""]),
-        ("tap", device("mode = \"tap\""), 2, &["\"tap\"", "not in this version yet", "\"tun\""]),
+        ("no mode", device("mode = \"bridge\""), 2, &["\"bridge\" is not a mode", "\"tun\"", "\"tap\""]),
         ("unknown mode", device("mode = \"tunnel\""), 2, &["not a mode", "\"tun\""]),
         ("MTU too small", device("mtu = 575"), 2, &["575 is too small", "576"]),
         ("MTU negative", device("mtu = -1"), 2, &["-1 is too small"]),
@@ -359,12 +391,6 @@ pub(crate) fn cases() -> Vec<Case> {
         ("keepalive in another section", device("keepalive = \"25s\""), 2, &["belongs in [[peer]]"]),
         ("preshared key not a path", sealed("preshared-key-file = 1"), 8, &["must be a string, the path of a file"]),
         ("preshared key itself", sealed("preshared-key = \"x\""), 8, &["\"preshared-key-file\"?"]),
-        (
-            "tap, sealed",
-            sealed_with("[device]", "[device]\nmode = \"tap\""),
-            2,
-            &["\"tap\"", "not in this version yet"],
-        ),
         ("MTU too large, sealed", sealed_with("[device]", "[device]\nmtu = 65476"), 2, &["too large", "65475"]),
         (
             "MTU too large, wireguard",

@@ -492,15 +492,45 @@ fn the_device_of_a_faulty_file_is_known() {
 }
 
 #[test]
+fn a_switch_has_what_bridges_have_by_default() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("t.toml");
+    fs::write(directory.path().join("private.key"), "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAEA=\n").unwrap();
+    fs::set_permissions(directory.path().join("private.key"), fs::Permissions::from_mode(0o600)).unwrap();
+    let read = |text: String| {
+        fs::write(&file, text).unwrap();
+        config::load(&file).unwrap()
+    };
+    let tunnel = read(texts::switched("").replace("addresses = [\"10.77.0.1/24\"]\n", ""));
+    let ethernet = tunnel.ethernet.unwrap();
+    assert_eq!((ethernet.bridge, ethernet.reserve.len()), (None, 0));
+    assert_eq!(ethernet.switch, tunnel::switch::Settings::default());
+    assert!(tunnel.device.addresses.is_empty() && tunnel.peers[0].allowed_ips.is_empty());
+    let all = "macs = [\"52:54:00:12:34:56\", \"52-54-00-12-34-56\"]\n[switch]\nage = \"10s\"\nmacs-per-peer = 16384\nstorm-limit = 10\nstp = true\nsuppress = false";
+    let text = texts::switched(all).replace("mode", "bridge = \"br0\"\nmode");
+    let tunnel = read(text);
+    let macs = tunnel.peers[0].macs.clone();
+    let ethernet = tunnel.ethernet.unwrap();
+    assert_eq!((ethernet.bridge.as_deref(), ethernet.reserve.len()), (Some("br0"), 0));
+    let settings = tunnel::switch::Settings {
+        age: Duration::from_secs(10),
+        macs_per_peer: 16384,
+        storm_limit: 10,
+        stp: true,
+        suppress: false,
+    };
+    assert_eq!(ethernet.switch, settings);
+    assert_eq!(macs, ["52:54:00:12:34:56".parse().unwrap()]);
+}
+
+#[test]
 fn what_may_be_seen_is_nothing_by_default() {
     assert_eq!(parse(LEAST).unwrap().observe, adit::config::Observe::default());
-    let read = |line: &str| parse(&texts::observe(line)).unwrap().observe;
-    let all = read("listen = \"[::1]:7790\"\nallow = [\"trace\", \"bench\"]");
-    let at = adit::config::ObserveAt::Tcp("[::1]:7790".parse().unwrap());
-    assert_eq!((all.listen, all.trace, all.bench), (Some(at), true, true));
-    let some = read("listen = \"unix:/run/adit/page.sock\"\nallow = [\"trace\"]");
-    let at = adit::config::ObserveAt::Unix("/run/adit/page.sock".into());
-    assert_eq!((some.listen, some.trace, some.bench), (Some(at), true, false));
+    for line in ["listen = \"[::1]:7790\"", "listen = \"unix:/run/adit/page.sock\"", "allow = [\"trace\"]"] {
+        let Err(error) = parse(&texts::observe(line)) else { panic!("{line} is accepted") };
+        let error = error.to_string();
+        assert!(error.contains("[observe] is not in this version yet"), "{error}");
+    }
 }
 
 proptest! {

@@ -107,7 +107,7 @@ pub(crate) fn cases() -> Vec<Case> {
             &["cannot be sealed", "adit join", "\"wireguard\""],
         ),
         ("peer of a node, by default sealed", with_peer(""), 4, &["cannot be sealed"]),
-        ("tap, in a network", format!("[device]\nmode = \"tap\"\n{NODE}"), 2, &["\"tap\"", "not in this version yet"]),
+        ("tap, in a network", format!("[device]\nmode = \"tap\"\n{NODE}"), 2, &["\"tap\"", "a network's node"]),
         ("MTU too large, in a network", format!("[device]\nmtu = 65476\n{NODE}"), 2, &["too large", "65475"]),
     ]
 }

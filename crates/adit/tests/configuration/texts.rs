@@ -67,6 +67,17 @@ pub(crate) fn transport(line: &str) -> String {
     format!("[transport]\n{line}\n{LEAST}")
 }
 
+/// A device that carries frames, with a key file that is not there, and a sealed peer that has prefixes; `line` at the end.
+pub(crate) fn tap(line: &str) -> String {
+    format!("{}{line}\n", SEALED.replace("[device]", "[device]\nmode = \"tap\""))
+}
+
+/// The same without prefixes.
+pub(crate) fn switched(line: &str) -> String {
+    let lines: Vec<&str> = SEALED.lines().filter(|line| !line.starts_with("allowed-ips")).collect();
+    format!("{}\n{line}\n", lines.join("\n").replace("[device]", "[device]\nmode = \"tap\""))
+}
+
 /// `LEAST` with a section `[observe]` of one line.
 pub(crate) fn observe(line: &str) -> String {
     format!("[observe]\n{line}\n{LEAST}")

@@ -30,13 +30,13 @@ impl StormLimit {
             Owner::Peer(id) => (id.0 as usize).min(MAX_PEERS - 1),
         };
         let Some(taken) = self.taken.get(place) else { return false };
-        let window = now.as_nanos() / u64::from(1_000_000_000 / WINDOWS) & u64::from(u32::MAX);
+        let window = (now.as_nanos() / u64::from(1_000_000_000 / WINDOWS)) & u64::from(u32::MAX);
         let frames = u32::try_from(frames).unwrap_or(u32::MAX);
         let take = |word: u64| {
             let had = if word >> 32 == window { word as u32 } else { 0 };
             // A super-packet of more than there ever is room for passes alone.
             let fits = had == 0 || had.saturating_add(frames) <= self.per_window;
-            fits.then(|| window << 32 | u64::from(had.saturating_add(frames)))
+            fits.then(|| (window << 32) | u64::from(had.saturating_add(frames)))
         };
         taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }

@@ -228,13 +228,23 @@ impl MacTable {
     /// Puts a word in place of another; `None` if that was another one meanwhile.
     fn put(&self, bucket: &Bucket, at: usize, (old, new): (u64, u64), now: u32) -> Option<()> {
         let (entry, seen) = (bucket.entries.get(at)?, bucket.seen.get(at)?);
-        entry.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).ok()?;
-        seen.store(now, Ordering::Relaxed);
-        if old != 0 {
-            self.count(owner_of(old))?.fetch_sub(1, Ordering::Relaxed);
+        let (loser, winner) = (self.count(owner_of(old))?, self.count(owner_of(new))?);
+        let is_moved = owner_of(old) != owner_of(new) || old == 0 || new == 0;
+        if is_moved && new != 0 {
+            // Its place is taken first, so that no two workers give it the last one.
+            let share = self.share(owner_of(new));
+            let take = |held: u32| (held < share).then(|| held + 1);
+            winner.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
         }
-        if new != 0 {
-            self.count(owner_of(new))?.fetch_add(1, Ordering::Relaxed);
+        if entry.compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            if is_moved && new != 0 {
+                winner.fetch_sub(1, Ordering::Relaxed);
+            }
+            return None;
+        }
+        seen.store(now, Ordering::Relaxed);
+        if is_moved && old != 0 {
+            loser.fetch_sub(1, Ordering::Relaxed);
         }
         Some(())
     }
@@ -257,6 +267,11 @@ impl MacTable {
         if let Some(number) = owner.number() {
             self.clear(|held, _| held == number);
         }
+    }
+
+    /// Lets go of everything.
+    pub fn forget_all(&self) {
+        self.clear(|_, _| true);
     }
 
     fn clear(&self, is_over: impl Fn(u16, u32) -> bool) {
@@ -392,6 +407,7 @@ mod tests {
         });
         let entries = table.entries(at(1));
         for owner in (0..4).map(|owner| Owner::Peer(PeerId(owner))) {
+            assert!(table.held_by(owner) <= 64);
             assert_eq!(table.held_by(owner), entries.iter().filter(|(_, held)| *held == owner).count());
         }
     }
