@@ -56,6 +56,8 @@ fn a_bridge_that_others_use_stays_and_one_of_others_is_only_joined() {
     let world = World::new(2, |_, _| {});
     world.host(2).run("ip", &["link", "add", "br0", "type", "bridge"]);
     world.host(2).run("ip", &["address", "add", "192.0.2.77/32", "dev", "br0"]);
+    // Else the kernel gives it an address, which becomes usable while we look.
+    world.host(2).run("ip", &["link", "set", "br0", "addrgenmode", "none"]);
     world.host(2).run("ip", &["link", "set", "br0", "up"]);
     let foreign = world.host(2).state();
     let daemons = world.start();
