@@ -36,8 +36,7 @@ impl Path {
         counters.receives.add(receives as u64);
         let tap = self.tap.as_deref().map(|tap| (tap, self.number));
         let (queue, scratch, joins) = (&self.queue, &mut *self.scratch, self.joins);
-        let device =
-            DeviceWriter { queue, counters, scratch, joins, frames: view.frames.is_some(), gone: false, tap };
+        let device = DeviceWriter { queue, counters, scratch, joins, frames: view.frames.is_some(), gone: false, tap };
         self.batch.begin();
         let mut arriving = Arriving {
             view,
@@ -256,6 +255,9 @@ impl Arriving<'_> {
                 Ok(frame) => frame,
                 Err(reason) => return self.counters.dropped(reason, 1),
             };
+            if let Some(Traced { tap, probe: Some(probe), .. }) = self.traced {
+                tap.opened(self.number, probe, frame.bytes(), partial);
+            }
             let write = &mut |header: &_, frame: &[u8]| self.device.write(header, frame);
             if partial {
                 let continues = follows && flags.contains(Flags::CONTINUES);

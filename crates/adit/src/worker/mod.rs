@@ -339,6 +339,7 @@ impl Path {
     fn begin_turn(&mut self, view: &View) {
         self.now = Time::from_nanos(clock::boottime());
         self.tap = self.trace.tap();
+        self.probe = None;
         if view.snapshot.has_secure()
             && let Some(gap) = self.gap.gap(self.now)
         {

@@ -8,14 +8,18 @@
 
 use std::collections::VecDeque;
 use std::fs;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::rand;
+use linux::clock;
+use linux::netlink::Netlink;
 use linux::nft::{Header, Match, Tracer};
-use tunnel::PeerId;
+use tunnel::switch::Owner;
+use tunnel::{PeerId, Time};
 
 use super::blob::{self, Gathered};
 use super::capture::Run;
@@ -291,8 +295,7 @@ impl Desk {
 
     /// Asks the peer that the probes go to next, if they do, for the same; not the one that asks us.
     fn ask_further(&self, handle: &Handle, id: u64, asker: Option<PeerId>, begin: Begin) -> Option<Further> {
-        let view = self.view.load_full();
-        let (peer, _) = view.snapshot.egress(begin.destination).ok().filter(|(peer, _)| Some(*peer) != asker)?;
+        let peer = self.next_peer(begin.destination).filter(|peer| Some(*peer) != asker)?;
         let known = handle.facts().peer(peer)?;
         let name = known.name.clone();
         if begin.ttl == 0 {
@@ -319,6 +322,27 @@ impl Desk {
             Some(Verdict::Unable) => Outcome::Problem("it cannot capture; its log says why".into()),
             None => Outcome::Problem("its daemon does not answer; it is down, or does not hear us".into()),
         })
+    }
+
+    /// The peer that probes to this address go to, if they do.
+    fn next_peer(&self, destination: IpAddr) -> Option<PeerId> {
+        let view = self.view.load_full();
+        let Some(frames) = &view.frames else {
+            return view.snapshot.egress(destination).ok().map(|(peer, _)| peer);
+        };
+        // Frames go by the link-layer address of the next hop.
+        let mut netlink = Netlink::open().ok()?;
+        let hop = netlink.route_to(destination).ok().and_then(|route| route.gateway).unwrap_or(destination);
+        let neighbours = netlink.neighbours(None).unwrap_or_default();
+        let mac = neighbours.iter().find(|neighbour| neighbour.address == hop).and_then(|neighbour| neighbour.mac);
+        let entries = frames.switch.entries(Time::from_nanos(clock::boottime()));
+        let learned = entries.iter().find(|(address, _)| mac == Some(address.0)).map(|(_, owner)| *owner);
+        match (learned, frames.members.all()) {
+            (Some(Owner::Peer(peer)), _) => Some(peer),
+            // Whoever it is that has not been heard of yet.
+            (None, [only]) => Some(*only),
+            _ => None,
+        }
     }
 
     /// All that was seen here, of sealed datagrams those of these runs and those that our own workers saw; and what hosts further on have.
