@@ -14,8 +14,6 @@ const LONGEST_SOCKET: usize = 107;
 
 /// Resolves the section.
 pub(super) fn resolve(document: &Document, raw: raw::Observe) -> Result<Observe, Error> {
-    let span = raw.listen.as_ref().map(|text| text.span.clone());
-    let span = span.or_else(|| raw.allow.as_ref().map(|list| list.span.clone()));
     let mut observe =
         Observe { listen: raw.listen.map(|text| listen(document, &text)).transpose()?, ..Observe::default() };
     for word in raw.allow.iter().flat_map(|list| &list.value) {
@@ -25,11 +23,7 @@ pub(super) fn resolve(document: &Document, raw: raw::Observe) -> Result<Observe,
             _ => return Err(refuse(document, word, "is nothing that peers ask for: write \"trace\" or \"bench\"")),
         }
     }
-    // What it configures comes with `trace`, `bench` and the page.
-    match span {
-        Some(span) => Err(document.error(&span, "[observe] is not in this version yet: remove it")),
-        None => Ok(observe),
-    }
+    Ok(observe)
 }
 
 fn listen(document: &Document, text: &Located<String>) -> Result<ObserveAt, Error> {
