@@ -194,7 +194,7 @@ impl Desk {
         }
     }
 
-    /// One at a time; and of peers only so many in a minute.
+    /// One at a time; and of peers only so many in a minute. This host's own operator need not wait for a peer's to end, which is over then.
     fn reserve(&self, id: u64, asker: Option<PeerId>) -> std::result::Result<(), Denied> {
         let mut current = self.current();
         let now = Instant::now();
@@ -202,7 +202,9 @@ impl Desk {
             let handed = matches!(*lock(&running.handed), Handing::Ready(_));
             now > running.until + if handed { Duration::ZERO } else { GRACE }
         };
-        if current.starting.is_some() || current.running.as_deref().is_some_and(|running| !is_over(running)) {
+        let gives_way = |running: &Running| asker.is_none() && running.asker.is_some();
+        let busy = |running: &Running| !is_over(running) && !gives_way(running);
+        if current.starting.is_some() || current.running.as_deref().is_some_and(busy) {
             return Err(Denied::Busy);
         }
         if asker.is_some() {
@@ -212,8 +214,12 @@ impl Desk {
             }
             current.begun.push_back(now);
         }
-        current.running = None;
         current.starting = Some((id, asker));
+        let former = current.running.take();
+        drop(current);
+        // Its rules are in the table that the next one makes.
+        let tracer = former.and_then(|running| lock(&running.tracer).take());
+        drop(tracer);
         Ok(())
     }
 
