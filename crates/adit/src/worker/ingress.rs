@@ -257,6 +257,9 @@ impl Arriving<'_> {
                 Ok(frame) => frame,
                 Err(reason) => return self.counters.dropped(reason, 1),
             };
+            if let Some(Traced { tap, probe: Some(probe), .. }) = self.traced {
+                tap.opened(self.number, probe, frame.bytes(), partial);
+            }
             let write = &mut |header: &_, frame: &[u8]| self.device.write(header, frame);
             if partial {
                 let continues = follows && flags.contains(Flags::CONTINUES);

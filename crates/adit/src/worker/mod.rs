@@ -348,6 +348,7 @@ impl Path {
             self.took_until(self.now, before);
         }
         self.tap = self.trace.tap();
+        self.probe = None;
         if view.snapshot.has_secure()
             && let Some(gap) = self.gap.gap(self.now)
         {

@@ -2,7 +2,11 @@
 
 use std::fs;
 
-use crate::bed::wait_for;
+use adit::api;
+use adit::observe::trace::Wish;
+use adit::observe::trace::observation::Protocol;
+
+use crate::bed::{PATIENCE, wait_for};
 use crate::scene::Scene;
 
 /// The process that a daemon has started.
@@ -57,6 +61,31 @@ fn without_it_the_tunnel_works_and_a_trace_says_what_is_missing() {
     // The other host is not harmed by it, and says what it could not see.
     let traced = scene.trace(2, &["10.41.0.2", "--count", "1"]);
     assert_eq!(traced.answered(), [true], "{}", traced.json);
+}
+
+#[test]
+fn a_hosts_own_operator_does_not_wait_for_a_peers_trace() {
+    let scene = Scene::pair("sealed", true);
+    // It is begun, and nobody collects it: the other host is asked, and would watch for ten seconds.
+    let wish = Wish {
+        destination: "10.42.0.2".parse().unwrap(),
+        protocol: Protocol::Icmp,
+        port: 0,
+        size: None,
+        super_packet: false,
+        count: 1,
+    };
+    let socket = api::control_socket(&scene.daemons[0].place.runtime(), "adit0");
+    let begin = || api::call_within(&socket, api::Request::TraceBegin { trace: wish }, PATIENCE).unwrap();
+    assert!(matches!(begin(), api::Response::Tracing { .. }));
+    let api::Response::Error { sentence } = begin() else { panic!("two at once") };
+    assert!(sentence.contains("another trace is under way"), "{sentence}");
+    let traced = scene.trace(2, &["10.41.0.2", "--count", "1"]);
+    assert_eq!(traced.answered(), [true]);
+    let steps = traced.places(0, "there", "host2");
+    assert!(steps.contains(&"host2 sealed".to_owned()) && steps.contains(&"host2 under0 out".to_owned()), "{steps:?}");
+    // The first host watches for somebody else meanwhile, and says so to nobody but who asks.
+    assert!(traced.json["hosts"].as_array().unwrap().len() == 1, "{}", traced.json);
 }
 
 #[test]

@@ -101,6 +101,17 @@ fn a_plain_tunnel_is_traced_as_well() {
 }
 
 #[test]
+fn a_tunnel_of_frames_is_traced_as_well() {
+    let scene = Scene::frames();
+    let traced = scene.trace(1, &["10.88.0.2"]);
+    assert_eq!(traced.answered(), [true; 3], "{}", traced.json);
+    // Between the bridges of both.
+    let expected: Vec<_> =
+        ["host1 br0 out"].into_iter().chain(THERE[..10].iter().copied()).chain(["host2 br0 in"]).collect();
+    assert_eq!(traced.places(2, "there", "host1"), expected, "{}", traced.json);
+}
+
+#[test]
 fn three_hosts_are_asked_one_by_the_other() {
     let scene = Scene::chain();
     let traced = scene.trace(1, &["10.43.0.2"]);

@@ -57,6 +57,22 @@ impl Scene {
         scene
     }
 
+    /// Two hosts whose bridges, with 10.88.0.1 and 10.88.0.2, are one Ethernet.
+    pub(crate) fn frames() -> Self {
+        let bed = Bed::new(2);
+        let ends = Configuration::pair([bed.host(1), bed.host(2)], Family::V4, "sealed").map(|mut end| {
+            end.addresses.clear();
+            end.peers.iter_mut().for_each(|peer| peer.allowed_ips.clear());
+            end.device_lines = "mode = \"tap\"\nbridge = \"br0\"\n".into();
+            end.with(observe(true))
+        });
+        let scene = Self::of(bed, ends.to_vec());
+        for number in [1, 2] {
+            scene.bed.host(number).run("ip", &["address", "add", &format!("10.88.0.{number}/24"), "dev", "br0"]);
+        }
+        scene
+    }
+
     fn of(bed: Bed, ends: Vec<Configuration>) -> Self {
         let _containers = bed.hosts.iter().map(|host| host.container()).collect();
         let places: Vec<_> = bed.hosts.iter().zip(&ends).map(|(host, end)| Place::new(host, end)).collect();

@@ -28,7 +28,8 @@ use crate::time::Time;
 use crate::verdict::Reason;
 use neighbours::Neighbours;
 use storm::StormLimit;
-use table::{Learned, MacTable, Owner};
+pub use table::Owner;
+use table::{Learned, MacTable};
 
 /// What bridges tell each other, and never pass on: 01-80-C2-00-00-00 to 0F (IEEE Std 802.1Q, clause 8.6.3).
 const BRIDGE_GROUPS: [u8; 5] = [0x01, 0x80, 0xc2, 0, 0];

@@ -4,31 +4,37 @@
 //! |---|---|
 //! | what may be asked, and how often | [`Desk::reserve`] |
 //! | which host is asked next | [`Desk::ask_further`] |
-//! | what is handed over | [`Desk::gather`] |
+//! | what is put together and handed over | `gather.rs` |
+//! | what peers ask | `serve.rs` |
+
+mod gather;
+mod serve;
 
 use std::collections::VecDeque;
 use std::fs;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::rand;
+use linux::clock;
+use linux::netlink::Netlink;
 use linux::nft::{Header, Match, Tracer};
-use tunnel::PeerId;
+use tunnel::switch::Owner;
+use tunnel::{PeerId, Time};
 
-use super::blob::{self, Gathered};
-use super::capture::Run;
+use super::blob::Gathered;
 use super::helper::Helper;
-use super::observation::{ClockOffset, Fact, HostReport, Observation, Outer, Place, Protocol, Step};
+use super::observation::{ClockOffset, Protocol};
 use super::probe::{NUMBERS, Sought};
-use super::remote::{Begin, HOPS, LONGEST, Message, PART, Verdict};
-use super::report::{self, Counters};
+use super::remote::{Begin, HOPS, LONGEST, Message, Verdict};
+use super::report::Counters;
 use super::send::Wish;
 use super::talk::Replies;
-use super::watch::{Gate, Tap, now};
+use super::watch::{Gate, Tap};
 use crate::config::TransportKind;
-use crate::notes::{Note, topic};
 use crate::request::Handle;
 use crate::worker::View;
 use crate::{Failure, Result};
@@ -190,7 +196,7 @@ impl Desk {
         }
     }
 
-    /// One at a time; and of peers only so many in a minute.
+    /// One at a time; and of peers only so many in a minute. This host's own operator need not wait for a peer's to end, which is over then.
     fn reserve(&self, id: u64, asker: Option<PeerId>) -> std::result::Result<(), Denied> {
         let mut current = self.current();
         let now = Instant::now();
@@ -198,7 +204,9 @@ impl Desk {
             let handed = matches!(*lock(&running.handed), Handing::Ready(_));
             now > running.until + if handed { Duration::ZERO } else { GRACE }
         };
-        if current.starting.is_some() || current.running.as_deref().is_some_and(|running| !is_over(running)) {
+        let gives_way = |running: &Running| asker.is_none() && running.asker.is_some();
+        let busy = |running: &Running| !is_over(running) && !gives_way(running);
+        if current.starting.is_some() || current.running.as_deref().is_some_and(busy) {
             return Err(Denied::Busy);
         }
         if asker.is_some() {
@@ -208,8 +216,12 @@ impl Desk {
             }
             current.begun.push_back(now);
         }
-        current.running = None;
         current.starting = Some((id, asker));
+        let former = current.running.take();
+        drop(current);
+        // Its rules are in the table that the next one makes.
+        let tracer = former.and_then(|running| lock(&running.tracer).take());
+        drop(tracer);
         Ok(())
     }
 
@@ -291,8 +303,7 @@ impl Desk {
 
     /// Asks the peer that the probes go to next, if they do, for the same; not the one that asks us.
     fn ask_further(&self, handle: &Handle, id: u64, asker: Option<PeerId>, begin: Begin) -> Option<Further> {
-        let view = self.view.load_full();
-        let (peer, _) = view.snapshot.egress(begin.destination).ok().filter(|(peer, _)| Some(*peer) != asker)?;
+        let peer = self.next_peer(begin.destination).filter(|peer| Some(*peer) != asker)?;
         let known = handle.facts().peer(peer)?;
         let name = known.name.clone();
         if begin.ttl == 0 {
@@ -321,231 +332,26 @@ impl Desk {
         })
     }
 
-    /// All that was seen here, of sealed datagrams those of these runs and those that our own workers saw; and what hosts further on have.
-    fn gather(&self, handle: &Handle, running: &Running, wanted: &[Run]) -> Result<Gathered> {
-        let facts = handle.facts();
-        let own = self.own_name(handle);
-        let (mut observations, lost) = running.tap.take();
-        let runs = [wanted, &Run::join(outers(&observations, |_| true))].concat();
-        let helper = self.helper.as_ref().ok_or_else(|| Failure::failed("this daemon has no process that captures"))?;
-        let captured = helper.collect(&runs)?;
-        observations.extend(captured.observations);
-        observations.iter_mut().for_each(|seen| own.clone_into(&mut seen.host));
-        let name = running.further.as_ref().map(|further| further.name.as_str());
-        let mut found = report::facts(facts, running.begin.destination, name, &observations);
-        found.extend(captured.facts);
-        found.extend(captured.about_datagrams.into_iter().map(|fact| report::about_peer(facts, fact)));
-        if let Some(tracer) = lock(&running.tracer).as_mut() {
-            found.extend(tracer.refusals().unwrap_or_default().into_iter().map(|refused| Fact::Firewall {
-                table: refused.table,
-                chain: refused.chain,
-                handle: refused.handle.unwrap_or(0),
-            }));
-        }
-        let mut report = HostReport {
-            host: own,
-            offset: Some(ClockOffset { ns: 0, uncertainty: 0 }),
-            permitted: true,
-            counters: Counters::read(facts).since(&running.before),
-            facts: found,
-            lost_records: lost + captured.lost,
+    /// The peer that probes to this address go to, if they do.
+    fn next_peer(&self, destination: IpAddr) -> Option<PeerId> {
+        let view = self.view.load_full();
+        let Some(frames) = &view.frames else {
+            return view.snapshot.egress(destination).ok().map(|(peer, _)| peer);
         };
-        let mut gathered = Gathered { observations, reports: Vec::new() };
-        let mut others = Vec::new();
-        if let Some(further) = &running.further {
-            match &further.outcome {
-                Outcome::Ready(offset) => {
-                    let is_own = |seen: &Observation| matches!(seen.place, Place::Worker { step: Step::Sealed, .. });
-                    let runs = Run::join(outers(&gathered.observations, is_own));
-                    match self.collect_further(handle, running, further, &runs) {
-                        Some(theirs) => {
-                            others = shift(theirs, (&report.host, &further.name), *offset, &mut gathered.observations);
-                        }
-                        None => {
-                            let problem = "it stopped to answer before it said what it saw".into();
-                            report.facts.push(Fact::PeerDown { peer: further.name.clone(), problem });
-                        }
-                    }
-                }
-                Outcome::Forbidden => {
-                    others.push(HostReport { host: further.name.clone(), ..HostReport::default() });
-                }
-                Outcome::Problem(problem) => {
-                    // The daemon's own word for it may be there already.
-                    let is_told = |fact: &Fact| matches!(fact, Fact::PeerDown { peer, .. } if *peer == further.name);
-                    if !report.facts.iter().any(is_told) {
-                        let (peer, problem) = (further.name.clone(), problem.clone());
-                        report.facts.push(Fact::PeerDown { peer, problem });
-                    }
-                }
-            }
-        }
-        gathered.reports.push(report);
-        gathered.reports.extend(others);
-        Ok(gathered)
-    }
-
-    fn collect_further(&self, handle: &Handle, running: &Running, further: &Further, runs: &[Run]) -> Option<Gathered> {
-        let talk = self.replies.talk(handle, running.id, further.peer);
-        let patience = COLLECT_PATIENCE * u32::from(running.begin.ttl.clamp(1, HOPS));
-        let blob = talk.collect(runs, Instant::now() + patience)?;
-        // If it is lost, it forgets by itself.
-        talk.tell(&Message::Finish);
-        blob::unpack(&blob)
-    }
-
-    // ---- what peers ask --------------------------------------------------------------------------------------------------
-
-    /// Serves peers' questions and hands out their answers, in a thread of its own that lasts as long as the daemon.
-    ///
-    /// # Errors
-    /// The thread could not be started.
-    pub fn serve(self: &Arc<Self>, handle: Handle) -> Result<()> {
-        let notes = handle.notes().subscribe(topic::TRACE);
-        let desk = Arc::clone(self);
-        let serve = move || {
-            for note in notes {
-                let received = now();
-                desk.hear(&handle, note, received);
-            }
-        };
-        let started = thread::Builder::new().name("trace".into()).spawn(serve);
-        started.map(drop).map_err(|e| Failure::failed(format!("cannot start a thread: {e}")))
-    }
-
-    fn hear(self: &Arc<Self>, handle: &Handle, note: Note, received: i64) {
-        let Some((id, message)) = Message::parse(&note.body) else { return };
-        let permitted = handle.facts().tunnel().observe.trace;
-        let tell = |message: &Message| {
-            // What is lost is asked for again.
-            let _ = handle.tell(note.peer, topic::TRACE, message.emit(id));
-        };
-        match message {
-            Message::Time(_) | Message::Verdict(_) | Message::Part(..) => {
-                self.replies.hand_over(id, note.peer, message);
-            }
-            Message::Begin(_) if !permitted => tell(&Message::Verdict(Verdict::Forbidden)),
-            _ if !permitted => {}
-            Message::Clock(asked) => tell(&Message::Time([asked, received, now()])),
-            Message::Begin(begin) => self.hear_begin(handle, note.peer, id, begin),
-            Message::Collect(part, runs) => {
-                if let Some(answer) = self.part(handle, note.peer, (id, part), runs) {
-                    tell(&answer);
-                }
-            }
-            Message::Finish => {
-                if let Some(running) = self.of_peer(note.peer, id) {
-                    self.finish(&running);
-                }
-            }
+        // Frames go by the link-layer address of the next hop.
+        let mut netlink = Netlink::open().ok()?;
+        let hop = netlink.route_to(destination).ok().and_then(|route| route.gateway).unwrap_or(destination);
+        let neighbours = netlink.neighbours(None).unwrap_or_default();
+        let mac = neighbours.iter().find(|neighbour| neighbour.address == hop).and_then(|neighbour| neighbour.mac);
+        let entries = frames.switch.entries(Time::from_nanos(clock::boottime()));
+        let learned = entries.iter().find(|(address, _)| mac == Some(address.0)).map(|(_, owner)| *owner);
+        match (learned, frames.members.all()) {
+            (Some(Owner::Peer(peer)), _) => Some(peer),
+            // Whoever it is that has not been heard of yet.
+            (None, [only]) => Some(*only),
+            _ => None,
         }
     }
-
-    fn of_peer(&self, peer: PeerId, id: u64) -> Option<Arc<Running>> {
-        self.current().running.clone().filter(|running| running.id == id && running.asker == Some(peer))
-    }
-
-    fn hear_begin(self: &Arc<Self>, handle: &Handle, peer: PeerId, id: u64, begin: Begin) {
-        let tell = move |handle: &Handle, verdict| {
-            let _ = handle.tell(peer, topic::TRACE, Message::Verdict(verdict).emit(id));
-        };
-        if self.of_peer(peer, id).is_some() {
-            return tell(handle, Verdict::Ready);
-        }
-        if self.current().starting == Some((id, Some(peer))) {
-            return;
-        }
-        // Another host may have to be asked first, and this thread hands out its answers.
-        let (desk, handle) = (Arc::clone(self), handle.clone());
-        let begin = move || {
-            let verdict = match desk.start(&handle, id, Some(peer), begin) {
-                Ok(()) => Verdict::Ready,
-                Err(Denied::Busy) => Verdict::Busy,
-                Err(Denied::Unable(failure)) => {
-                    tracing::warn!("a trace of a peer cannot begin: {failure}");
-                    Verdict::Unable
-                }
-            };
-            tell(&handle, verdict);
-        };
-        // Without a thread there is no answer, and the peer asks again.
-        let _ = thread::Builder::new().name("trace-begin".into()).spawn(begin);
-    }
-
-    /// A part of what was gathered; none of any while that is being done.
-    fn part(
-        self: &Arc<Self>,
-        handle: &Handle,
-        peer: PeerId,
-        (id, part): (u64, u16),
-        runs: Vec<Run>,
-    ) -> Option<Message> {
-        let running = self.of_peer(peer, id)?;
-        let mut handed = lock(&running.handed);
-        match &*handed {
-            Handing::Ready(blob) => {
-                let parts = u16::try_from(blob.len().div_ceil(PART)).ok()?;
-                let bytes = blob.chunks(PART).nth(part.into())?;
-                Some(Message::Part(part, parts, bytes.to_vec()))
-            }
-            Handing::Gathering => Some(Message::Part(part, 0, Vec::new())),
-            Handing::NotYet => {
-                *handed = Handing::Gathering;
-                drop(handed);
-                let (desk, handle) = (Arc::clone(self), handle.clone());
-                let gather = move || {
-                    let gathered = desk.gather(&handle, &running, &runs).unwrap_or_else(|failure| {
-                        tracing::warn!("a trace of a peer cannot be handed over: {failure}");
-                        Gathered::default()
-                    });
-                    *lock(&running.handed) = Handing::Ready(Arc::new(blob::pack(&gathered)));
-                    desk.stop_watching(&running);
-                };
-                let _ = thread::Builder::new().name("trace-gather".into()).spawn(gather);
-                Some(Message::Part(part, 0, Vec::new()))
-            }
-        }
-    }
-}
-
-/// What another host handed over, under the name that we have for it, and with times that can be read beside ours.
-fn shift(
-    theirs: Gathered,
-    (own, name): (&str, &str),
-    offset: ClockOffset,
-    observations: &mut Vec<Observation>,
-) -> Vec<HostReport> {
-    let Gathered { observations: seen, mut reports } = theirs;
-    let itself = reports.first().map(|report| report.host.clone());
-    let rename = |host: &mut String| {
-        if Some(&*host) == itself.as_ref() {
-            name.clone_into(host);
-        }
-        if host == own {
-            // Two hosts of one name would be taken for one.
-            *host = format!("{own} beyond {name}");
-        }
-    };
-    observations.extend(seen.into_iter().map(|mut seen| {
-        rename(&mut seen.host);
-        seen
-    }));
-    for report in &mut reports {
-        rename(&mut report.host);
-        report.offset = report.offset.map(|further| ClockOffset {
-            ns: further.ns.saturating_add(offset.ns),
-            uncertainty: further.uncertainty.saturating_add(offset.uncertainty),
-        });
-    }
-    reports
-}
-
-/// Which datagrams workers saw at steps that count.
-fn outers(observations: &[Observation], counts: impl Fn(&Observation) -> bool) -> Vec<Outer> {
-    let mut outers: Vec<_> = observations.iter().filter(|seen| counts(seen)).filter_map(|seen| seen.outer).collect();
-    outers.sort_unstable();
-    outers.dedup();
-    outers
 }
 
 /// What rules of packet filters know probes and their answers by.
@@ -575,23 +381,4 @@ fn random() -> Result<u64> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_comes_from_another_host_is_called_as_we_call_it() {
-        let report = |host: &str| HostReport {
-            host: host.into(),
-            offset: Some(ClockOffset { ns: 5, uncertainty: 1 }),
-            ..HostReport::default()
-        };
-        let theirs = Gathered { observations: Vec::new(), reports: vec![report("itself"), report("third")] };
-        let reports = shift(theirs, ("third", "berlin"), ClockOffset { ns: -7, uncertainty: 2 }, &mut Vec::new());
-        let told: Vec<_> = reports.iter().map(|report| (report.host.as_str(), report.offset)).collect();
-        let offset = Some(ClockOffset { ns: -2, uncertainty: 3 });
-        assert_eq!(told, [("berlin", offset), ("third beyond berlin", offset)]);
-    }
 }

@@ -9,7 +9,7 @@ use super::observation::{DeviceKind, Direction, Place, Step};
 
 /// Puts the hops of one way in order.
 pub(super) fn ordered(mut hops: Vec<Hop>, seen: &[Sighting<'_>]) -> Vec<Hop> {
-    let times: Vec<i64> = hops.iter().map(|hop| between_devices(hop, &hops, seen)).collect();
+    let times: Vec<i64> = hops.iter().map(|hop| no_later_than_devices(hop, &hops, seen)).collect();
     for (hop, at) in hops.iter_mut().zip(times) {
         hop.at = at;
     }
@@ -37,17 +37,15 @@ pub(super) fn ordered(mut hops: Vec<Hop>, seen: &[Sighting<'_>]) -> Vec<Hop> {
     ordered
 }
 
-/// The time of a hop. That of a worker's step, which may be the time of a whole batch, lies between those of the devices before and after
-/// it, which the kernel stamped for this packet.
-fn between_devices(hop: &Hop, hops: &[Hop], seen: &[Sighting<'_>]) -> i64 {
+/// The time of a hop. A worker may note a step when its whole batch is done; no step was later than the device behind it, which the kernel
+/// stamped for this packet. (That none was earlier than the device before it, the order sees to.)
+fn no_later_than_devices(hop: &Hop, hops: &[Hop], seen: &[Sighting<'_>]) -> i64 {
     if matches!(hop.place, Place::Device { .. }) {
         return hop.at;
     }
-    let devices = || hops.iter().filter(|other| matches!(other.place, Place::Device { .. }));
-    let after = devices().filter(|other| precedes(hop, other, seen)).map(|other| other.at).min();
-    let before = devices().filter(|other| precedes(other, hop, seen)).map(|other| other.at).max();
-    let at = after.map_or(hop.at, |after| hop.at.min(after));
-    before.map_or(at, |before| at.max(before))
+    let devices = hops.iter().filter(|other| matches!(other.place, Place::Device { .. }));
+    let behind = devices.filter(|other| precedes(hop, other, seen)).map(|other| other.at).min();
+    behind.map_or(hop.at, |behind| hop.at.min(behind))
 }
 
 /// Whether it is certain that a packet was at `first` before it was at `then`.

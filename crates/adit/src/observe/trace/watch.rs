@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use arc_swap::ArcSwapOption;
 use crossbeam_queue::ArrayQueue;
 use linux::clock;
+use wire::ethernet::EthernetFrame;
+use wire::ip::IpPacket;
 use wire::message::DataHeader;
 use wire::message::data::DATA_HEADER;
 use wire::vnet::VnetHdr;
@@ -113,7 +115,10 @@ impl Tap {
     /// Which probe a packet is, if any.
     #[cold]
     pub fn find(&self, packet: &[u8]) -> Option<u32> {
-        self.sought.spot(packet).filter(|spotted| spotted.course != Course::Error).map(|spotted| spotted.probe)
+        // A device that carries frames has a link-layer header before it.
+        let within = || self.sought.spot(EthernetFrame::parse(packet).ok()?.payload());
+        let spotted = self.sought.spot(packet).or_else(within);
+        spotted.filter(|spotted| spotted.course != Course::Error).map(|spotted| spotted.probe)
     }
 
     /// A packet, or a segment of one, was sealed into a datagram of `size` bytes, which now waits to be sent; `header` is how that begins.
@@ -188,13 +193,17 @@ impl Tap {
     }
 
     fn whole(&self, (worker, step): (usize, Step), probe: u32, header: &VnetHdr, packet: &[u8]) -> Seen {
+        let inner = match IpPacket::parse_cut(packet) {
+            Ok(_) => packet,
+            Err(_) => EthernetFrame::parse(packet).map_or(packet, |frame| frame.payload()),
+        };
         Seen {
             worker,
             step,
             probe,
             at: 0,
             size: packet.len(),
-            segments: segments(header, packet, packet.len()),
+            segments: segments(header, inner, inner.len()),
             checksum: checksum(header),
             outer: None,
             head: Head::of(packet),
