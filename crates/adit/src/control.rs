@@ -36,6 +36,7 @@ use crate::container::{Node, Store};
 use crate::data_path::{Running, Surroundings};
 use crate::dns::Resolvers;
 use crate::names::Names;
+use crate::notes::Note;
 use crate::notify::{self, Watchdog};
 use crate::observe::facts::{DeviceFacts, Facts};
 use crate::plan::{Owned, Road};
@@ -302,6 +303,7 @@ impl Control {
                 }
             }
             self.switchboard.work(&self.roster);
+            self.hand_out_notes();
             soon |= self.look_at_names(netlink);
             let now = Instant::now();
             if soon {
@@ -315,6 +317,16 @@ impl Control {
             if self.running.as_ref().is_none_or(Running::is_alive) {
                 watchdog.look(now);
             }
+        }
+    }
+
+    /// Passes on what peers told.
+    fn hand_out_notes(&mut self) {
+        while let Some((peer, plaintext)) = self.switchboard.next_note() {
+            let Ok(told) = wire::message::Note::parse(&plaintext) else { continue };
+            let Some(member) = self.roster.get(peer) else { continue };
+            let note = Note { peer, name: member.peer.name.clone(), topic: told.topic, body: told.body.to_vec() };
+            self.handle.notes().hand_out(&note);
         }
     }
 

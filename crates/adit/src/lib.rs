@@ -48,6 +48,7 @@ pub mod key;
 pub mod mark;
 pub mod names;
 pub mod network;
+pub mod notes;
 pub mod notify;
 pub mod observe;
 pub mod plan;

@@ -10,9 +10,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
+use tunnel::PeerId;
+
 use crate::config::{self, Tunnel};
 use crate::control::{Inbox, Order};
 use crate::key::PublicKey;
+use crate::notes::Notes;
 use crate::observe::facts::Facts;
 use crate::reconfigure::same_network;
 use crate::underlay::Resolved;
@@ -118,6 +121,8 @@ pub enum Wanted {
     Edited(Edit),
     /// As it is; sealed peers with these keys are called, though no packet waits for them.
     Called(Vec<PublicKey>),
+    /// As it is; a peer is told this.
+    Told(PeerId, u8, Vec<u8>),
 }
 
 /// One request, and where its answer goes.
@@ -163,13 +168,27 @@ pub struct Handle {
     inbox: Arc<Inbox>,
     requests: SyncSender<Request>,
     facts: Arc<Facts>,
+    notes: Arc<Notes>,
 }
 
 impl Handle {
     /// A handle, and the queue that control takes requests from.
     pub fn new(inbox: Arc<Inbox>, facts: Arc<Facts>) -> (Self, Receiver<Request>) {
         let (requests, queue) = sync_channel(QUEUE);
-        (Self { inbox, requests, facts }, queue)
+        (Self { inbox, requests, facts, notes: Arc::default() }, queue)
+    }
+
+    /// What peers tell.
+    pub fn notes(&self) -> &Arc<Notes> {
+        &self.notes
+    }
+
+    /// Tells a sealed peer something; it may be lost on the way.
+    ///
+    /// # Errors
+    /// There is no session with it; the daemon is about to end.
+    pub fn tell(&self, peer: PeerId, topic: u8, body: Vec<u8>) -> Result<(), Refusal> {
+        self.ask(Wanted::Told(peer, topic, body)).map(drop)
     }
 
     /// What the daemon does now. What a change that was answered has made is in it.

@@ -17,7 +17,7 @@ use tunnel::handshake::Identity;
 use tunnel::network::Membership;
 use tunnel::node::{PeerState, Random, Settings};
 use tunnel::peer::PeerSettings;
-use tunnel::{Node, Now, Output, PeerId, Remote, Time};
+use tunnel::{Node, Now, Output, PeerId, Reason, Remote, Time};
 use wire::ecn::Ecn;
 use wire::message::{Mode, Protocol};
 use zeroize::Zeroizing;
@@ -27,7 +27,7 @@ use crate::data_path::Surroundings;
 use crate::key::PrivateKey;
 use crate::mark::MarkFile;
 use crate::roster::{Member, Roster};
-use crate::worker::mailbox::Mailbox;
+use crate::worker::mailbox::{Mailbox, Told};
 use crate::worker::{GapWatch, Secrets};
 use crate::{Failure, Result};
 
@@ -292,6 +292,24 @@ impl Switchboard {
         self.surroundings.sockets = sockets;
     }
 
+    /// Tells a peer something beside packets; answers whether there is a session to do so.
+    pub fn tell(&mut self, id: PeerId, topic: u8, body: &[u8], roster: &Roster) -> bool {
+        let told = lock(&self.node).tell(id, topic, body, now());
+        self.carry_out(None, roster);
+        told
+    }
+
+    /// The next thing that a peer told us.
+    pub fn next_note(&mut self) -> Option<(PeerId, Box<[u8]>)> {
+        loop {
+            let Told { index, plaintext } = self.surroundings.secrets.mailbox.next_told()?;
+            if let Some(id) = lock(&self.node).handle_note(index, now()) {
+                return Some((id, plaintext));
+            }
+            self.surroundings.control_drops.add(Reason::RateLimited, 1);
+        }
+    }
+
     /// Does what the node says by now.
     pub fn follow_up(&mut self, roster: &Roster) {
         self.carry_out(None, roster);
@@ -383,7 +401,6 @@ pub fn lock(node: &SharedNode) -> MutexGuard<'_, Node> {
 mod tests {
     use std::path::Path;
 
-    use tunnel::Reason;
     use tunnel::admission::Verdict;
     use tunnel::mac::MacKeys;
     use tunnel::network::Epoch;

@@ -112,6 +112,7 @@ fn bare(device: &str) -> Tunnel {
         },
         network: None,
         overlay: None,
+        observe: config::Observe::default(),
         peers: Vec::new(),
         open: true,
         source: PathBuf::new(),

@@ -160,6 +160,8 @@ pub(crate) struct Peer {
     pub(crate) deadline: Option<Time>,
     /// When probes of its were answered in the last second: how many, since when.
     pub(crate) answered: (u32, Time),
+    /// The same of notes.
+    pub(crate) told: (u32, Time),
     /// When a keepalive was sent last, or was due.
     pub(crate) kept_alive: Time,
     /// Added to time-outs on which both ends may be in step.
@@ -199,6 +201,7 @@ impl Peer {
             problem: None,
             deadline: None,
             answered: (0, Time::NEVER),
+            told: (0, Time::NEVER),
             kept_alive: Time::NEVER,
             jitter: Duration::ZERO,
             wanted: false,

@@ -23,6 +23,7 @@ mod keys;
 mod names;
 mod nearest;
 mod network;
+mod observe;
 mod peers;
 mod prefix;
 mod quick;
@@ -45,8 +46,8 @@ pub(crate) use names::{check_device, check_peer};
 pub use network::{PrefixError, RegistryError, check_key_prefix, host_name, network_file, registry_url};
 pub(crate) use resolve::LISTEN;
 pub use resolved::{
-    Device, Dns, Mtu, Network, Origin, Overlay, Peer, PublicIp, RegistryAt, Table, Transport, TransportKind, Tunnel,
-    Workers,
+    Device, Dns, Mtu, Network, Observe, ObserveAt, Origin, Overlay, Peer, PublicIp, RegistryAt, Table, Transport,
+    TransportKind, Tunnel, Workers,
 };
 use zeroize::Zeroizing;
 

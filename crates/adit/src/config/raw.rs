@@ -17,6 +17,7 @@ pub(super) struct Tunnel {
     pub(super) transport: Transport,
     pub(super) peers: Vec<Peer>,
     pub(super) network: Option<Network>,
+    pub(super) observe: Observe,
 }
 
 /// `[device]`
@@ -82,6 +83,13 @@ pub(super) struct Network {
     pub(super) registry_listen: Text,
 }
 
+/// `[observe]`
+#[derive(Debug, Default)]
+pub(super) struct Observe {
+    pub(super) listen: Text,
+    pub(super) allow: Texts,
+}
+
 /// Where each key lives, to help whoever wrote it into another section.
 const HOMES: &[(&str, &[&str])] = &[
     ("[device]", &["mode", "addresses", "mtu", "private-key-file", "wireguard-private-key-file", "table", "dns"]),
@@ -112,6 +120,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "registry-listen",
         ],
     ),
+    ("[observe]", &["allow"]),
 ];
 
 fn home(key: &str) -> Option<&'static str> {
@@ -126,8 +135,9 @@ impl Tunnel {
         let transport = top.table("transport", "[transport]")?.map(Transport::read).transpose()?.unwrap_or_default();
         let peers = top.tables("peer", "[[peer]]")?.into_iter().map(Peer::read).collect::<Result<_, _>>()?;
         let network = top.table("network", "[network]")?.map(Network::read).transpose()?;
+        let observe = top.table("observe", "[observe]")?.map(Observe::read).transpose()?.unwrap_or_default();
         top.finish(home)?;
-        Ok(Self { device, transport, peers, network })
+        Ok(Self { device, transport, peers, network, observe })
     }
 }
 
@@ -211,5 +221,16 @@ impl Network {
         };
         section.finish(home)?;
         Ok(network)
+    }
+}
+
+impl Observe {
+    fn read(mut section: Section<'_>) -> Result<Self, Error> {
+        let observe = Self {
+            listen: section.string("listen", "a string such as \"127.0.0.1:7790\"")?,
+            allow: section.strings("allow", "a list of strings such as [\"trace\", \"bench\"]")?,
+        };
+        section.finish(home)?;
+        Ok(observe)
     }
 }

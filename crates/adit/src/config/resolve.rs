@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{
     document::{Document, Located, WordOrNumber},
     error::{Error, quoted},
-    keys, names, network, peers,
+    keys, names, network, observe, peers,
     prefix::parse_host,
     raw,
     resolved::{Device, Dns, Mtu, Peer, Table, Transport, Tunnel, Workers},
@@ -44,7 +44,8 @@ pub(super) fn refuse(document: &Document, value: &Located<String>, fault: impl D
 
 /// Resolves a whole file.
 pub(super) fn tunnel(document: &Document, raw: raw::Tunnel) -> Result<Tunnel, Error> {
-    let raw::Tunnel { device, transport, peers, network } = raw;
+    let raw::Tunnel { device, transport, peers, network, observe } = raw;
+    let observe = observe::resolve(document, observe)?;
     let name = device_name(document, device.name.as_ref())?;
     mode(document, device.mode.as_ref())?;
     let network = network.map(|raw| network::network(document, raw, &name)).transpose()?;
@@ -70,7 +71,7 @@ pub(super) fn tunnel(document: &Document, raw: raw::Tunnel) -> Result<Tunnel, Er
     let table = device.table.map_or(Ok(Table::Auto), |typed| table(document, &typed))?;
     let dns = device.dns.map_or(Ok(Dns::default()), |typed| dns(document, &typed))?;
     let device = Device { name, addresses, mtu, private_key, wireguard_private_key, table, dns };
-    Ok(Tunnel { device, transport, peers, open: false, source: document.path.clone(), network, overlay: None })
+    Ok(Tunnel { device, transport, peers, open: false, source: document.path.clone(), network, overlay: None, observe })
 }
 
 /// The device's name, or the default.

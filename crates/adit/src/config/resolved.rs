@@ -31,6 +31,28 @@ pub struct Tunnel {
     pub network: Option<Network>,
     /// What the lease says, once there is one.
     pub overlay: Option<Overlay>,
+    /// Who may see what of this host.
+    pub observe: Observe,
+}
+
+/// Who may see what of this host.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Observe {
+    /// Where the page and the metrics are served, if they are.
+    pub listen: Option<ObserveAt>,
+    /// Whether peers may ask where their probes pass here.
+    pub trace: bool,
+    /// Whether peers may measure how fast the way here is.
+    pub bench: bool,
+}
+
+/// Where the page and the metrics are served: nowhere that another host reaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ObserveAt {
+    /// A loopback address.
+    Tcp(SocketAddr),
+    /// A socket file, by its absolute path.
+    Unix(PathBuf),
 }
 
 impl Tunnel {

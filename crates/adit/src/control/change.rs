@@ -92,6 +92,14 @@ impl Control {
                 }
                 return Ok(Summary::default());
             }
+            Wanted::Told(id, topic, body) => {
+                if !self.switchboard.tell(id, topic, &body, &self.roster) {
+                    let failure =
+                        Failure::failed("there is no sealed session with that peer").with_remedy("see `adit status`");
+                    return Err(failure.into());
+                }
+                return Ok(Summary::default());
+            }
             Wanted::Whole(tunnel, resolved) => (*tunnel, resolved),
             Wanted::Edited(edit) => {
                 let shown = self.as_seen();

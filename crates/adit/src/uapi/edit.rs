@@ -280,6 +280,7 @@ pub(super) mod tests {
             },
             network: None,
             overlay: None,
+            observe: crate::config::Observe::default(),
             peers: Vec::new(),
             open: true,
             source: std::path::PathBuf::new(),

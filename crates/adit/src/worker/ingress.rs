@@ -14,7 +14,7 @@ use tunnel::{Notice, PeerId, Reason, Snapshot, Time};
 use wire::coalesce::{Coalescer, Joins};
 use wire::ecn::{self, Ecn};
 use wire::ip::IpPacket;
-use wire::message::{self, Control, Flags, Handshake, Message, Protocol, Step};
+use wire::message::{self, Control, Flags, Handshake, Message, Note, Protocol, Step};
 use wire::mss::{Checksum, clamp_mss};
 
 use super::device::DeviceWriter;
@@ -211,6 +211,9 @@ impl Arriving<'_> {
     ) {
         if flags.contains(Flags::CONTROL) {
             let bytes = message::data::DATA_OVERHEAD + plaintext.len();
+            if Note::is_one(plaintext) {
+                return self.told(session.index(), plaintext);
+            }
             return match Control::parse(plaintext) {
                 Ok(message) => {
                     let (index, from) = (session.index(), origin.source);
@@ -239,6 +242,18 @@ impl Arriving<'_> {
         }
         heard.packets += 1;
         heard.bytes += packet.bytes().len();
+    }
+
+    /// What a peer's daemon tells ours.
+    #[cold]
+    fn told(&self, index: u32, plaintext: &[u8]) {
+        if Note::parse(plaintext).is_err() {
+            return self.counters.dropped(Reason::Malformed, 1);
+        }
+        if !self.secrets.mailbox.tell(index, plaintext) {
+            return self.counters.dropped(Reason::RateLimited, 1);
+        }
+        (self.report)(Event::Mail);
     }
 
     /// Before anything of a peer's is delivered: what is answered to it, by this host or by a worker beside us, must go by this session,

@@ -1,4 +1,4 @@
-//! What workers hand to control: messages of handshakes, and notices about peers. Both queues are bounded and nobody waits at them: what
+//! What workers hand to control: messages of handshakes, notices about peers, and what peers tell inside sessions. All queues are bounded and nobody waits at them: what
 //! finds no room is lost, and asked or told again.
 
 use std::net::SocketAddr;
@@ -13,6 +13,9 @@ const ARRIVALS: usize = 512;
 
 /// Notices that wait.
 const NOTICES: usize = 4096;
+
+/// What peers tell that waits: with a thousand bytes each, a quarter of a megabyte.
+const NOTES: usize = 256;
 
 /// A message that passed [`Admission`](tunnel::admission::Admission).
 #[derive(Clone, Copy)]
@@ -34,15 +37,24 @@ impl Arrival {
     }
 }
 
-/// The two queues.
+/// What a peer told us inside a session.
+pub struct Told {
+    /// Our index of the session.
+    pub index: u32,
+    /// A note, well-formed.
+    pub plaintext: Box<[u8]>,
+}
+
+/// The queues.
 pub struct Mailbox {
     arrivals: ArrayQueue<Arrival>,
     notices: ArrayQueue<(Notice, Option<LocalAddress>)>,
+    notes: ArrayQueue<Told>,
 }
 
 impl Default for Mailbox {
     fn default() -> Self {
-        Self { arrivals: ArrayQueue::new(ARRIVALS), notices: ArrayQueue::new(NOTICES) }
+        Self { arrivals: ArrayQueue::new(ARRIVALS), notices: ArrayQueue::new(NOTICES), notes: ArrayQueue::new(NOTES) }
     }
 }
 
@@ -58,6 +70,16 @@ impl Mailbox {
     /// Puts a notice in; `local` is where the datagram that it is about came to.
     pub(super) fn notify(&self, notice: Notice, local: Option<LocalAddress>) -> bool {
         self.notices.push((notice, local)).is_ok()
+    }
+
+    /// Puts in what a peer told us.
+    pub(super) fn tell(&self, index: u32, plaintext: &[u8]) -> bool {
+        self.notes.push(Told { index, plaintext: plaintext.into() }).is_ok()
+    }
+
+    /// The next thing that a peer told us.
+    pub fn next_told(&self) -> Option<Told> {
+        self.notes.pop()
     }
 
     /// The next message.

@@ -1,8 +1,8 @@
 //! The table of faults.
 
 use crate::texts::{
-    BOB, LEAST, device, peer, plain_beside_sealed, sealed, sealed_with, second_peer, second_sealed_peer, transport,
-    with,
+    BOB, LEAST, device, observe, peer, plain_beside_sealed, sealed, sealed_with, second_peer, second_sealed_peer,
+    transport, with,
 };
 
 /// A faulty file: its text, the line that must be named (0: none), and what the sentence must contain.
@@ -43,6 +43,15 @@ pub(crate) fn cases() -> Vec<Case> {
         ("wrong type: string", device("name = 7"), 2, &["\"name\" in [device] must be a string", "not a number"]),
         ("wrong type: number", device("mtu = 1.5"), 2, &["\"auto\" or a number", "fraction"]),
         ("wrong type: section", with("[[peer]]", "[peer]"), 3, &["\"peer\" must be tables, each written [[peer]]"]),
+        // Observing
+        ("page for all", observe("listen = \"0.0.0.0:7790\""), 2, &["can be reached by other hosts", "ssh -L"]),
+        ("page for a network", observe("listen = \"192.0.2.1:7790\""), 2, &["127.0.0.1:7790"]),
+        ("page on port 0", observe("listen = \"[::1]:0\""), 2, &["port 0", "7790"]),
+        ("page nowhere", observe("listen = \"here\""), 2, &["neither a loopback address", "unix:/run/adit/page.sock"]),
+        ("page at a relative path", observe("listen = \"unix:page\""), 2, &["not an absolute path"]),
+        ("page at a long path", observe(&format!("listen = \"unix:/{}\"", "a".repeat(107))), 2, &["too long", "107"]),
+        ("something else allowed", observe("allow = [\"trace\", \"all\"]"), 2, &["\"all\"", "\"trace\" or \"bench\""]),
+        ("allowed elsewhere", device("allow = []"), 2, &["it belongs in [observe]"]),
         // Device
         ("no device", LEAST.replace("[device]\naddresses = [\"10.77.0.1/24\"]\n", ""), 0, &["needs an address"]),
         ("no address", with("addresses = [\"10.77.0.1/24\"]", ""), 1, &["needs an address", "addresses = ["]),

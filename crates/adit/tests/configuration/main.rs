@@ -491,6 +491,18 @@ fn the_device_of_a_faulty_file_is_known() {
     assert_eq!(config::device_name(&path).unwrap(), "adit7");
 }
 
+#[test]
+fn what_may_be_seen_is_nothing_by_default() {
+    assert_eq!(parse(LEAST).unwrap().observe, adit::config::Observe::default());
+    let read = |line: &str| parse(&texts::observe(line)).unwrap().observe;
+    let all = read("listen = \"[::1]:7790\"\nallow = [\"trace\", \"bench\"]");
+    let at = adit::config::ObserveAt::Tcp("[::1]:7790".parse().unwrap());
+    assert_eq!((all.listen, all.trace, all.bench), (Some(at), true, true));
+    let some = read("listen = \"unix:/run/adit/page.sock\"\nallow = [\"trace\"]");
+    let at = adit::config::ObserveAt::Unix("/run/adit/page.sock".into());
+    assert_eq!((some.listen, some.trace, some.bench), (Some(at), true, false));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
@@ -524,20 +536,20 @@ proptest! {
 
     #[test]
     fn any_value_anywhere_is_a_tunnel_or_one_line(
-        section in 0..4_usize,
+        section in 0..5_usize,
         key in prop::sample::select(vec![
             "name", "mode", "addresses", "mtu", "private-key-file", "wireguard-private-key-file", "listen", "workers", "offload", "busy-poll",
             "table", "dns", "fwmark",
             "public-key", "endpoint", "allowed-ips", "transport", "preshared-key-file", "keepalive",
             "node-name", "prefix", "public-ip", "interface", "lease-ttl", "bridge", "tls-ca", "user", "secret-file", "plain",
-            "plain-from", "ip-masq", "subnet-files", "registry-listen",
+            "plain-from", "ip-masq", "subnet-files", "registry-listen", "allow",
         ]),
         value in prop_oneof![
             "\"[^\"\\\\]{0,30}\"", "-?[0-9]{1,20}", Just("true".to_owned()), Just("1.5".to_owned()),
             Just("1979-05-27".to_owned()), "\\[(\"[0-9a-f.:/]{0,20}\",?){0,3}\\]", Just("{ a = 1 }".to_owned()),
         ],
     ) {
-        let header = ["[device]", "[transport]", "[[peer]]", "[network]\nregistry = \"embedded\""][section];
+        let header = ["[device]", "[transport]", "[[peer]]", "[network]\nregistry = \"embedded\"", "[observe]"][section];
         let text = format!("{header}\n{key} = {value}\n");
         if let Err(error) = parse(&text) {
             prop_assert!(!error.to_string().contains('\n'), "{}", error);

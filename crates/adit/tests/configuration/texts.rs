@@ -67,6 +67,11 @@ pub(crate) fn transport(line: &str) -> String {
     format!("[transport]\n{line}\n{LEAST}")
 }
 
+/// `LEAST` with a section `[observe]` of one line.
+pub(crate) fn observe(line: &str) -> String {
+    format!("[observe]\n{line}\n{LEAST}")
+}
+
 /// `LEAST` with a line under its peer.
 pub(crate) fn peer(line: &str) -> String {
     format!("{LEAST}{line}\n")

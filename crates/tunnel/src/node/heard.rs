@@ -15,6 +15,9 @@ use crate::snapshot::PeerId;
 /// Probes of one peer that are answered in a second.
 const ANSWERS_PER_SECOND: u32 = 10;
 
+/// Notes of one peer that are passed on in a second.
+const NOTES_PER_SECOND: u32 = 100;
+
 impl Node {
     /// Takes what a worker tells.
     pub fn handle_notice(&mut self, notice: Notice, now: Now) {
@@ -100,6 +103,17 @@ impl Node {
         if moved {
             self.outputs.push_back(Output::Moved(id, address));
         }
+    }
+
+    /// Whose note came by the session with this index; `None` for one of nobody any more, and for more than a peer may tell in a second.
+    pub fn handle_note(&mut self, index: u32, now: Now) -> Option<PeerId> {
+        let id = self.owner(index)?;
+        let peer = self.peer(id)?;
+        let (count, since) = peer.told;
+        let (count, since) =
+            if now.time.since(since) >= Duration::from_secs(1) { (0, now.time) } else { (count, since) };
+        peer.told = (count.saturating_add(1), since);
+        (count < NOTES_PER_SECOND).then_some(id)
     }
 
     pub(super) fn control(&mut self, index: u32, from: SocketAddr, message: Control, bytes: usize, now: Now) {

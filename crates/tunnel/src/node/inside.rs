@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 
 use wire::message::data::ACK;
-use wire::message::{Control, Flags, Protocol};
+use wire::message::{Control, Flags, Note, Protocol};
 
 use super::{Node, Now, Output};
+use crate::peer::Peer;
 use crate::probe::{Look, Step, Validation};
 use crate::session::Session;
 use crate::snapshot::PeerId;
@@ -44,6 +45,20 @@ impl Node {
         if message.emit(&mut plaintext).is_some() {
             self.send(id, &session, Flags::CONTROL, &plaintext, reply_to, now);
         }
+    }
+
+    /// Tells a peer something beside packets; answers whether there is a session to do so, and the peer understands notes. It may be lost, as
+    /// any datagram.
+    pub fn tell(&mut self, id: PeerId, topic: u8, body: &[u8], now: Now) -> bool {
+        let sealed = |peer: &&mut Peer| peer.settings.protocol == Protocol::Sealed;
+        let Some(session) = self.peer(id).filter(sealed).and_then(|peer| peer.current.clone()) else { return false };
+        let Some(plaintext) = (Note { topic, body }).emit() else { return false };
+        if !session.is_alive(now.time) {
+            return false;
+        }
+        self.send(id, &session, Flags::CONTROL, &plaintext, None, now);
+        self.review(id, now);
+        true
     }
 
     pub(super) fn send(

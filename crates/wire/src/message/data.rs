@@ -184,6 +184,49 @@ impl Control {
     }
 }
 
+/// What two daemons tell each other inside a session beside probes, also with [`Flags::CONTROL`]: `kind 1 | topic 1 | zero 6 | body`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Note<'a> {
+    /// What it is about.
+    pub topic: u8,
+    /// What is said, which those who know the topic understand: at most [`Note::MAX_BODY`] bytes.
+    pub body: &'a [u8],
+}
+
+impl<'a> Note<'a> {
+    /// Bytes of the longest body: any way by IPv6 takes it whole.
+    pub const MAX_BODY: usize = 1000;
+    const KIND: u8 = 3;
+
+    /// Whether a plaintext is one, well-formed or not.
+    #[inline]
+    #[must_use]
+    pub fn is_one(plaintext: &[u8]) -> bool {
+        plaintext.first() == Some(&Self::KIND)
+    }
+
+    /// Reads a plaintext.
+    ///
+    /// # Errors
+    /// [`Malformed::Truncated`] for fewer than 8 bytes, [`Malformed::TotalLength`] for a body that is too long, [`Malformed::Value`] for another
+    /// kind or a byte that should be zero.
+    pub fn parse(plaintext: &'a [u8]) -> Result<Self, Malformed> {
+        let (head, body) = plaintext.split_first_chunk::<8>().ok_or(Malformed::Truncated)?;
+        let [Self::KIND, topic, 0, 0, 0, 0, 0, 0] = *head else { return Err(Malformed::Value) };
+        if body.len() > Self::MAX_BODY {
+            return Err(Malformed::TotalLength);
+        }
+        Ok(Self { topic, body })
+    }
+
+    /// The plaintext; `None` if the body is too long.
+    #[must_use]
+    pub fn emit(&self) -> Option<Vec<u8>> {
+        let head = [Self::KIND, self.topic, 0, 0, 0, 0, 0, 0];
+        (self.body.len() <= Self::MAX_BODY).then(|| [&head, self.body].concat())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,6 +299,28 @@ mod tests {
         assert_eq!(out[..24], [2, 0, 0, 0, 0, 0, 0, 0, 8, 7, 6, 5, 4, 3, 2, 1, 0xa0, 5, 0, 0, 0, 0, 0, 0]);
         assert_eq!(Control::parse(&out[..24]), Ok(ack));
         assert_eq!(Control::parse(&out[..25]), Err(Malformed::TotalLength));
+    }
+
+    #[test]
+    fn a_note_has_the_bytes_of_the_format() {
+        let note = Note { topic: 9, body: b"hello" };
+        let bytes = note.emit().unwrap();
+        assert_eq!(bytes, *b"\x03\x09\0\0\0\0\0\0hello");
+        assert_eq!((Note::parse(&bytes), Note::is_one(&bytes)), (Ok(note), true));
+        assert_eq!(Control::parse(&[bytes.clone(), vec![0; 30]].concat()), Err(Malformed::Value), "no probe");
+        for at in [0, 2, 3, 4, 5, 6, 7] {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            assert_eq!(Note::parse(&changed), Err(Malformed::Value), "byte {at}");
+        }
+        assert!((0..8).all(|length| Note::parse(&bytes[..length]) == Err(Malformed::Truncated)));
+        let long = vec![0; Note::MAX_BODY + 1];
+        assert_eq!(Note { topic: 1, body: &long }.emit(), None);
+        assert_eq!(Note::parse(&[&bytes[..8], &long].concat()), Err(Malformed::TotalLength));
+        assert_eq!(
+            Note::parse(&Note { topic: 1, body: &long[1..] }.emit().unwrap()).unwrap().body.len(),
+            Note::MAX_BODY
+        );
     }
 
     #[test]

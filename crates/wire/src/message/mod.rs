@@ -23,7 +23,7 @@ pub mod handshake;
 pub mod payload;
 
 pub use cookie::CookieReply;
-pub use data::{Control, DataHeader, Flags};
+pub use data::{Control, DataHeader, Flags, Note};
 pub use handshake::{Handshake, HandshakeHeader};
 pub use payload::{Answer, Hello, Mode, Outcome, Suite, Tai64n};
 

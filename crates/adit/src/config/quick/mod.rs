@@ -66,6 +66,7 @@ pub(super) fn tunnel(document: &Document) -> Result<Tunnel, Error> {
         peers,
         network: None,
         overlay: None,
+        observe: super::resolved::Observe::default(),
         open: true,
         source: document.path.clone(),
     })
