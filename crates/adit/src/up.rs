@@ -31,6 +31,7 @@ use crate::dns::Resolvers;
 use crate::key::PrivateKey;
 use crate::mark::MarkFile;
 use crate::names::Names;
+use crate::observe::doctor;
 use crate::observe::facts::Facts;
 use crate::request::Handle;
 use crate::roster::{Member, Roster};
@@ -319,6 +320,7 @@ fn start(
         watch_stdin(Arc::clone(inbox))?;
     }
     let handle = control.handle();
+    doctor::examine::answer_peers(handle.clone())?;
     let server = sockets.serve(move |request| answer(request, &handle, network.as_ref()))?;
     Ok((control.start(opened)?, server, names))
 }
@@ -326,6 +328,10 @@ fn start(
 fn answer(request: api::Request, handle: &Handle, network: Option<&network::Caller>) -> api::Response {
     match request {
         api::Request::Status => api::Response::Status(Box::new(handle.facts().status())),
+        api::Request::Examine => match doctor::examine::examine(handle) {
+            Ok(examination) => api::Response::Examined(Box::new(examination)),
+            Err(refusal) => api::Response::Error { sentence: refusal.failure().sentence().to_owned() },
+        },
         api::Request::Stop => {
             handle.stop();
             api::Response::Done

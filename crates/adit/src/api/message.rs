@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Status;
+use super::{Examination, Status};
 
 /// The longest request, in bytes, line feed included.
 pub const MAX_REQUEST: usize = 64 * 1024;
@@ -21,25 +21,29 @@ pub enum Request {
     Leave,
     /// Look again at what a node of a network has in its files beside the configuration: clients, and what its authority decided.
     Refresh,
+    /// Measure the ways to the peers, for `adit doctor`. It takes up to [`EXAMINATION`](super::EXAMINATION).
+    Examine,
 }
 
 impl Request {
-    /// Whether the request changes anything, and so is refused on the status socket.
+    /// Whether the request changes anything, or has the daemon send something, and so is refused on the status socket.
     pub fn changes(self) -> bool {
         match self {
             Self::Status => false,
-            Self::Stop | Self::Reload | Self::Leave | Self::Refresh => true,
+            Self::Stop | Self::Reload | Self::Leave | Self::Refresh | Self::Examine => true,
         }
     }
 }
 
-/// What a daemon answers: `{"answer":"status","body":{…}}`, `{"answer":"done"}`, `{"answer":"changed","body":{"sentence":"…"}}`,
+/// What a daemon answers: `{"answer":"status","body":{…}}`, `{"answer":"examined","body":{…}}`, `{"answer":"done"}`, `{"answer":"changed","body":{"sentence":"…"}}`,
 /// `{"answer":"fault","body":{"sentence":"…"}}`, `{"answer":"error","body":{"sentence":"…"}}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", content = "body", rename_all = "kebab-case")]
 pub enum Response {
     /// The answer to [`Request::Status`].
     Status(Box<Status>),
+    /// The answer to [`Request::Examine`].
+    Examined(Box<Examination>),
     /// It is done, or will be at once.
     Done,
     /// It is done, and this is what is other than before.
@@ -69,7 +73,7 @@ pub enum RequestError {
     #[error("the request is not one line of JSON with a \"verb\"")]
     Malformed,
     /// A verb of another version.
-    #[error("this version knows the verbs \"status\", \"stop\", \"reload\", \"leave\" and \"refresh\" only")]
+    #[error("this version knows the verbs \"status\", \"stop\", \"reload\", \"leave\", \"refresh\" and \"examine\" only")]
     UnknownVerb,
 }
 
@@ -94,6 +98,7 @@ pub fn decode_request(line: &[u8]) -> Result<Request, RequestError> {
         "reload" => Ok(Request::Reload),
         "leave" => Ok(Request::Leave),
         "refresh" => Ok(Request::Refresh),
+        "examine" => Ok(Request::Examine),
         _ => Err(RequestError::UnknownVerb),
     }
 }
@@ -105,7 +110,8 @@ mod tests {
 
     #[test]
     fn requests_survive_their_line() {
-        for request in [Request::Status, Request::Stop, Request::Reload, Request::Leave, Request::Refresh] {
+        let all = [Request::Status, Request::Stop, Request::Reload, Request::Leave, Request::Refresh, Request::Examine];
+        for request in all {
             let line = serde_json::to_vec(&request).unwrap();
             assert_eq!(decode_request(&line), Ok(request));
         }

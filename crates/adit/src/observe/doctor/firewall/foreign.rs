@@ -14,7 +14,7 @@ const NEW: u16 = 1 << 3;
 const CONNTRACK_FLAGS: usize = 8 * 16 + 2 * 4 + 5 * 2;
 
 /// Whether the match `name` holds for the packet; nothing if that cannot be said.
-pub(super) fn holds(name: &str, revision: u32, info: &[u8], packet: &Packet) -> Option<bool> {
+pub(crate) fn holds(name: &str, revision: u32, info: &[u8], packet: &Packet) -> Option<bool> {
     let word = |at: usize| info.get(at..)?.first_chunk().copied().map(u16::from_ne_bytes);
     match (name, revision) {
         ("comment", _) => Some(true),

@@ -41,7 +41,7 @@ const UNICAST: u32 = 1;
 
 /// A place where packets pass (`NF_INET_*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     Prerouting,
     Input,
     Forward,
@@ -63,41 +63,41 @@ impl Place {
 
 /// A packet that opens a connection.
 #[derive(Debug, Clone)]
-pub(super) struct Packet {
-    pub(super) v6: bool,
+pub(crate) struct Packet {
+    pub(crate) v6: bool,
     /// By which device it comes; name and number. None: this host made it.
-    pub(super) input: Option<(String, u32)>,
+    pub(crate) input: Option<(String, u32)>,
     /// By which device it leaves.
-    pub(super) output: Option<(String, u32)>,
-    pub(super) from: Option<IpAddr>,
-    pub(super) to: Option<IpAddr>,
+    pub(crate) output: Option<(String, u32)>,
+    pub(crate) from: Option<IpAddr>,
+    pub(crate) to: Option<IpAddr>,
     /// `IPPROTO_*`
-    pub(super) protocol: u8,
+    pub(crate) protocol: u8,
     /// Where not known, any.
-    pub(super) source_port: Option<u16>,
-    pub(super) port: Option<u16>,
+    pub(crate) source_port: Option<u16>,
+    pub(crate) port: Option<u16>,
     /// Of an ICMP message.
-    pub(super) icmp: Option<u8>,
+    pub(crate) icmp: Option<u8>,
 }
 
 /// Where a packet was dropped.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct End {
-    pub(super) family: Family,
-    pub(super) table: String,
-    pub(super) chain: String,
+pub(crate) struct End {
+    pub(crate) family: Family,
+    pub(crate) table: String,
+    pub(crate) chain: String,
     /// The base chain that led there.
-    pub(super) base: String,
+    pub(crate) base: String,
     /// By which rule, by its handle and its comment; none: the policy of the chain.
-    pub(super) rule: Option<(u64, String)>,
+    pub(crate) rule: Option<(u64, String)>,
     /// Whether nothing on the way there depended on what is not known.
-    pub(super) certain: bool,
+    pub(crate) certain: bool,
     /// The chains passed on the way.
-    pub(super) passed: Vec<String>,
+    pub(crate) passed: Vec<String>,
 }
 
 /// Leads the packet through all filtering chains of these places, in the kernel's order. Answers where it is dropped, if it is.
-pub(super) fn walk(listing: &Listing, packet: &Packet, places: &[Place]) -> Option<End> {
+pub(crate) fn walk(listing: &Listing, packet: &Packet, places: &[Place]) -> Option<End> {
     for place in places {
         let sees = |chain: &&ListedChain| match chain.family {
             Family::Inet => true,
