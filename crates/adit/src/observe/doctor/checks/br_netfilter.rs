@@ -24,6 +24,9 @@ fn check(facts: &Facts) -> Vec<Finding> {
             let mut own = subnets.filter(|subnet| subnet.addr().is_ipv6() == v6);
             let (Some(own), Some(1)) = (own.next(), facts.host.setting(&["net", "bridge", setting])) else { continue };
             let device = facts.host.index(bridge).map(|index| (bridge.to_owned(), index));
+            if device.is_none() {
+                continue;
+            }
             let packet = Packet {
                 v6,
                 input: device.clone(),

@@ -7,6 +7,8 @@ use super::super::facts::{Daemon, carries, endpoint};
 use super::super::firewall::{End, Owner, Packet, Pass, Place, commands, place, walk};
 use super::super::{Check, Facts, Finding, Kind};
 use crate::api::Status;
+use crate::plan::MAIN;
+use linux::netlink::Layer;
 use linux::nft::Listing;
 
 /// Peers that rules are tried with.
@@ -79,19 +81,24 @@ impl Judge<'_> {
         let port = self.status.transport.listen.port();
         let mut seen: Vec<(End, bool, Vec<&str>)> = Vec::new();
         for peer in self.status.peers.iter().take(TRIED) {
-            let Some(at) = endpoint(peer) else { continue };
-            let Some(way) = self.daemon.way(peer) else { continue };
-            let card = Some((self.facts.host.device(way.device).to_owned(), way.device));
-            let (ours, theirs) = (way.source, Some(at.ip()));
+            let at = endpoint(peer);
+            let (card, ours) = match (at, self.daemon.way(peer)) {
+                (Some(_), Some(way)) => (Some(way.device), way.source),
+                // One that is to call first comes by the card that leads to the world, as far as one can know.
+                (None, _) if !out => (self.card(), None),
+                _ => continue,
+            };
+            let Some(card) = card.map(|index| Some((self.facts.host.device(index).to_owned(), index))) else { continue };
+            let theirs = at.map(|at| at.ip());
             let packet = Packet {
-                v6: at.is_ipv6(),
+                v6: at.is_some_and(|at| at.is_ipv6()),
                 input: card.clone().filter(|_| !out),
                 output: card.filter(|_| out),
                 from: if out { ours } else { theirs },
                 to: if out { theirs } else { ours },
                 protocol: UDP,
-                source_port: Some(if out { port } else { at.port() }),
-                port: Some(if out { at.port() } else { port }),
+                source_port: if out { Some(port) } else { at.map(|at| at.port()) },
+                port: if out { at.map(|at| at.port()) } else { Some(port) },
                 icmp: None,
             };
             let places: &[Place] =
@@ -131,9 +138,22 @@ impl Judge<'_> {
         seen.into_iter().filter_map(finding).collect()
     }
 
+    /// The card that leads to the world, or the first that has an address.
+    fn card(&self) -> Option<u32> {
+        let host = &self.facts.host;
+        let everywhere = host.routes.iter().filter(|route| route.destination.prefix_len() == 0 && route.table == MAIN);
+        let is_card = |index: &u32| {
+            host.link(*index).is_some_and(|link| link.layer == Layer::Ethernet && link.kind.as_deref() != Some("bridge"))
+        };
+        let by_address = host.addresses.iter().map(|own| own.index);
+        everywhere.filter_map(|route| route.device).chain(by_address).find(is_card)
+    }
+
     /// Packets between containers and the tunnel.
     fn forwarded(&self) -> Vec<Finding> {
-        let (device, Some(bridge)) = (self.daemon.device.as_str(), self.daemon.bridge.as_deref()) else { return Vec::new() };
+        let device = self.daemon.device.as_str();
+        let bridge = self.daemon.bridge.as_deref().filter(|bridge| self.device(bridge).is_some());
+        let Some(bridge) = bridge.filter(|_| self.device(device).is_some()) else { return Vec::new() };
         let Some(network) = self.status.network.as_ref().filter(|network| carries(network)) else { return Vec::new() };
         let mut findings: Vec<Finding> = Vec::new();
         let mut seen: Vec<(End, (&str, &str))> = Vec::new();
@@ -193,7 +213,7 @@ impl Judge<'_> {
             let own = self.status.device.addresses.iter().map(ipnet::IpNet::addr).find(|ip| ip.is_ipv6() == v6);
             let all = self.status.peers.iter().flat_map(|peer| &peer.allowed_ips);
             let theirs = all.filter(|net| net.prefix_len() > 0).map(ipnet::IpNet::addr).find(|ip| ip.is_ipv6() == v6);
-            let (Some(own), Some(theirs)) = (own, theirs) else { continue };
+            let (Some(own), Some(theirs), Some(_)) = (own, theirs, self.device(device)) else { continue };
             let packet = Packet {
                 v6,
                 input: self.device(device),

@@ -180,7 +180,9 @@ impl<'a> Walker<'a> {
                     (Decision::Jump(_), Some(target)) => {
                         let before = self.certain;
                         let outcome = self.chain(target, depth + 1);
-                        self.certain && before && matches!(outcome, Outcome::Accepted) || self.certain != before
+                        let may = matches!(outcome, Outcome::Accepted) || self.certain != before;
+                        self.certain = before;
+                        may
                     }
                     _ => false,
                 };
