@@ -305,7 +305,8 @@ impl Switchboard {
         for (id, _) in roster.iter().filter(|(_, member)| member.peer.transport == TransportKind::Sealed) {
             let now = now();
             if begun.len() == most {
-                left_out += usize::from(lock(&self.node).state(id, now.time).is_some_and(|s| s.standing == Standing::Up));
+                left_out +=
+                    usize::from(lock(&self.node).state(id, now.time).is_some_and(|s| s.standing == Standing::Up));
             } else if lock(&self.node).measure(id, now) {
                 begun.push(id);
             }

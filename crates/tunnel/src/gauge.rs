@@ -122,7 +122,8 @@ impl Gauge {
     /// Chooses the sizes of another round, or ends.
     fn conclude(&mut self, mut number: impl FnMut() -> u64) {
         // A size above one that passed and was lost all the same is what is looked for; one below was lost by chance.
-        let lost = self.probes.iter().filter(|probe| !probe.answered && probe.size > self.passed).map(|probe| probe.size);
+        let lost =
+            self.probes.iter().filter(|probe| !probe.answered && probe.size > self.passed).map(|probe| probe.size);
         self.lost = lost.min().unwrap_or(self.lost).min(self.lost);
         let left = self.lost.saturating_sub(self.passed);
         if self.passed == 0 || left <= PRECISION {

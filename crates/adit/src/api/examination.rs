@@ -20,6 +20,9 @@ pub struct Examination {
     pub peers: Vec<PeerExamination>,
     /// How many others there are with a session, that were not measured.
     pub left_out: usize,
+    /// Sealed peers that had no session, were called, and did not answer.
+    #[serde(default)]
+    pub silent: Vec<String>,
 }
 
 /// The way to one peer.

@@ -73,7 +73,9 @@ pub enum RequestError {
     #[error("the request is not one line of JSON with a \"verb\"")]
     Malformed,
     /// A verb of another version.
-    #[error("this version knows the verbs \"status\", \"stop\", \"reload\", \"leave\", \"refresh\" and \"examine\" only")]
+    #[error(
+        "this version knows the verbs \"status\", \"stop\", \"reload\", \"leave\", \"refresh\" and \"examine\" only"
+    )]
     UnknownVerb,
 }
 

@@ -16,9 +16,12 @@ fn a_policy_of_nftables_that_shuts_peers_out_is_found_and_opened() {
         });
         let host = bed.host(1);
         let rules = "iifname lo accept; tcp dport { 22, 80 } accept; ct state invalid accept;";
-        host.run("nft", &[&format!(
-            "table inet filter {{ chain input {{ type filter hook input priority 0; policy drop; {rules} }}; }}"
-        )]);
+        host.run(
+            "nft",
+            &[&format!(
+                "table inet filter {{ chain input {{ type filter hook input priority 0; policy drop; {rules} }}; }}"
+            )],
+        );
         let daemons = places.each_ref().map(|place| place.start());
         let patient = Patient::of(host, &places[0]);
         let finding = patient.await_finding("firewall-in");
@@ -74,8 +77,11 @@ fn the_policy_of_docker_that_cuts_containers_off_is_found_and_opened() {
     let report = patient.examine();
     let cut: Vec<_> = report.findings().into_iter().filter(|finding| finding.id == "firewall-forward").collect();
     assert_eq!(cut.len(), 2, "{:#}", report.json);
-    assert!(cut.iter().all(|finding| finding.sentence.starts_with("Docker's firewall") && finding.severity == "broken"));
+    assert!(
+        cut.iter().all(|finding| finding.sentence.starts_with("Docker's firewall") && finding.severity == "broken")
+    );
     for finding in &cut {
+        assert!(finding.evidence.contains("the container web got no answer"), "{finding:?}");
         finding.commands.iter().for_each(|line| patient.type_in(line));
     }
     assert!(patient.examine().find("firewall-forward").is_none());

@@ -36,7 +36,10 @@ fn a_daemon_that_was_killed_is_found_and_cleaned_up_after() {
     one.start().crash();
     let patient = Patient::of(bed.host(1), &one);
     let finding = patient.examine().find("daemon-dead").unwrap();
-    assert_eq!((finding.severity.as_str(), &finding.commands[..]), ("broken", &["adit down --device adit0".to_owned()][..]));
+    assert_eq!(
+        (finding.severity.as_str(), &finding.commands[..]),
+        ("broken", &["adit down --device adit0".to_owned()][..])
+    );
     let report = patient.mend(&finding);
     assert!(report.ids().contains(&"daemon-none".to_owned()) && !report.is_broken(), "{:#}", report.json);
     assert!(patient.host.netlink().link("adit0").unwrap().is_none());
@@ -48,7 +51,9 @@ fn a_route_of_somebody_else_is_found() {
     let daemons = places.each_ref().map(|place| place.start());
     daemons.iter().for_each(await_session);
     let patient = Patient::of(bed.host(1), &places[0]);
-    for (add, six) in [("ip route add 10.42.7.0/24 via 192.0.2.2", false), ("ip -6 route add fd40:2:7::/48 via 2001:db8::2", true)] {
+    for (add, six) in
+        [("ip route add 10.42.7.0/24 via 192.0.2.2", false), ("ip -6 route add fd40:2:7::/48 via 2001:db8::2", true)]
+    {
         patient.type_in(add);
         let finding = patient.await_finding("subnet-stolen");
         assert!(finding.sentence.contains("under0") && finding.commands[0].contains("-6") == six, "{finding:?}");
@@ -68,11 +73,12 @@ fn a_strict_reverse_path_filter_is_found_where_it_bites() {
     let port = switch.existing_link("port9").unwrap().index;
     let change = LinkChange { controller: Some(Some(bridge)), up: Some(true), ..LinkChange::default() };
     switch.change_link(port, &change).unwrap();
-    for setting in ["arp_ignore", "arp_announce"] {
-        host.set(&["net", "ipv4", "conf", "under1", setting], "1");
-    }
     host.run("ip", &["link", "set", "under1", "up"]);
     host.run("ip", &["route", "add", "192.0.2.2/32", "dev", "under1", "src", "192.0.2.1"]);
+    // What two hosts learn by ARP of such a way is chance.
+    let text = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
+    host.run("ip", &["neighbour", "replace", "192.0.2.2", "lladdr", &text(bed.host(2).mac()), "dev", "under1"]);
+    bed.host(2).run("ip", &["neighbour", "replace", "192.0.2.1", "lladdr", &text(host.mac()), "dev", "under0"]);
     host.set(&["net", "ipv4", "conf", "under0", "rp_filter"], "1");
     let daemons = places.each_ref().map(|place| place.start());
     let patient = Patient::of(host, &places[0]);
@@ -92,7 +98,7 @@ fn a_black_hole_is_measured_and_mended() {
     let patient = Patient::of(bed.host(1), &places[0]);
     assert_eq!(patient.examine().ids(), [""; 0]);
     // From now on the way swallows what is longer, without a word: datagrams of 1,300 bytes with their IP header.
-    let hole = "table bridge hole { chain way { type filter hook forward priority 0; ether type ip meta length > 1314 drop; }; }";
+    let hole = "table bridge hole { chain way { type filter hook forward priority 0; ether type ip meta length > 1300 drop; }; }";
     let run = || std::process::Command::new("nft").arg(hole).status();
     assert!(bed.switch.run(run).unwrap().unwrap().success());
     let finding = patient.examine().find("mtu-black-hole").unwrap();
@@ -100,8 +106,9 @@ fn a_black_hole_is_measured_and_mended() {
     let size: u32 = finding.sentence.split(' ').find_map(|word| word.parse().ok()).unwrap();
     assert!((1240 - 8..=1240).contains(&size), "{finding:?}");
     assert!(finding.commands[0].starts_with("ip route replace 192.0.2.2 dev under0 mtu 1"), "{finding:?}");
-    let report = patient.mend(&finding);
-    assert_eq!(report.ids(), [""; 0], "{:#}", report.json);
+    patient.mend(&finding);
+    // The daemon follows the route a moment later, and tries larger packets no more.
+    assert_eq!(patient.await_mended("mtu-narrow").ids(), [""; 0]);
     wait_for("packets that fit", || daemons[0].status().peers[0].path_mtu.filter(|mtu| *mtu <= 1240));
 }
 
@@ -136,23 +143,6 @@ fn a_tunnel_without_offloads_says_why() {
     one.configure(&Configuration::new(bed.host(1), &[2], Family::V4));
     let _daemon = one.start();
     assert!(patient.examine().find("offload-off").is_none());
-}
-
-#[test]
-fn our_own_key_as_a_peers_is_found() {
-    let bed = Bed::new(2);
-    let [mut one, _] = Configuration::pair([bed.host(1), bed.host(2)], Family::V4, "sealed");
-    let theirs = one.peers[0].public_key;
-    one.peers[0].public_key = Some(one.make_key());
-    let place = Place::new(bed.host(1), &one);
-    let daemon = place.start();
-    let patient = Patient::of(bed.host(1), &place);
-    let finding = patient.examine().find("duplicate-key").unwrap();
-    assert!(finding.severity == "broken" && finding.advice.contains("host2"), "{finding:?}");
-    one.peers[0].public_key = theirs;
-    place.configure(&one);
-    daemon.reload();
-    patient.await_mended("duplicate-key");
 }
 
 #[test]

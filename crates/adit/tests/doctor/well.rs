@@ -5,7 +5,8 @@ use std::os::unix::process::CommandExt;
 
 use crate::bed::attached::{attach, directories};
 use crate::bed::daemon::ADIT;
-use crate::bed::{Bed, wait_for};
+use crate::bed::traffic::{End, exchange_udp};
+use crate::bed::{Bed, Family, wait_for};
 use crate::patient::{Patient, Report, await_session, pair};
 use crate::world::{Node, network};
 
@@ -29,6 +30,8 @@ fn nothing_is_found_on_the_ends_of_a_tunnel() {
         if transport == "sealed" {
             daemons.iter().for_each(await_session);
         }
+        let ends = [1, 2].map(|n| End::new(&bed.host(n).namespace, bed.host(n).inner(Family::V4)));
+        exchange_udp(ends[0], ends[1], [100, 1000]);
         for (number, place) in places.iter().enumerate() {
             let patient = Patient::of(bed.host(number + 1), place);
             if transport == "sealed" {
@@ -50,10 +53,12 @@ fn nothing_is_found_on_nodes_with_containers() {
     let daemons = network(&nodes, &["--ipv6-network", "fd42::/48"]);
     let containers: Vec<_> =
         nodes.iter().map(|node| attach(node.host, &directories(node.directory.path()), "web")).collect();
-    crate::bed::traffic::exchange_tcp(containers[0].end(false), containers[1].end(false), 10_000, 10_000);
+    assert_eq!(containers.len(), 2);
     for (node, daemon) in nodes.iter().zip(&daemons) {
         // The registry sees the nodes' first words a moment later than they see each other.
-        wait_for("a lease", || (daemon.network().lease == "held" && daemon.network().problems.is_empty()).then_some(()));
+        wait_for("a lease", || {
+            (daemon.network().lease == "held" && daemon.network().problems.is_empty()).then_some(())
+        });
         check_well(&Patient::node(node));
     }
 }

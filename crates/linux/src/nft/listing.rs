@@ -99,19 +99,61 @@ pub enum Decision {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are those of linux/netfilter/nf_tables.h")]
 pub enum Expression {
-    Meta { key: u32, to: u32 },
-    Payload { base: u32, offset: u32, length: u32, to: u32 },
-    Connection { key: u32, to: u32 },
-    Fib { result: u32, flags: u32, to: u32 },
-    Compare { from: u32, operation: u32, value: Vec<u8> },
-    Range { from: u32, outside: bool, low: Vec<u8>, high: Vec<u8> },
-    Bitwise { from: u32, to: u32, mask: Vec<u8>, xor: Vec<u8> },
-    Lookup { set: String, from: u32, to: Option<u32>, inverted: bool },
-    Immediate { to: u32, value: Vec<u8> },
+    Meta {
+        key: u32,
+        to: u32,
+    },
+    Payload {
+        base: u32,
+        offset: u32,
+        length: u32,
+        to: u32,
+    },
+    Connection {
+        key: u32,
+        to: u32,
+    },
+    Fib {
+        result: u32,
+        flags: u32,
+        to: u32,
+    },
+    Compare {
+        from: u32,
+        operation: u32,
+        value: Vec<u8>,
+    },
+    Range {
+        from: u32,
+        outside: bool,
+        low: Vec<u8>,
+        high: Vec<u8>,
+    },
+    Bitwise {
+        from: u32,
+        to: u32,
+        mask: Vec<u8>,
+        xor: Vec<u8>,
+    },
+    Lookup {
+        set: String,
+        from: u32,
+        to: Option<u32>,
+        inverted: bool,
+    },
+    Immediate {
+        to: u32,
+        value: Vec<u8>,
+    },
     Decide(Decision),
     Reject,
     /// A match or a target of iptables.
-    Foreign { target: bool, name: String, revision: u32, info: Vec<u8> },
+    Foreign {
+        target: bool,
+        name: String,
+        revision: u32,
+        info: Vec<u8>,
+    },
     /// Something that always goes on to the next step: it counts, logs, sets a mark.
     Aside(String),
     /// Anything else; it may go on or end the rule.

@@ -117,7 +117,8 @@ impl Node {
 
     /// Measures now how large a packet the way to a peer takes; answers whether it can. What comes of it is in [`measured`](Self::measured).
     pub fn measure(&mut self, id: PeerId, now: Now) -> bool {
-        let Some(target) = self.peer(id).filter(|peer| peer.can_search(now.time)).map(|peer| peer.search.target()) else {
+        let Some(target) = self.peer(id).filter(|peer| peer.can_search(now.time)).map(|peer| peer.search.target())
+        else {
             return false;
         };
         if target == 0 {

@@ -17,13 +17,15 @@ use aws_lc_rs::rand;
 use linux::clock;
 use tunnel::PeerId;
 
+use crate::api::status::PeerStatus;
 use crate::api::{Examination, PeerExamination, Told};
 use crate::data_path;
+use crate::key::PublicKey;
 use crate::notes::{Note, topic};
 use crate::request::{Handle, Refusal};
 use crate::{Failure, Result};
 
-/// How many peers are measured at once, the first ones of the configuration that have a session.
+/// How many peers are called and measured at once, the first ones of the configuration.
 const MOST: usize = 128;
 
 /// How long a measurement may take: see [`tunnel::gauge`].
@@ -33,6 +35,10 @@ const PATIENCE: Duration = Duration::from_secs(9);
 const ANSWER: Duration = Duration::from_millis(1500);
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// How long a peer that has no session, since there was nothing to say, is waited for when it is called; and between two looks whether it answered.
+const CALL: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// Between two looks at what measuring has found.
 const GLANCE: Duration = Duration::from_millis(20);
 
@@ -41,12 +47,14 @@ const REPLY: u8 = 2;
 const QUESTION_LEN: usize = 1 + 8 + 8;
 const REPLY_LEN: usize = 1 + 4 * 8 + 1 + 16 + 2;
 
-/// Measures now. It takes a round trip where all is well, and seconds where it is not.
+/// Calls peers without a session, and measures the ways to those that have one. It takes a few round trips where all is well, and seconds where
+/// it is not.
 ///
 /// # Errors
 /// The daemon is about to end.
 pub fn examine(handle: &Handle) -> std::result::Result<Examination, Refusal> {
     let facts = handle.facts();
+    let silent = wake(handle)?;
     let answers = handle.notes().subscribe(topic::DOCTOR);
     let began = Instant::now();
     let (ids, left_out) = handle.measure(MOST)?;
@@ -76,7 +84,28 @@ pub fn examine(handle: &Handle) -> std::result::Result<Examination, Refusal> {
         asked_buffer: data_path::SOCKET_BUFFER as u64,
         peers: ids.iter().filter_map(peer).collect(),
         left_out,
+        silent,
     })
+}
+
+/// Calls the sealed peers that have no session, as a packet for them would; answers who is still without one after a while.
+fn wake(handle: &Handle) -> std::result::Result<Vec<String>, Refusal> {
+    let facts = handle.facts();
+    let idle = || {
+        let idle = |peer: &PeerStatus| peer.transport == "sealed" && peer.session != "up" && peer.endpoint.is_some();
+        let peers = facts.status().peers.into_iter().filter(idle);
+        peers.map(|peer| (peer.name, peer.public_key.and_then(|key| key.parse().ok()))).collect::<Vec<_>>()
+    };
+    let mut called = idle();
+    called.truncate(MOST);
+    handle.call(called.iter().filter_map(|(_, key): &(String, Option<PublicKey>)| *key).collect())?;
+    let deadline = Instant::now() + CALL;
+    while !called.is_empty() && Instant::now() < deadline {
+        thread::sleep(PAUSE);
+        let still = idle();
+        called.retain(|(name, _)| still.iter().any(|(other, _)| other == name));
+    }
+    Ok(called.into_iter().map(|(name, _)| name).collect())
 }
 
 /// Puts the question to these peers; answers what they said.

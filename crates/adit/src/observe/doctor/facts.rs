@@ -108,6 +108,8 @@ pub struct Daemon {
     pub bridge: Option<String>,
     /// The containers of the node, with their link-layer addresses.
     pub containers: Vec<Container>,
+    /// Whether a container was answered by another node.
+    pub ping: Option<Ping>,
     /// Of each URL of the registry, why nobody answers there; nothing if somebody does.
     pub registries: BTreeMap<String, Option<String>>,
     /// Datagrams that were lost since the buffer of a socket was full.
@@ -125,6 +127,7 @@ impl Default for Daemon {
             behind: BTreeMap::new(),
             bridge: None,
             containers: Vec::new(),
+            ping: None,
             registries: BTreeMap::new(),
             lost_datagrams: None,
         }
@@ -140,6 +143,19 @@ pub enum State {
     Silent(String),
     /// This.
     Up(Box<Status>),
+}
+
+/// A ping from within a container to the device of another node that there is a session with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ping {
+    /// The container.
+    pub from: String,
+    /// The other node.
+    pub node: String,
+    /// The address of its device.
+    pub to: IpAddr,
+    /// Whether there was an answer.
+    pub answered: bool,
 }
 
 /// A container of the node.
@@ -292,6 +308,7 @@ pub(crate) mod tests {
                 }),
             }],
             left_out: 0,
+            silent: Vec::new(),
         };
         let lookup = RouteLookup {
             device: 2,
@@ -341,6 +358,8 @@ pub(crate) mod tests {
         daemon.bridge = Some("adit-br0".into());
         let container = Container { shown: network.containers[0].clone(), mac: [10, 88, 10, 42, 7, 2] };
         daemon.containers = vec![container];
+        let to = "10.42.8.0".parse().unwrap();
+        daemon.ping = Some(Ping { from: "web".into(), node: "berlin".into(), to, answered: true });
         daemon.registries = BTreeMap::from([("https://192.0.2.1:7780".to_owned(), None)]);
         daemon.behind = BTreeMap::from([("10.42.8.0/24".parse().unwrap(), Some(3))]);
         if let State::Up(status) = &mut daemon.state {
@@ -357,9 +376,8 @@ pub(crate) mod tests {
             route("10.42.8.0/24", 3, linux::netlink::PROTOCOL),
             route("10.42.7.0/24", 4, 2),
         ];
-        host.settings.extend(
-            ["adit0", "adit-br0", "eth0"].map(|device| (format!("net.ipv4.conf.{device}.forwarding"), 1)),
-        );
+        host.settings
+            .extend(["adit0", "adit-br0", "eth0"].map(|device| (format!("net.ipv4.conf.{device}.forwarding"), 1)));
         facts
     }
 

@@ -55,7 +55,8 @@ fn one(finding: &Finding) -> String {
         Severity::Unseen => "not seen",
     };
     let device = finding.device.as_ref().map_or(String::new(), |device| format!("{device}: "));
-    let mut text = wrap(&format!("{word:<9}  "), &format!("{device}{} [{}]", finding.sentence, finding.kind.id), INDENT);
+    let mut text =
+        wrap(&format!("{word:<9}  "), &format!("{device}{} [{}]", finding.sentence, finding.kind.id), INDENT);
     for evidence in &finding.evidence {
         text += &wrap(&format!("{INDENT}seen: "), evidence, &format!("{INDENT}      "));
     }
@@ -194,9 +195,10 @@ mod tests {
         let facts = sick();
         let text = text(&facts, &judge(&facts));
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH || line.contains("type: ")), "{text}");
-        let places: Vec<_> = ["BROKEN", "type: ip route replace 192.0.2.2 dev eth0 mtu 1380", "note ", "not seen", "all is well"]
-            .map(|part| text.find(part).unwrap_or_else(|| panic!("{part}: {text}")))
-            .into();
+        let places: Vec<_> =
+            ["BROKEN", "type: ip route replace 192.0.2.2 dev eth0 mtu 1380", "note ", "not seen", "all is well"]
+                .map(|part| text.find(part).unwrap_or_else(|| panic!("{part}: {text}")))
+                .into();
         assert!(places.is_sorted(), "{text}");
         assert!(text.ends_with("\n1 thing is broken, 1 note, 1 thing was not looked at\n"), "{text}");
     }

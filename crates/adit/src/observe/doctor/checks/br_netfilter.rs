@@ -3,8 +3,10 @@
 use super::super::firewall::{Owner, Packet, Pass, Place, commands, place, walk};
 use super::super::{Check, Facts, Finding, Kind};
 
-static DROPS: Kind =
-    Kind::broken("bridge-filtered", "the firewall drops what containers of one bridge say to each other (br_netfilter)");
+static DROPS: Kind = Kind::broken(
+    "bridge-filtered",
+    "the firewall drops what containers of one bridge say to each other (br_netfilter)",
+);
 
 /// br_netfilter.
 pub(in super::super) const CHECK: Check = Check {

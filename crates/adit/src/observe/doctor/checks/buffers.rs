@@ -4,7 +4,8 @@ use super::super::{Check, Facts, Finding, Kind};
 use crate::data_path::SOCKET_BUFFER;
 use crate::observe::human;
 
-static SMALL: Kind = Kind::warning("buffer-small", "the kernel gave the sockets smaller buffers than they were asked to have");
+static SMALL: Kind =
+    Kind::warning("buffer-small", "the kernel gave the sockets smaller buffers than they were asked to have");
 static FULL: Kind = Kind::note("buffer-full", "datagrams were lost since a socket's buffer was full");
 
 /// Buffers.
@@ -17,10 +18,9 @@ fn check(facts: &Facts) -> Vec<Finding> {
         let asked = daemon.examination.as_ref().map_or(SOCKET_BUFFER as u64, |examination| examination.asked_buffer);
         let transport = &status.transport;
         // The kernel counts its own bookkeeping too, and so doubles what was asked.
-        for (which, limit, given) in [
-            ("receive", "rmem_max", transport.receive_buffer / 2),
-            ("send", "wmem_max", transport.send_buffer / 2),
-        ] {
+        for (which, limit, given) in
+            [("receive", "rmem_max", transport.receive_buffer / 2), ("send", "wmem_max", transport.send_buffer / 2)]
+        {
             if given < asked {
                 findings.push(
                     SMALL

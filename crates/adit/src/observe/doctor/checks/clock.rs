@@ -12,12 +12,18 @@ const BEGINNING: Duration = Duration::from_secs(1_735_689_600);
 const APART: i64 = 2_000_000_000;
 
 static PAST: Kind = Kind::broken("clock-past", "the clock is years behind: certificates are not valid yet");
-static APART_KIND: Kind = Kind::warning("clock-apart", "the clock of this host and those of its peers are more than two seconds apart");
-static ALONE: Kind = Kind::note("clock-unsynchronised", "no time service keeps the clock, and no peer could be compared with");
+static APART_KIND: Kind =
+    Kind::warning("clock-apart", "the clock of this host and those of its peers are more than two seconds apart");
+static ALONE: Kind =
+    Kind::note("clock-unsynchronised", "no time service keeps the clock, and no peer could be compared with");
 
 /// The clock.
-pub(in super::super) const CHECK: Check =
-    Check { id: "clock", title: "the clock is right (compared with peers)", kinds: &[&PAST, &APART_KIND, &ALONE], check };
+pub(in super::super) const CHECK: Check = Check {
+    id: "clock",
+    title: "the clock is right (compared with peers)",
+    kinds: &[&PAST, &APART_KIND, &ALONE],
+    check,
+};
 
 fn check(facts: &Facts) -> Vec<Finding> {
     let host = &facts.host;
@@ -32,8 +38,10 @@ fn check(facts: &Facts) -> Vec<Finding> {
         let told = status.peers.iter().filter_map(|peer| Some((peer, daemon.measured(peer)?.told?)));
         let told: Vec<_> = told.collect();
         compared |= !told.is_empty();
-        let apart: Vec<_> =
-            told.iter().filter(|(_, told)| told.ahead_ns.saturating_abs().saturating_sub(told.uncertain_ns) > APART).collect();
+        let apart: Vec<_> = told
+            .iter()
+            .filter(|(_, told)| told.ahead_ns.saturating_abs().saturating_sub(told.uncertain_ns) > APART)
+            .collect();
         let Some((peer, first)) = apart.first() else { continue };
         let by = human::duration(first.ahead_ns.unsigned_abs() / 1_000_000_000);
         let direction = if first.ahead_ns > 0 { "behind" } else { "ahead of" };
@@ -78,7 +86,10 @@ mod tests {
             });
             assert_eq!(findings.len(), usize::from(is_found), "{findings:?}");
             if let [finding] = &findings[..] {
-                assert!(finding.sentence.contains(if ahead > 0 { "3 s behind that" } else { "3 s ahead of" }), "{finding:?}");
+                assert!(
+                    finding.sentence.contains(if ahead > 0 { "3 s behind that" } else { "3 s ahead of" }),
+                    "{finding:?}"
+                );
             }
         }
     }

@@ -2,7 +2,8 @@
 
 use super::super::{Check, Facts, Finding, Kind};
 
-static NO_AES: Kind = Kind::note("cpu-no-aes", "the processor has no instructions for AES-GCM, so ChaCha20-Poly1305 is used");
+static NO_AES: Kind =
+    Kind::note("cpu-no-aes", "the processor has no instructions for AES-GCM, so ChaCha20-Poly1305 is used");
 
 /// The processor.
 pub(in super::super) const CHECK: Check =

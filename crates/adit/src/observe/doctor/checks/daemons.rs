@@ -5,7 +5,8 @@ use super::super::{Check, Facts, Finding, Kind};
 
 static DEAD: Kind = Kind::broken("daemon-dead", "a daemon was killed, and its device is still there");
 static SILENT: Kind = Kind::broken("daemon-silent", "a daemon does not answer");
-static VERSION: Kind = Kind::warning("daemon-version", "a daemon is of another version than this program: it was not restarted");
+static VERSION: Kind =
+    Kind::warning("daemon-version", "a daemon is of another version than this program: it was not restarted");
 static NONE: Kind = Kind::note("daemon-none", "no daemon runs, so only the host was looked at");
 static UNMEASURED: Kind = Kind::unseen("daemon-unmeasured", "a daemon would not measure the ways to its peers");
 
@@ -43,7 +44,10 @@ fn check(facts: &Facts) -> Vec<Finding> {
                 if status.version != ours {
                     findings.push(
                         VERSION
-                            .found(format!("the daemon of {device} is of version {}, this program {ours}", status.version))
+                            .found(format!(
+                                "the daemon of {device} is of version {}, this program {ours}",
+                                status.version
+                            ))
                             .on(device)
                             .run(facts.as_root(format!("systemctl restart adit@{device}"))),
                     );

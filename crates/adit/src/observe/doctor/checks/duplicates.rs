@@ -6,7 +6,10 @@ use std::net::IpAddr;
 use super::super::facts::Daemon;
 use super::super::{Check, Facts, Finding, Kind};
 
-static KEY: Kind = Kind::broken("duplicate-key", "two have the same key: a host was copied with its key, or a key was written for another peer");
+static KEY: Kind = Kind::broken(
+    "duplicate-key",
+    "two have the same key: a host was copied with its key, or a key was written for another peer",
+);
 static ADDRESS: Kind = Kind::broken("duplicate-address", "an address of a container is somebody else's too");
 static SUBNET: Kind = Kind::broken("duplicate-subnet", "two nodes have the same addresses");
 static ENDPOINT: Kind = Kind::warning("duplicate-endpoint", "two peers are at the same address and port");
@@ -50,19 +53,21 @@ fn check(facts: &Facts) -> Vec<Finding> {
                 && let Some(other) = at.insert(endpoint, &peer.name)
             {
                 findings.push(
-                    ENDPOINT
-                        .found(format!("{} and {other} are both at {endpoint}", peer.name))
-                        .on(device)
-                        .advise(format!("one socket is one peer: correct the `endpoint` of one of them in {}", daemon.file())),
+                    ENDPOINT.found(format!("{} and {other} are both at {endpoint}", peer.name)).on(device).advise(
+                        format!("one socket is one peer: correct the `endpoint` of one of them in {}", daemon.file()),
+                    ),
                 );
             }
         }
         if let Some(network) = &status.network {
             let ours = network.subnets.iter().map(|net| (*net, network.node.as_str()));
-            let theirs = network.nodes.iter().flat_map(|node| node.subnets.iter().map(|net| (*net, node.name.as_str())));
+            let theirs =
+                network.nodes.iter().flat_map(|node| node.subnets.iter().map(|net| (*net, node.name.as_str())));
             let all: Vec<_> = ours.chain(theirs).collect();
             for (i, (net, node)) in all.iter().enumerate() {
-                for (other, whose) in all.iter().skip(i + 1).filter(|(other, _)| net.contains(other) || other.contains(net)) {
+                for (other, whose) in
+                    all.iter().skip(i + 1).filter(|(other, _)| net.contains(other) || other.contains(net))
+                {
                     findings.push(
                         SUBNET
                             .found(format!("{net} of {node} and {other} of {whose} overlap"))

@@ -23,12 +23,22 @@ const ICMPV6: u8 = libc::IPPROTO_ICMPV6 as u8;
 const ECHO: u8 = 8;
 const ECHO6: u8 = 128;
 
-static IN: Kind = Kind::broken("firewall-in", "the firewall of this host drops the datagrams of a peer that has no session");
-static IN_LATER: Kind = Kind::warning("firewall-in-later", "the firewall drops the first datagram of a peer: it has a session only since this host called");
+static IN: Kind =
+    Kind::broken("firewall-in", "the firewall of this host drops the datagrams of a peer that has no session");
+static IN_LATER: Kind = Kind::warning(
+    "firewall-in-later",
+    "the firewall drops the first datagram of a peer: it has a session only since this host called",
+);
 static OUT: Kind = Kind::broken("firewall-out", "the firewall drops the datagrams that this host sends to a peer");
 static FORWARD: Kind = Kind::broken("firewall-forward", "the firewall drops packets between containers and the tunnel");
-static INNER: Kind = Kind::warning("firewall-inner", "the firewall drops pings that come out of the tunnel to this host");
-static UNSURE: Kind = Kind::note("firewall-unsure", "the firewall may drop datagrams of peers: it depends on what cannot be foreseen");
+static DEAF: Kind = Kind::warning(
+    "container-deaf",
+    "a container gets no answer from another node that there is a session with, and no rule here explains it",
+);
+static INNER: Kind =
+    Kind::warning("firewall-inner", "the firewall drops pings that come out of the tunnel to this host");
+static UNSURE: Kind =
+    Kind::note("firewall-unsure", "the firewall may drop datagrams of peers: it depends on what cannot be foreseen");
 static LEGACY: Kind = Kind::unseen("firewall-legacy", "there are rules of the former iptables, which are not read");
 static UNSEEN: Kind = Kind::unseen("firewall-unseen", "the firewall could not be read");
 
@@ -36,14 +46,16 @@ static UNSEEN: Kind = Kind::unseen("firewall-unseen", "the firewall could not be
 pub(in super::super) const CHECK: Check = Check {
     id: "firewall",
     title: "no firewall is in the way of datagrams, containers and pings",
-    kinds: &[&IN, &IN_LATER, &OUT, &FORWARD, &INNER, &UNSURE, &LEGACY, &UNSEEN],
+    kinds: &[&IN, &IN_LATER, &OUT, &FORWARD, &DEAF, &INNER, &UNSURE, &LEGACY, &UNSEEN],
     check,
 };
 
 fn check(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     match &facts.host.filters {
-        Err(why) => findings.push(UNSEEN.found("the firewall could not be read").seen(why.clone()).run("sudo adit doctor")),
+        Err(why) => {
+            findings.push(UNSEEN.found("the firewall could not be read").seen(why.clone()).run("sudo adit doctor"))
+        }
         Ok(listing) => {
             for (daemon, status) in facts.up() {
                 let judge = Judge { facts, listing, daemon, status };
@@ -88,7 +100,9 @@ impl Judge<'_> {
                 (None, _) if !out => (self.card(), None),
                 _ => continue,
             };
-            let Some(card) = card.map(|index| Some((self.facts.host.device(index).to_owned(), index))) else { continue };
+            let Some(card) = card.map(|index| Some((self.facts.host.device(index).to_owned(), index))) else {
+                continue;
+            };
             let theirs = at.map(|at| at.ip());
             let packet = Packet {
                 v6: at.is_some_and(|at| at.is_ipv6()),
@@ -120,12 +134,13 @@ impl Judge<'_> {
                 (_, false, true) => return None,
                 (_, false, false) => (&UNSURE, format!("{} may drop datagrams to UDP port {port}", owner.name())),
                 (true, true, _) => (&OUT, format!("{} drops what this host sends to {whom}", owner.name())),
-                (false, true, false) => {
-                    (&IN, format!("{} drops what {whom} sends to UDP port {port}", owner.name()))
-                }
+                (false, true, false) => (&IN, format!("{} drops what {whom} sends to UDP port {port}", owner.name())),
                 (false, true, true) => (
                     &IN_LATER,
-                    format!("{} drops the first datagram of {whom} to UDP port {port}: only this host can call", owner.name()),
+                    format!(
+                        "{} drops the first datagram of {whom} to UDP port {port}: only this host can call",
+                        owner.name()
+                    ),
                 ),
             };
             let pass = if out { Pass::Out(port) } else { Pass::In(port) };
@@ -143,7 +158,8 @@ impl Judge<'_> {
         let host = &self.facts.host;
         let everywhere = host.routes.iter().filter(|route| route.destination.prefix_len() == 0 && route.table == MAIN);
         let is_card = |index: &u32| {
-            host.link(*index).is_some_and(|link| link.layer == Layer::Ethernet && link.kind.as_deref() != Some("bridge"))
+            host.link(*index)
+                .is_some_and(|link| link.layer == Layer::Ethernet && link.kind.as_deref() != Some("bridge"))
         };
         let by_address = host.addresses.iter().map(|own| own.index);
         everywhere.filter_map(|route| route.device).chain(by_address).find(is_card)
@@ -179,7 +195,9 @@ impl Judge<'_> {
                 let places = [Place::Prerouting, Place::Forward, Place::Postrouting];
                 let end = walk(self.listing, &packet, &places).filter(|end| end.certain);
                 let Some(end) = end else { continue };
-                if !seen.iter().any(|(known, way)| (&known.base, &known.table, known.family, *way) == (&end.base, &end.table, end.family, (from, to))) {
+                if !seen.iter().any(|(known, way)| {
+                    (&known.base, &known.table, known.family, *way) == (&end.base, &end.table, end.family, (from, to))
+                }) {
                     seen.push((end, (from, to)));
                 }
             }
@@ -188,6 +206,7 @@ impl Judge<'_> {
             let owner = Owner::of(&end, self.listing);
             let sentence = format!("{} drops what goes from {from} to {to}: containers are cut off", owner.name());
             let mut finding = FORWARD.found(sentence).seen(place(&end));
+            finding.evidence.extend(self.unanswered());
             if owner == Owner::Docker {
                 finding = finding.advise(format!(
                     "`adit docker-plugin` keeps such rules for containers of Docker; for others put them where the host starts: {} is \
@@ -197,7 +216,20 @@ impl Judge<'_> {
             }
             findings.push(self.remedy(finding, commands(&end, owner, Pass::Between(from, to))));
         }
+        if let (true, Some(unanswered)) = (findings.is_empty(), self.unanswered()) {
+            findings.push(
+                DEAF.found("a container gets no answer from another node").seen(unanswered).advise(
+                    "have `adit doctor` look on that node too, and see what else is found here: forwarding, rp_filter, subnets",
+                ),
+            );
+        }
         findings
+    }
+
+    /// What a real packet says of it.
+    fn unanswered(&self) -> Option<String> {
+        let ping = self.daemon.ping.as_ref().filter(|ping| !ping.answered)?;
+        Some(format!("the container {} got no answer to pings of {}, the device of {}", ping.from, ping.to, ping.node))
     }
 
     fn container(&self, v6: bool) -> Option<IpAddr> {
@@ -297,15 +329,34 @@ mod tests {
     fn dockers_policy_cuts_containers_off() {
         let findings = found_on_node(&CHECK, |facts| {
             let filter = (Family::Ip, "filter");
-            put(facts, vec![chain(filter, "FORWARD", Some((2, true)), vec![]), chain(filter, "DOCKER-USER", None, vec![])]);
+            put(
+                facts,
+                vec![chain(filter, "FORWARD", Some((2, true)), vec![]), chain(filter, "DOCKER-USER", None, vec![])],
+            );
         });
         assert_eq!(ids(&findings), ["firewall-forward"; 2]);
         assert!(findings[0].sentence.starts_with("Docker's firewall"));
         let commands: Vec<_> = findings.iter().flat_map(|finding| &finding.commands).collect();
         assert_eq!(
             commands,
-            ["iptables -I DOCKER-USER -i adit-br0 -o adit0 -j ACCEPT", "iptables -I DOCKER-USER -i adit0 -o adit-br0 -j ACCEPT"]
+            [
+                "iptables -I DOCKER-USER -i adit-br0 -o adit0 -j ACCEPT",
+                "iptables -I DOCKER-USER -i adit0 -o adit-br0 -j ACCEPT"
+            ]
         );
+    }
+
+    #[test]
+    fn a_real_packet_has_the_last_word() {
+        let silence = |facts: &mut Facts| facts.daemons[0].ping.as_mut().unwrap().answered = false;
+        let findings = found_on_node(&CHECK, silence);
+        assert_eq!(ids(&findings), ["container-deaf"]);
+        let findings = found_on_node(&CHECK, |facts| {
+            silence(facts);
+            put(facts, vec![chain(INET, "forward", Some((2, true)), vec![])]);
+        });
+        assert_eq!(ids(&findings), ["firewall-forward"; 2]);
+        assert!(findings[0].evidence[1].contains("10.42.8.0, the device of berlin"), "{findings:?}");
     }
 
     #[test]

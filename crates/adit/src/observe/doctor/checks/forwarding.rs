@@ -3,8 +3,14 @@
 use super::super::facts::{Daemon, Host, carries};
 use super::super::{Check, Facts, Finding, Kind};
 
-static OFF: Kind = Kind::broken("forwarding-off", "a node with containers or clients does not forward what comes in by its device or its bridge");
-static BEHIND: Kind = Kind::warning("forwarding-behind", "there are networks behind this host, and it does not forward what the tunnel brings for them");
+static OFF: Kind = Kind::broken(
+    "forwarding-off",
+    "a node with containers or clients does not forward what comes in by its device or its bridge",
+);
+static BEHIND: Kind = Kind::warning(
+    "forwarding-behind",
+    "there are networks behind this host, and it does not forward what the tunnel brings for them",
+);
 
 /// Forwarding.
 pub(in super::super) const CHECK: Check =
@@ -109,8 +115,7 @@ mod tests {
     #[test]
     fn a_node_with_containers_has_to_forward() {
         for device in ["adit0", "adit-br0"] {
-            let findings =
-                found_on_node(&CHECK, |facts| set(facts, &format!("net.ipv4.conf.{device}.forwarding"), 0));
+            let findings = found_on_node(&CHECK, |facts| set(facts, &format!("net.ipv4.conf.{device}.forwarding"), 0));
             assert_eq!(ids(&findings), ["forwarding-off"]);
             assert!(findings[0].sentence.contains(device));
             assert_eq!(findings[0].commands, ["sysctl -w net.ipv4.ip_forward=1"]);

@@ -5,9 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::super::{Check, Facts, Finding, Kind};
 
-static KEEPALIVE: Kind = Kind::warning("nat-keepalive", "this host is behind NAT, and nothing keeps the way from a peer to it open");
-static PUBLIC: Kind = Kind::warning("nat-public", "other nodes are told to reach this one at an address that is not where it is seen");
-static MOVING: Kind = Kind::note("nat-moving", "the NAT shows each peer another port: two hosts behind such NATs cannot call each other");
+static KEEPALIVE: Kind =
+    Kind::warning("nat-keepalive", "this host is behind NAT, and nothing keeps the way from a peer to it open");
+static PUBLIC: Kind =
+    Kind::warning("nat-public", "other nodes are told to reach this one at an address that is not where it is seen");
+static MOVING: Kind =
+    Kind::note("nat-moving", "the NAT shows each peer another port: two hosts behind such NATs cannot call each other");
 
 /// NAT.
 pub(in super::super) const CHECK: Check = Check {
@@ -46,7 +49,8 @@ fn check(facts: &Facts) -> Vec<Finding> {
             );
         }
         if let Some(network) = &status.network {
-            let told: Vec<IpAddr> = network.public.iter().filter_map(|at| at.parse().ok()).map(|at: SocketAddr| at.ip()).collect();
+            let told: Vec<IpAddr> =
+                network.public.iter().filter_map(|at| at.parse().ok()).map(|at: SocketAddr| at.ip()).collect();
             if !network.behind_nat && !translated.iter().any(|(_, at)| told.contains(&at.ip())) {
                 findings.push(
                     PUBLIC

@@ -45,7 +45,9 @@ fn check(facts: &Facts) -> Vec<Finding> {
         for peer in &status.peers {
             let Some(way) = daemon.way(peer) else { continue };
             let by = host.device(way.device);
-            let Some(owner) = owner(by, facts).filter(|owner| *owner != "Docker" && *owner != "libvirt") else { continue };
+            let Some(owner) = owner(by, facts).filter(|owner| *owner != "Docker" && *owner != "libvirt") else {
+                continue;
+            };
             let at = peer.endpoint.as_deref().unwrap_or_default();
             findings.push(
                 NESTED

@@ -16,7 +16,8 @@ fn check(facts: &Facts) -> Vec<Finding> {
         let device = daemon.device.as_str();
         let reason = status.device.reason.as_deref();
         if !status.transport.offload {
-            let mut finding = OFF.found(format!("{device} works without offloads: one packet per system call")).on(device);
+            let mut finding =
+                OFF.found(format!("{device} works without offloads: one packet per system call")).on(device);
             finding.evidence.extend(reason.map(str::to_owned));
             findings.push(
                 finding
@@ -26,7 +27,8 @@ fn check(facts: &Facts) -> Vec<Finding> {
             continue;
         }
         if let Some(reason) = reason {
-            let have = if status.device.offloads.is_empty() { "none".into() } else { status.device.offloads.join(", ") };
+            let have =
+                if status.device.offloads.is_empty() { "none".into() } else { status.device.offloads.join(", ") };
             findings.push(
                 REFUSED
                     .found(format!("{device} does not have all offloads"))

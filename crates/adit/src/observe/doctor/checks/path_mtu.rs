@@ -10,8 +10,12 @@ use crate::underlay;
 /// As exact as a measurement is, in bytes.
 const PRECISION: u64 = 8;
 
-static HOLE: Kind = Kind::broken("mtu-black-hole", "large packets to a peer vanish, and the daemon had not noticed yet");
-static NARROW: Kind = Kind::warning("mtu-narrow", "the way to a peer swallows large packets; the daemon knows it, and sends smaller ones");
+static HOLE: Kind =
+    Kind::broken("mtu-black-hole", "large packets to a peer vanish, and the daemon had not noticed yet");
+static NARROW: Kind = Kind::warning(
+    "mtu-narrow",
+    "the way to a peer swallows large packets; the daemon knows it, and sends smaller ones",
+);
 static SILENT: Kind = Kind::warning("mtu-silent", "a peer with a session answered no probe of any size");
 static LEFT_OUT: Kind = Kind::note("mtu-left-out", "there are more peers with a session than are measured at once");
 
@@ -57,7 +61,9 @@ fn check(facts: &Facts) -> Vec<Finding> {
         }
         if examination.left_out > 0 {
             let (measured, more) = (examination.peers.len(), examination.left_out);
-            findings.push(LEFT_OUT.found(format!("{measured} peers were measured, {more} more were not")).on(&daemon.device));
+            findings.push(
+                LEFT_OUT.found(format!("{measured} peers were measured, {more} more were not")).on(&daemon.device),
+            );
         }
     }
     findings
@@ -85,7 +91,8 @@ mod tests {
 
     #[test]
     fn a_black_hole_is_told_by_whether_the_daemon_knows_it() {
-        for (size, in_use, id) in [(1320, 1440, "mtu-black-hole"), (1320, 1316, "mtu-narrow"), (0, 1440, "mtu-silent")] {
+        for (size, in_use, id) in [(1320, 1440, "mtu-black-hole"), (1320, 1316, "mtu-narrow"), (0, 1440, "mtu-silent")]
+        {
             let findings = found(&CHECK, |facts| {
                 let peer = measured(facts);
                 (peer.size, peer.in_use) = (size, in_use);

@@ -2,6 +2,7 @@
 
 use super::super::facts::endpoint;
 use super::super::{Check, Facts, Finding, Kind};
+use crate::api::status::PeerStatus;
 
 /// As many are named.
 const NAMED: usize = 8;
@@ -41,7 +42,9 @@ fn check(facts: &Facts) -> Vec<Finding> {
                 Some(Some(_)) | None => {}
             }
         }
-        let bad: Vec<_> = status.peers.iter().filter(|peer| peer.problem.is_some()).collect();
+        let silent = daemon.examination.as_ref().map_or(&[][..], |examination| &examination.silent);
+        let is_bad = |peer: &&PeerStatus| peer.problem.is_some() || silent.contains(&peer.name);
+        let bad: Vec<_> = status.peers.iter().filter(is_bad).collect();
         let some_up = status.peers.iter().any(|peer| peer.session == "up");
         let (kind, sentence) = match (bad.len(), some_up) {
             (0, _) => continue,
@@ -53,7 +56,7 @@ fn check(facts: &Facts) -> Vec<Finding> {
         let mut finding = kind.found(sentence).on(device);
         for peer in bad.iter().take(NAMED) {
             let at = peer.endpoint.as_deref().unwrap_or("an unknown address");
-            let problem = peer.problem.as_deref().unwrap_or_default();
+            let problem = peer.problem.as_deref().unwrap_or("it was called, and did not answer within three seconds");
             finding = finding.seen(format!("{} at {at}: {problem}", peer.name));
         }
         if bad.len() > NAMED {
@@ -85,10 +88,14 @@ mod tests {
             status(facts).peers.push(other);
         });
         assert_eq!(ids(&findings), ["peer-silent"]);
+        let quiet = |facts: &mut Facts| {
+            status(facts).peers[0].session = "none".into();
+            facts.daemons[0].examination.as_mut().unwrap().silent = vec!["berlin".into()];
+        };
+        assert_eq!(ids(&found(&CHECK, quiet)), ["peer-nobody"]);
         let no_way = |facts: &mut Facts| facts.daemons[0].ways.values_mut().for_each(|way| *way = None);
         assert_eq!(ids(&found(&CHECK, no_way)), ["peer-no-way"]);
-        let around =
-            |facts: &mut Facts| facts.daemons[0].ways.values_mut().flatten().for_each(|way| way.device = 3);
+        let around = |facts: &mut Facts| facts.daemons[0].ways.values_mut().flatten().for_each(|way| way.device = 3);
         assert_eq!(ids(&found(&CHECK, around)), ["peer-loop"]);
     }
 }

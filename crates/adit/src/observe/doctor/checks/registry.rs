@@ -6,11 +6,15 @@ use crate::observe::human;
 /// A lease that ends sooner was not renewed for most of its life: it lives a day, and is renewed each hour.
 const SOON: u64 = 3600;
 
-static AWAY: Kind = Kind::broken("registry-away", "the registry cannot be reached: nobody joins, and the lease runs out");
+static AWAY: Kind =
+    Kind::broken("registry-away", "the registry cannot be reached: nobody joins, and the lease runs out");
 static LEASE: Kind = Kind::broken("registry-lease", "this node does not hold its subnet");
 static OLD: Kind = Kind::warning("registry-lease-old", "the lease ends within an hour");
 static PROBLEM: Kind = Kind::warning("registry-problem", "what the node itself says to be wrong with the network");
-static SKIPPED: Kind = Kind::warning("registry-skipped", "there are records in the registry that are not used: they are not signed, or not valid");
+static SKIPPED: Kind = Kind::warning(
+    "registry-skipped",
+    "there are records in the registry that are not used: they are not signed, or not valid",
+);
 
 /// The registry.
 pub(in super::super) const CHECK: Check = Check {
@@ -61,7 +65,9 @@ fn check(facts: &Facts) -> Vec<Finding> {
                         .found(what)
                         .on(device)
                         .seen(format!("lease: {state}"))
-                        .advise("see what else is found of the registry; a network without a free subnet needs a wider one")
+                        .advise(
+                            "see what else is found of the registry; a network without a free subnet needs a wider one",
+                        )
                         .run(format!("adit status --device {device}")),
                 );
             }
@@ -69,10 +75,9 @@ fn check(facts: &Facts) -> Vec<Finding> {
         findings.extend(network.problems.iter().map(|problem| PROBLEM.found(problem.clone()).on(device)));
         if network.skipped > 0 {
             findings.push(
-                SKIPPED
-                    .found(format!("{} records of the registry are not used", network.skipped))
-                    .on(device)
-                    .advise("whoever may write there wrote something that no node has signed; the network goes on without it"),
+                SKIPPED.found(format!("{} records of the registry are not used", network.skipped)).on(device).advise(
+                    "whoever may write there wrote something that no node has signed; the network goes on without it",
+                ),
             );
         }
     }

@@ -5,8 +5,10 @@ use super::super::{Check, Facts, Finding, Kind};
 /// `CAP_NET_ADMIN` (capabilities(7)).
 const NET_ADMIN: u64 = 1 << 12;
 
-static DAEMON: Kind = Kind::broken("rights-daemon", "a daemon has no CAP_NET_ADMIN, and can neither change nor repair anything");
-static OURS: Kind = Kind::unseen("rights-ours", "the doctor has no CAP_NET_ADMIN, so firewall and daemons were not asked");
+static DAEMON: Kind =
+    Kind::broken("rights-daemon", "a daemon has no CAP_NET_ADMIN, and can neither change nor repair anything");
+static OURS: Kind =
+    Kind::unseen("rights-ours", "the doctor has no CAP_NET_ADMIN, so firewall and daemons were not asked");
 
 /// Capabilities.
 pub(in super::super) const CHECK: Check =

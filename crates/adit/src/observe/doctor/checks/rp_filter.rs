@@ -6,9 +6,16 @@ use std::net::IpAddr;
 use super::super::facts::{Daemon, Host, endpoint};
 use super::super::{Check, Facts, Finding, Kind};
 
-static UNDERLAY: Kind = Kind::broken("rp-filter-underlay", "the card by which a peer's datagrams come drops them, since answers leave by another");
-static INNER: Kind = Kind::broken("rp-filter-inner", "the tunnel's device drops packets of a peer, since a route of others leads to where they come from");
-static DROPS: Kind = Kind::warning("rp-filter-drops", "the reverse-path filter dropped packets while peers were asked for an answer");
+static UNDERLAY: Kind = Kind::broken(
+    "rp-filter-underlay",
+    "the card by which a peer's datagrams come drops them, since answers leave by another",
+);
+static INNER: Kind = Kind::broken(
+    "rp-filter-inner",
+    "the tunnel's device drops packets of a peer, since a route of others leads to where they come from",
+);
+static DROPS: Kind =
+    Kind::warning("rp-filter-drops", "the reverse-path filter dropped packets while peers were asked for an answer");
 
 /// rp_filter.
 pub(in super::super) const CHECK: Check = Check {
@@ -32,19 +39,23 @@ fn check(facts: &Facts) -> Vec<Finding> {
             }
             let (by, out) = (host.device(arrival), host.device(way.device));
             findings.push(
-                loosen(UNDERLAY.found(format!(
-                    "{by} drops the datagrams of {}: they come by it, and answers to {at} leave by {out}",
-                    peer.name
-                )), facts, by)
+                loosen(
+                    UNDERLAY.found(format!(
+                        "{by} drops the datagrams of {}: they come by it, and answers to {at} leave by {out}",
+                        peer.name
+                    )),
+                    facts,
+                    by,
+                )
                 .on(device),
             );
         }
         let tunnel = host.index(device);
-        let strange = daemon.behind.iter().find(|(prefix, way)| {
-            prefix.addr().is_ipv4() && way.is_some() && **way != tunnel
-        });
+        let strange =
+            daemon.behind.iter().find(|(prefix, way)| prefix.addr().is_ipv4() && way.is_some() && **way != tunnel);
         if let (Some((prefix, Some(way))), true) = (strange, is_strict(host, device)) {
-            let sentence = format!("{device} drops what comes from {prefix}: a route leads there by {}", host.device(*way));
+            let sentence =
+                format!("{device} drops what comes from {prefix}: a route leads there by {}", host.device(*way));
             findings.push(loosen(INNER.found(sentence), facts, device).on(device));
         }
     }

@@ -18,7 +18,8 @@ fn check(facts: &Facts) -> Vec<Finding> {
     let tried = match &facts.host.segmentation {
         Ok(tried) => tried,
         Err(why) => {
-            let finding = UNSEEN.found("whether the kernel splits super-packets as it should was not tried").seen(why.clone());
+            let finding =
+                UNSEEN.found("whether the kernel splits super-packets as it should was not tried").seen(why.clone());
             return vec![if facts.host.root { finding } else { finding.run("sudo adit doctor") }];
         }
     };
@@ -46,9 +47,13 @@ mod tests {
         let good = found(&CHECK, |facts| facts.host.segmentation = Ok(vec![one("TCP over IPv4", None)]));
         assert_eq!(ids(&good), [""; 0]);
         let bad = found(&CHECK, |facts| {
-            facts.host.segmentation = Ok(vec![one("TCP over IPv4", None), one("UDP over IPv6", Some("segment 3 differs"))]);
+            facts.host.segmentation =
+                Ok(vec![one("TCP over IPv4", None), one("UDP over IPv6", Some("segment 3 differs"))]);
         });
-        assert_eq!((ids(&bad), bad[0].evidence.clone()), (vec!["gso-wrong"], vec!["UDP over IPv6: segment 3 differs".into()]));
+        assert_eq!(
+            (ids(&bad), bad[0].evidence.clone()),
+            (vec!["gso-wrong"], vec!["UDP over IPv6: segment 3 differs".into()])
+        );
         assert_eq!(ids(&found(&CHECK, |f| f.host.segmentation = Err("no right".into()))), ["gso-unseen"]);
     }
 }

@@ -12,7 +12,10 @@ use crate::plan::MAIN;
 const KERNEL: u8 = 2;
 
 static STOLEN: Kind = Kind::broken("subnet-stolen", "a route of others leads to a network behind the tunnel, and wins");
-static SHARED: Kind = Kind::warning("subnet-shared", "a network of this host and one behind the tunnel overlap: some hosts of the former cannot be reached");
+static SHARED: Kind = Kind::warning(
+    "subnet-shared",
+    "a network of this host and one behind the tunnel overlap: some hosts of the former cannot be reached",
+);
 
 /// Overlaps.
 pub(in super::super) const CHECK: Check = Check {
@@ -38,7 +41,8 @@ fn check(facts: &Facts) -> Vec<Finding> {
             let by_us = route.protocol == PROTOCOL || route.device == tunnel || route.device.is_none();
             // Containers of this node: on its bridge, or on one that a plugin made for the lease.
             let of_ours = own.iter().any(|subnet| subnet.contains(&route.destination));
-            let is_bridge = daemon.bridge.as_deref().is_none_or(|bridge| route.device.map(|i| host.device(i)) == Some(bridge));
+            let is_bridge =
+                daemon.bridge.as_deref().is_none_or(|bridge| route.device.map(|i| host.device(i)) == Some(bridge));
             route.table == MAIN && route.kind == RouteKind::Unicast && !by_us && !(of_ours && is_bridge)
         };
         for route in host.routes.iter().filter(is_foreign) {
@@ -51,8 +55,12 @@ fn check(facts: &Facts) -> Vec<Finding> {
                 let kind = if ours_wins { &SHARED } else { &STOLEN };
                 let what = if ours_wins { "leads there too" } else { "wins" };
                 findings.push(
-                    explain(kind.found(format!("{net} of {whose} is behind {device}, and a route to {to} by {via} {what}")), facts, route)
-                        .on(device),
+                    explain(
+                        kind.found(format!("{net} of {whose} is behind {device}, and a route to {to} by {via} {what}")),
+                        facts,
+                        route,
+                    )
+                    .on(device),
                 );
             } else if let (Some((net, whose)), KERNEL) = (around(), route.protocol) {
                 findings.push(
@@ -76,10 +84,9 @@ fn explain(finding: Finding, facts: &Facts, route: &Route) -> Finding {
     let by = route.gateway.map_or(String::new(), |gateway| format!(" via {gateway}"));
     let metric = route.metric.filter(|metric| *metric > 0).map_or(String::new(), |metric| format!(" metric {metric}"));
     let whose = owner(via, facts).map_or(String::new(), |owner| format!(", which is {owner}'s"));
-    let finding = finding.seen(format!("{}{by} dev {via}{metric}{whose}", route.destination)).run(facts.as_root(format!(
-        "ip {six}route del {}{by} dev {via}{metric}",
-        route.destination
-    )));
+    let finding = finding
+        .seen(format!("{}{by} dev {via}{metric}{whose}", route.destination))
+        .run(facts.as_root(format!("ip {six}route del {}{by} dev {via}{metric}", route.destination)));
     match (owner(via, facts), route.protocol) {
         (Some("Docker"), _) => finding.advise(
             "it comes back with the network: make that anew with another `--subnet` (`docker network ls` has its name), or set \

@@ -3,15 +3,12 @@
 use super::super::{Check, Facts, Finding, Kind};
 
 static UNUSABLE: Kind = Kind::broken("tun-unusable", "`/dev/net/tun` is not there, or cannot be opened");
-static CLOSED: Kind = Kind::unseen("tun-closed", "this user may not open `/dev/net/tun`, which says nothing about root");
+static CLOSED: Kind =
+    Kind::unseen("tun-closed", "this user may not open `/dev/net/tun`, which says nothing about root");
 
 /// `/dev/net/tun`.
-pub(in super::super) const CHECK: Check = Check {
-    id: "tun",
-    title: "`/dev/net/tun` is there and usable",
-    kinds: &[&UNUSABLE, &CLOSED],
-    check,
-};
+pub(in super::super) const CHECK: Check =
+    Check { id: "tun", title: "`/dev/net/tun` is there and usable", kinds: &[&UNUSABLE, &CLOSED], check };
 
 fn check(facts: &Facts) -> Vec<Finding> {
     let Err((errno, sentence)) = &facts.host.tun else { return Vec::new() };
@@ -19,7 +16,9 @@ fn check(facts: &Facts) -> Vec<Finding> {
     vec![match *errno {
         libc::EACCES if !facts.host.root => finding(&CLOSED).run("sudo adit doctor"),
         libc::EACCES => finding(&UNUSABLE).run("chmod 0666 /dev/net/tun"),
-        libc::EPERM => finding(&UNUSABLE).advise("start the container with `--device /dev/net/tun --cap-add NET_ADMIN`"),
+        libc::EPERM => {
+            finding(&UNUSABLE).advise("start the container with `--device /dev/net/tun --cap-add NET_ADMIN`")
+        }
         _ => finding(&UNUSABLE)
             .run(facts.as_root("modprobe tun"))
             .advise("within a container: start it with `--device /dev/net/tun` instead"),

@@ -3,9 +3,16 @@ use linux::nft::{Decision, Element, Expression, ListedBase, ListedChain, ListedR
 use super::*;
 
 /// A chain of rules; with a hook, one that packets enter.
-pub(crate) fn chain(table: (Family, &str), name: &str, hook: Option<(u32, bool)>, rules: Vec<Vec<Expression>>) -> ListedChain {
-    let base = hook.map(|(hook, drops)| ListedBase { kind: "filter".into(), hook, priority: 0, drops, devices: Vec::new() });
-    let rules = rules.into_iter().zip(1..).map(|(program, handle)| ListedRule { handle, comment: String::new(), program });
+pub(crate) fn chain(
+    table: (Family, &str),
+    name: &str,
+    hook: Option<(u32, bool)>,
+    rules: Vec<Vec<Expression>>,
+) -> ListedChain {
+    let base =
+        hook.map(|(hook, drops)| ListedBase { kind: "filter".into(), hook, priority: 0, drops, devices: Vec::new() });
+    let rules =
+        rules.into_iter().zip(1..).map(|(program, handle)| ListedRule { handle, comment: String::new(), program });
     ListedChain { family: table.0, table: table.1.into(), name: name.into(), base, rules: rules.collect() }
 }
 
@@ -63,7 +70,12 @@ fn a_policy_or_a_rule_ends_a_packet_and_an_accept_saves_it() {
 #[test]
 fn other_chains_are_followed_and_come_back() {
     let chains = |inner: Vec<Vec<Expression>>| {
-        let base = chain(INET, "input", Some((1, true)), vec![decide(Decision::Jump("mine".into())), decide(Decision::Accept)]);
+        let base = chain(
+            INET,
+            "input",
+            Some((1, true)),
+            vec![decide(Decision::Jump("mine".into())), decide(Decision::Accept)],
+        );
         vec![base, chain(INET, "mine", None, inner)]
     };
     assert_eq!(end(chains(vec![]), vec![]), None);

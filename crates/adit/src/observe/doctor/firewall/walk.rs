@@ -245,9 +245,7 @@ impl<'a> Walker<'a> {
                     registers.value(*from, low.len()).map(|value| (value >= *low && value <= *high) != *outside)
                 }
                 Expression::Lookup { set, from, to, inverted } => {
-                    let same = |set: &&linux::nft::ListedSet| {
-                        (set.family, &set.table) == (chain.family, &chain.table)
-                    };
+                    let same = |set: &&linux::nft::ListedSet| (set.family, &set.table) == (chain.family, &chain.table);
                     let elements = self.listing.sets.iter().filter(same).find(|known| known.name == *set);
                     match elements.and_then(|set| set.elements.as_deref()) {
                         None => None,

@@ -8,13 +8,16 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use linux::netlink::{Netlink, RouteLookup};
+use linux::netns::NetNs;
+use linux::ping::Pinger;
+use linux::privilege::{self, Capability};
 
-use crate::api::{self, CallError, EXAMINATION, Examination, Request, Response, Status};
-use crate::api::status::NetworkStatus;
-use crate::container::{Node, Stage, Store};
-use crate::observe::containers;
-use crate::observe::doctor::facts::{Container, Daemon, Seen, State, endpoint};
 use crate::Directories;
+use crate::api::status::NetworkStatus;
+use crate::api::{self, CallError, EXAMINATION, Examination, Request, Response, Status};
+use crate::container::{Node, Record, Stage, Store};
+use crate::observe::containers;
+use crate::observe::doctor::facts::{Container, Daemon, Ping, Seen, State, endpoint};
 
 /// As many ways are looked up.
 const MOST: usize = 1024;
@@ -22,6 +25,10 @@ const MOST: usize = 1024;
 /// As many URLs of the registry are called, and each so long.
 const MOST_URLS: usize = 8;
 const CALL: Duration = Duration::from_secs(2);
+
+/// How long an answer to a ping is waited for, and how often one is sent.
+const PING: Duration = Duration::from_secs(1);
+const TRIES: u32 = 2;
 
 /// Looks at the daemon of a device; nothing if there is none.
 pub(super) fn look(netlink: &mut Netlink, directories: &Directories, device: &str) -> Option<Daemon> {
@@ -50,6 +57,7 @@ pub(super) fn look(netlink: &mut Netlink, directories: &Directories, device: &st
         let made = records.iter().filter(|record| record.stage == Stage::Made);
         daemon.containers =
             made.map(|record| Container { shown: containers::status(record), mac: record.mac }).collect();
+        daemon.ping = records.iter().find_map(|record| ping(record, status, network));
     }
     Some(daemon)
 }
@@ -87,6 +95,35 @@ fn first(net: &IpNet) -> IpAddr {
         IpAddr::V4(ip) => Ipv4Addr::from(u32::from(ip).saturating_add(1)).into(),
         IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip).saturating_add(1)).into(),
     }
+}
+
+/// Pings another node from within a container, where one may enter it, and there is a node to ask: each node's device has the first address of its
+/// subnet.
+fn ping(record: &Record, status: &Status, network: &NetworkStatus) -> Option<Ping> {
+    if record.stage != Stage::Made || !privilege::has_capability(Capability::SysAdmin) {
+        return None;
+    }
+    let is_up = |name: &str| status.peers.iter().any(|peer| peer.name == name && peer.session == "up");
+    let nodes = network.nodes.iter().filter(|node| is_up(&node.name));
+    let (node, to) =
+        nodes.flat_map(|node| node.subnets.iter().map(move |net| (node, net))).find_map(|(node, net)| {
+            let IpAddr::V4(first) = net.network() else { return None };
+            Some((node, first))
+        })?;
+    // One that has no IPv4 address asks nobody.
+    record.addresses.iter().find(|net| net.addr().is_ipv4())?;
+    let namespace = NetNs::open(record.netns.as_deref()?).ok()?;
+    let ask = || {
+        let mut pinger = Pinger::open(to, std::process::id() as u16)?;
+        for _ in 0..TRIES {
+            if pinger.round_trip(PING)?.is_some() {
+                return Ok::<_, linux::Error>(true);
+            }
+        }
+        Ok(false)
+    };
+    let answered = namespace.run(ask).ok()?.ok()?;
+    Some(Ping { from: record.title(), node: node.name.clone(), to: to.into(), answered })
 }
 
 /// The effective capabilities of a process, if it is one of ours: its number may be one of another namespace.
@@ -144,7 +181,8 @@ mod tests {
 
     #[test]
     fn drops_are_those_of_the_port() {
-        let line = "  412: 00000000:1E61 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 99 2 0000 17";
+        let line =
+            "  412: 00000000:1E61 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 99 2 0000 17";
         assert_eq!((drops_of(line, 7777), drops_of(line, 7778), drops_of("", 1)), (Some(17), None, None));
     }
 

@@ -50,11 +50,7 @@ pub(super) fn try_out() -> Seen<Vec<Segmentation>> {
     let kinds = [(TCP, false), (TCP, true), (UDP, false), (UDP, true)];
     let offered = |protocol| router.level >= if protocol == TCP { Offload::Tcp } else { Offload::Udp };
     let one = |(protocol, v6)| {
-        let what = format!(
-            "{} over {}",
-            if protocol == TCP { "TCP" } else { "UDP" },
-            if v6 { "IPv6" } else { "IPv4" }
-        );
+        let what = format!("{} over {}", if protocol == TCP { "TCP" } else { "UDP" }, if v6 { "IPv6" } else { "IPv4" });
         let fits = |(size, length): &&(u16, usize)| protocol == TCP || *length <= usize::from(*size) * MOST_DATAGRAMS;
         let wrong = SIZES.iter().filter(fits).find_map(|(size, length)| router.compare((protocol, v6), *size, *length));
         Segmentation { what, wrong }
@@ -73,10 +69,9 @@ impl Router {
     fn new() -> linux::Result<Self> {
         let namespace = NetNs::anonymous()?;
         namespace.run(|| {
-            for setting in [
-                &["net", "ipv4", "conf", "all", "rp_filter"][..],
-                &["net", "ipv4", "conf", "default", "rp_filter"],
-            ] {
+            for setting in
+                [&["net", "ipv4", "conf", "all", "rp_filter"][..], &["net", "ipv4", "conf", "default", "rp_filter"]]
+            {
                 sysctl::set(setting, "0")?;
             }
             sysctl::set(&["net", "ipv4", "ip_forward"], "1")?;
