@@ -17,6 +17,7 @@
 //! | [`session`], [`open`], [`replay`], [`table`] | sealing and opening, one by one and in batches; which counters came already; which session a datagram is for |
 //! | [`remote`] | what control and workers both know of a peer |
 //! | [`forwarding`], [`snapshot`] | which prefix is the longest that an address matches; which peer gets a packet, and may this one come from it |
+//! | [`switch`] | the same of frames: which address is where, what is flooded, is there a loop |
 //! | [`time`], [`verdict`] | when; why was it dropped |
 //! | `sim` | a world in simulated time in which all of it is tested |
 #![forbid(unsafe_code)]
@@ -40,6 +41,7 @@ pub mod session;
 pub mod sim;
 pub mod snapshot;
 pub mod stamp;
+pub mod switch;
 pub mod table;
 pub mod time;
 mod timers;

@@ -27,7 +27,8 @@ reasons! {
     NoRoute = "no_route",
     /// From the device: to a group or to everybody on the link; the tunnel carries packets for one receiver.
     Multicast = "multicast",
-    /// From the device: a datagram to the endpoint of the peer that owns its destination; carrying it would make another one.
+    /// From the device: a datagram to the endpoint of the peer that owns its destination; carrying it would make another one. Of frames, either way:
+    /// the bridges of two nodes are one segment already, and the other node carries its frames.
     Loop = "loop",
     /// From the device: longer than the path to its peer takes, and not to be fragmented.
     TooBig = "too_big",
@@ -53,6 +54,12 @@ reasons! {
     NotForUs = "not_for_us",
     /// From the wire: congestion was marked on the way of a packet that cannot carry the mark (RFC 6040).
     Congestion = "congestion",
+    /// Of frames, either way: what bridges tell each other on a link (spanning tree, LLDP, LACP, pause), or a node about loops.
+    LinkControl = "link_control",
+    /// Of frames, from the device: for an address that is on this side too.
+    OnThisSide = "on_this_side",
+    /// Of frames, either way: more to everybody, to a group or to an unknown address than one source may send.
+    Storm = "storm",
     /// The device did not take the packet: it is down, or out of memory.
     DeviceRefused = "device_refused",
     /// The socket's send buffer stayed full.

@@ -13,11 +13,16 @@
 //!
 //! Within a flow the order never changes. A packet whose checksum is wrong leaves alone, as it came.
 //!
+//! [`Coalescer::push_frame`] and [`Coalescer::push_frame_partial`] do the same with the packets in frames: those of one run have equal link-layer headers.
+//!
 //! [`Coalescer::push_partial`] takes packets that came authenticated and without a transport checksum, and summing is left
 //! to whoever reads them from the device last. They are joined only where the sender says so, and only with each other.
 
+use std::ops::{Deref, DerefMut};
+
 use crate::Malformed;
 use crate::checksum::Sum;
+use crate::frame::{self, Frame};
 use crate::ip::{self, Fragment, IpPacket, Version, protocol};
 pub use crate::run::MAX_UDP_SEGMENTS;
 use crate::run::{Flow, Ids, Key, Upper};
@@ -29,8 +34,11 @@ use crate::vnet::{self, VnetHdr};
 pub const SLOTS: usize = 8;
 /// Bytes of one run's buffer.
 const BUFFER_LEN: usize = ip::MAX_LEN;
+/// Room before a run's packets for a link-layer header; packets begin at a cache line.
+const HEADROOM: usize = 64;
+const _: () = assert!(HEADROOM >= frame::MAX_LINK);
 /// The most memory that one coalescer takes, when all its slots are in use.
-pub const MEMORY_MAX: usize = SLOTS * BUFFER_LEN;
+pub const MEMORY_MAX: usize = SLOTS * (HEADROOM + BUFFER_LEN);
 
 /// Which packets the device accepts that are not complete packets as they are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -69,7 +77,7 @@ pub struct Coalescer {
     joins: Joins,
     /// Oldest first.
     held: Vec<Run>,
-    spare: Vec<Box<[u8]>>,
+    spare: Vec<Buffer>,
     /// The run that holds the packet pushed last, if that is a partial one.
     latest: Option<usize>,
 }
@@ -78,7 +86,9 @@ pub struct Coalescer {
 #[derive(Debug)]
 struct Run {
     /// The first packet as it came, then the payload of the others.
-    buffer: Box<[u8]>,
+    buffer: Buffer,
+    /// Bytes of the link-layer header before it.
+    link_len: usize,
     len: usize,
     key: Key,
     flow: Flow,
@@ -92,6 +102,77 @@ struct Run {
     /// FIN and PSH of the last packet.
     last_flags: u8,
     ids: Ids,
+}
+
+/// The bytes of a run, behind room for a link-layer header.
+#[derive(Debug)]
+struct Buffer(Box<[u8]>);
+
+impl Buffer {
+    #[cold]
+    fn new() -> Self {
+        Self(vec![0; HEADROOM + BUFFER_LEN].into_boxed_slice())
+    }
+
+    #[inline]
+    fn set_link(&mut self, link: &[u8]) {
+        self.0[HEADROOM - link.len()..HEADROOM].copy_from_slice(link);
+    }
+
+    #[inline]
+    fn link(&self, len: usize) -> &[u8] {
+        &self.0[HEADROOM - len..HEADROOM]
+    }
+
+    /// The link-layer header and the first bytes behind it.
+    #[inline]
+    fn frame(&self, link_len: usize, len: usize) -> &[u8] {
+        &self.0[HEADROOM - link_len..HEADROOM + len]
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        &self.0[HEADROOM..]
+    }
+}
+
+impl DerefMut for Buffer {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.0[HEADROOM..]
+    }
+}
+
+/// A packet, and what it came in.
+#[derive(Clone, Copy)]
+struct Unit<'p, 'a> {
+    /// The link-layer header; none of a packet from a TUN device.
+    link: &'a [u8],
+    packet: &'p IpPacket<'a>,
+    /// From the first byte of the header to the last behind the packet.
+    whole: &'a [u8],
+}
+
+impl<'p, 'a> Unit<'p, 'a> {
+    #[inline]
+    fn bare(packet: &'p IpPacket<'a>) -> Self {
+        Self { link: &[], packet, whole: packet.bytes() }
+    }
+
+    #[inline]
+    fn framed(frame: &Frame<'a>, packet: &'p IpPacket<'a>) -> Self {
+        Self { link: frame.link(), packet, whole: frame.bytes() }
+    }
+
+    /// Whether nothing follows the packet.
+    #[inline]
+    fn is_tight(&self) -> bool {
+        self.whole.len() == self.link.len() + self.packet.bytes().len()
+    }
 }
 
 /// What a packet is to the coalescer.
@@ -117,18 +198,35 @@ impl Coalescer {
     /// are to be written; this packet may be the last of them, or wait for [`Coalescer::flush`].
     #[inline]
     pub fn push(&mut self, packet: &IpPacket<'_>, out: &mut impl FnMut(&VnetHdr, &[u8])) {
+        self.take(Unit::bare(packet), out);
+    }
+
+    /// As [`Coalescer::push`], for a frame: what is written are frames.
+    #[inline]
+    pub fn push_frame(&mut self, frame: &Frame<'_>, out: &mut impl FnMut(&VnetHdr, &[u8])) {
+        match frame.packet() {
+            Some(packet) => self.take(Unit::framed(frame, &packet), out),
+            None => {
+                self.latest = None;
+                out(&VnetHdr::NONE, frame.bytes());
+            }
+        }
+    }
+
+    #[inline]
+    fn take(&mut self, unit: Unit<'_, '_>, out: &mut impl FnMut(&VnetHdr, &[u8])) {
         self.latest = None;
-        match self.classify(packet) {
-            Class::Joinable(key, upper) => self.join(packet, key, &upper, out),
+        match self.classify(&unit) {
+            Class::Joinable(key, upper) => self.join(unit, key, &upper, out),
             Class::Single(flow) => {
                 self.release(|run| run.flow == flow, out);
-                out(&VnetHdr::NONE, packet.bytes());
+                out(&VnetHdr::NONE, unit.whole);
             }
             Class::Piece(pair) => {
                 self.release(|run| run.flow.version == pair.version && run.flow.addresses == pair.addresses, out);
-                out(&VnetHdr::NONE, packet.bytes());
+                out(&VnetHdr::NONE, unit.whole);
             }
-            Class::Stranger => out(&VnetHdr::NONE, packet.bytes()),
+            Class::Stranger => out(&VnetHdr::NONE, unit.whole),
         }
     }
 
@@ -149,6 +247,36 @@ impl Coalescer {
         continues: bool,
         out: &mut impl FnMut(&VnetHdr, &[u8]),
     ) -> Result<(), Malformed> {
+        self.take_partial(Unit::bare(packet), continues, out)
+    }
+
+    /// As [`Coalescer::push_partial`], for a frame.
+    ///
+    /// # Errors
+    /// As there; [`Malformed::OffloadType`] for a frame without an IP packet, [`Malformed::TotalLength`] for one with more.
+    #[inline]
+    pub fn push_frame_partial(
+        &mut self,
+        frame: &Frame<'_>,
+        continues: bool,
+        out: &mut impl FnMut(&VnetHdr, &[u8]),
+    ) -> Result<(), Malformed> {
+        let packet = frame.packet().ok_or(Malformed::OffloadType)?;
+        let unit = Unit::framed(frame, &packet);
+        if !unit.is_tight() {
+            return Err(Malformed::TotalLength);
+        }
+        self.take_partial(unit, continues, out)
+    }
+
+    #[inline]
+    fn take_partial(
+        &mut self,
+        unit: Unit<'_, '_>,
+        continues: bool,
+        out: &mut impl FnMut(&VnetHdr, &[u8]),
+    ) -> Result<(), Malformed> {
+        let packet = unit.packet;
         let latest = self.latest.take();
         let upper = Upper::parse(packet)?;
         if packet.bytes().len() > ip::MAX_LEN {
@@ -164,6 +292,7 @@ impl Coalescer {
             && let Some(at) = latest
             && let Some(run) = self.held.get_mut(at)
             && run.key == key
+            && run.has_link(unit.link)
             && let Some(ids) = run.continues_with(packet, &upper)
             && run.append(&upper, ids)
         {
@@ -179,11 +308,11 @@ impl Coalescer {
         match key {
             Some(key) if upper.closing == 0 => {
                 let buffer = self.buffer(out);
-                let run = Run::start_partial(buffer, packet, key, flow, &upper);
+                let run = Run::start_partial(buffer, unit, key, flow, &upper);
                 self.held.push(run);
                 self.latest = Some(self.held.len() - 1);
             }
-            _ => self.pass_partial(packet, &upper, out),
+            _ => self.pass_partial(unit, &upper, out),
         }
         Ok(())
     }
@@ -205,7 +334,8 @@ impl Coalescer {
     }
 
     #[inline]
-    fn classify<'a>(&self, packet: &IpPacket<'a>) -> Class<'a> {
+    fn classify<'a>(&self, unit: &Unit<'_, 'a>) -> Class<'a> {
+        let packet = unit.packet;
         if packet.fragment() != Fragment::None {
             return Class::Piece(Flow::new(packet, [0; 4]));
         }
@@ -217,6 +347,7 @@ impl Coalescer {
         };
         if self.joins.accepts(packet.version(), packet.protocol())
             && packet.bytes().len() <= ip::MAX_LEN
+            && unit.is_tight()
             && let Some(key) = Key::new(packet)
             && let Ok(upper) = Upper::parse(packet)
             && upper.joinable
@@ -228,23 +359,24 @@ impl Coalescer {
     }
 
     #[inline]
-    fn join(&mut self, packet: &IpPacket<'_>, key: Key, new: &Upper<'_>, out: &mut impl FnMut(&VnetHdr, &[u8])) {
+    fn join(&mut self, unit: Unit<'_, '_>, key: Key, new: &Upper<'_>, out: &mut impl FnMut(&VnetHdr, &[u8])) {
+        let packet = unit.packet;
         // The newest run is the likeliest.
-        let Some(at) = self.held.iter().rposition(|run| run.key == key) else {
+        let Some(at) = self.held.iter().rposition(|run| run.key == key && run.has_link(unit.link)) else {
             let Some(ports) = packet.payload().first_chunk() else { return };
             let flow = Flow::new(packet, *ports);
             self.release(|run| run.flow == flow, out);
-            return self.start(packet, key, flow, new, out);
+            return self.start(unit, key, flow, new, out);
         };
         let run = &mut self.held[at];
         let Some(ids) = run.continues_with(packet, new).filter(|_| !run.partial) else {
             let flow = run.flow;
             self.send(at, out);
-            return self.start(packet, key, flow, new, out);
+            return self.start(unit, key, flow, new, out);
         };
         if !run.append_verified(packet, new, ids) {
             self.send(at, out);
-            return out(&VnetHdr::NONE, packet.bytes());
+            return out(&VnetHdr::NONE, unit.whole);
         }
         if run.is_closed(new) {
             self.send(at, out);
@@ -255,21 +387,21 @@ impl Coalescer {
     #[inline]
     fn start(
         &mut self,
-        packet: &IpPacket<'_>,
+        unit: Unit<'_, '_>,
         key: Key,
         flow: Flow,
         new: &Upper<'_>,
         out: &mut impl FnMut(&VnetHdr, &[u8]),
     ) {
         if new.closing != 0 {
-            return out(&VnetHdr::NONE, packet.bytes());
+            return out(&VnetHdr::NONE, unit.whole);
         }
         let buffer = self.buffer(out);
-        match Run::start(buffer, packet, key, flow, new) {
+        match Run::start(buffer, unit, key, flow, new) {
             Ok(run) => self.held.push(run),
             Err(buffer) => {
                 self.spare.push(buffer);
-                out(&VnetHdr::NONE, packet.bytes());
+                out(&VnetHdr::NONE, unit.whole);
             }
         }
     }
@@ -277,30 +409,33 @@ impl Coalescer {
     /// Sends a partial packet out alone: uncopied if its checksum field already holds what it should, as that of an honest
     /// sender does.
     #[inline]
-    fn pass_partial(&mut self, packet: &IpPacket<'_>, upper: &Upper<'_>, out: &mut impl FnMut(&VnetHdr, &[u8])) {
+    fn pass_partial(&mut self, unit: Unit<'_, '_>, upper: &Upper<'_>, out: &mut impl FnMut(&VnetHdr, &[u8])) {
+        let (packet, link_len) = (unit.packet, unit.link.len());
         let bytes = packet.bytes();
         // Lossless: a packet of at most MAX_LEN bytes.
         let pseudo = packet.pseudo_header(packet.protocol()).add_u16(packet.payload().len() as u16);
         if self.joins.partial && upper.checksum() == pseudo.fold() {
-            return out(&partial_header(packet.header_len(), upper.header.len(), upper.checksum_at), bytes);
+            let header = partial_header(packet.header_len(), upper.header.len(), upper.checksum_at);
+            return out(&header.behind(link_len), unit.whole);
         }
-        let mut buffer = self.spare.pop().unwrap_or_else(new_buffer);
+        let mut buffer = self.spare.pop().unwrap_or_else(Buffer::new);
+        buffer.set_link(unit.link);
         if let Some(copy) = buffer.get_mut(..bytes.len()) {
             copy.copy_from_slice(bytes);
             let (ip_len, upper_len) = (packet.header_len(), upper.header.len());
             let vnet = finish_single(self.joins, copy, ip_len, upper_len, packet.protocol(), pseudo);
-            out(&vnet, copy);
+            out(&vnet.behind(link_len), buffer.frame(link_len, bytes.len()));
         }
         self.spare.push(buffer);
     }
 
     /// A buffer for a further run; the oldest one leaves if there are too many.
     #[inline]
-    fn buffer(&mut self, out: &mut impl FnMut(&VnetHdr, &[u8])) -> Box<[u8]> {
+    fn buffer(&mut self, out: &mut impl FnMut(&VnetHdr, &[u8])) -> Buffer {
         if self.held.len() == SLOTS {
             self.send(0, out);
         }
-        self.spare.pop().unwrap_or_else(new_buffer)
+        self.spare.pop().unwrap_or_else(Buffer::new)
     }
 
     /// Sends out the runs that `matches` names.
@@ -317,11 +452,6 @@ impl Coalescer {
         run.emit(self.joins, out);
         self.spare.push(run.buffer);
     }
-}
-
-#[cold]
-fn new_buffer() -> Box<[u8]> {
-    vec![0; BUFFER_LEN].into_boxed_slice()
 }
 
 /// The checksum with which a packet is not joined: a UDP sender computed none, and a TCP checksum of 0 can also be written as
@@ -381,13 +511,8 @@ fn header_sum(packet: &IpPacket<'_>, upper_header: &[u8]) -> Sum {
 impl Run {
     /// Copies the first packet to `buffer`; gives the buffer back if a checksum is wrong.
     #[inline]
-    fn start(
-        mut buffer: Box<[u8]>,
-        packet: &IpPacket<'_>,
-        key: Key,
-        flow: Flow,
-        new: &Upper<'_>,
-    ) -> Result<Self, Box<[u8]>> {
+    fn start(mut buffer: Buffer, unit: Unit<'_, '_>, key: Key, flow: Flow, new: &Upper<'_>) -> Result<Self, Buffer> {
+        let packet = unit.packet;
         let bytes = packet.bytes();
         let header_len = bytes.len() - new.payload.len();
         let (headers, body) = buffer.split_at_mut(header_len);
@@ -396,21 +521,24 @@ impl Run {
         if !sum.is_valid() || !packet.header_checksum_ok() {
             return Err(buffer);
         }
-        Ok(Self::new(buffer, packet, key, flow, new))
+        Ok(Self::new(buffer, unit, key, flow, new))
     }
 
     /// Copies the first partial packet, of at most [`BUFFER_LEN`] bytes, to `buffer`.
     #[inline]
-    fn start_partial(mut buffer: Box<[u8]>, packet: &IpPacket<'_>, key: Key, flow: Flow, new: &Upper<'_>) -> Self {
-        let bytes = packet.bytes();
+    fn start_partial(mut buffer: Buffer, unit: Unit<'_, '_>, key: Key, flow: Flow, new: &Upper<'_>) -> Self {
+        let bytes = unit.packet.bytes();
         buffer[..bytes.len()].copy_from_slice(bytes);
-        Self { partial: true, ..Self::new(buffer, packet, key, flow, new) }
+        Self { partial: true, ..Self::new(buffer, unit, key, flow, new) }
     }
 
     #[inline]
-    fn new(buffer: Box<[u8]>, packet: &IpPacket<'_>, key: Key, flow: Flow, new: &Upper<'_>) -> Self {
+    fn new(mut buffer: Buffer, unit: Unit<'_, '_>, key: Key, flow: Flow, new: &Upper<'_>) -> Self {
+        let packet = unit.packet;
+        buffer.set_link(unit.link);
         Self {
             buffer,
+            link_len: unit.link.len(),
             len: packet.bytes().len(),
             key,
             flow,
@@ -422,6 +550,12 @@ impl Run {
             last_flags: 0,
             ids: Ids::Consecutive,
         }
+    }
+
+    /// Whether its packets are behind this link-layer header.
+    #[inline]
+    fn has_link(&self, link: &[u8]) -> bool {
+        self.buffer.link(self.link_len) == link
     }
 
     /// Whether a packet of the same key is what segmentation would make next, and how the ids then run on.
@@ -507,7 +641,7 @@ impl Run {
             (1, true) => self.finish_lone(joins),
             _ => self.finish(),
         };
-        out(&vnet, &self.buffer[..self.len]);
+        out(&vnet.behind(self.link_len), self.buffer.frame(self.link_len, self.len));
     }
 
     #[inline]

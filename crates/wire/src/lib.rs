@@ -16,16 +16,19 @@
 use std::fmt;
 
 pub mod arp;
+pub mod beacon;
 pub mod checksum;
 pub mod coalesce;
 pub mod describe;
 pub mod ecn;
 pub mod ethernet;
 pub mod fragment;
+pub mod frame;
 pub mod icmp;
 pub mod ip;
 pub mod message;
 pub mod mss;
+pub mod ndp;
 pub mod run;
 pub mod segment;
 pub mod tcp;

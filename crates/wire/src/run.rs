@@ -6,6 +6,7 @@
 //! transport `sealed`).
 
 use crate::Malformed;
+use crate::frame::MAX_LINK;
 use crate::ip::{self, Fragment, IpPacket, V4_DONT_FRAGMENT, V4_HEADER_LEN, V6_HEADER_LEN, Version, protocol};
 use crate::tcp::{self, TcpSegment, flags};
 use crate::udp::{self, UdpDatagram};
@@ -164,9 +165,33 @@ impl<'a> Upper<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Continuity(Option<Series>);
 
+/// The link-layer header of a frame; of a packet there is none.
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    bytes: [u8; MAX_LINK],
+    len: usize,
+}
+
+impl Link {
+    #[inline]
+    fn new(link: &[u8]) -> Self {
+        let mut bytes = [0; MAX_LINK];
+        if let Some(room) = bytes.get_mut(..link.len()) {
+            room.copy_from_slice(link);
+        }
+        Self { bytes, len: link.len() }
+    }
+
+    #[inline]
+    fn is(&self, link: &[u8]) -> bool {
+        self.bytes.get(..self.len) == Some(link)
+    }
+}
+
 /// Datagrams that continue each other.
 #[derive(Clone, Copy, Debug)]
 struct Series {
+    link: Link,
     key: Key,
     /// Payload bytes of each.
     step: usize,
@@ -178,10 +203,10 @@ struct Series {
 }
 
 impl Continuity {
-    /// Takes the next packet to the same peer, whose checksum is partial, and answers whether it continues the one before:
+    /// Takes the next packet to the same peer, whose checksum is partial, behind the `link` header that it has in a frame, and answers whether it continues the one before:
     /// [`crate::coalesce::Coalescer::push_partial`] would join it.
     #[inline]
-    pub fn continues(&mut self, packet: &IpPacket<'_>) -> bool {
+    pub fn continues(&mut self, link: &[u8], packet: &IpPacket<'_>) -> bool {
         let before = self.0.take();
         if packet.protocol() != protocol::UDP {
             return false;
@@ -192,7 +217,9 @@ impl Continuity {
             return false;
         }
         let size = upper.payload.len();
-        let extended = before.filter(|series| series.key == key).and_then(|series| series.with(packet, size));
+        let extended = before
+            .filter(|series| series.key == key && series.link.is(link))
+            .and_then(|series| series.with(packet, size));
         // A shorter one ends its series, and so does the last one that there is room for.
         let is_open = |series: &Series| size == series.step && series.count < MAX_UDP_SEGMENTS;
         match extended {
@@ -202,7 +229,15 @@ impl Continuity {
             }
             None => {
                 let (len, first_id) = (packet.bytes().len(), packet.v4_id());
-                self.0 = Some(Series { key, step: size, len, count: 1, first_id, ids: Ids::Consecutive });
+                self.0 = Some(Series {
+                    link: Link::new(link),
+                    key,
+                    step: size,
+                    len,
+                    count: 1,
+                    first_id,
+                    ids: Ids::Consecutive,
+                });
                 false
             }
         }

@@ -6,6 +6,7 @@
 //!
 //! 1. [`SuperPacket::parse`] finds the headers by its own parse (lengths in the virtio header are hints that a kernel
 //!    may get wrong), and sums once what all segments share.
+//!    [`SuperPacket::parse_frame`] does the same behind a link-layer header, which every segment then begins with.
 //! 2. [`SuperPacket::emit`] writes one segment: copies the headers, changes the fields that differ, copies the payload.
 //!    [`InPlace`] does the same without copying the payload, for a reader that copies it anyway.
 
@@ -13,6 +14,7 @@ use std::ops::Range;
 
 use crate::Malformed;
 use crate::checksum::Sum;
+use crate::frame::Frame;
 use crate::ip::{Fragment, IpPacket, V6_HEADER_LEN, Version, protocol};
 use crate::tcp::{self, TcpSegment, flags};
 use crate::udp::{self, UdpDatagram};
@@ -31,6 +33,9 @@ pub struct SuperPacket<'a> {
 /// How a validated packet is divided: all that [`SuperPacket`] knows about it but for the bytes themselves.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
+    /// Bytes before the IP header, in a frame.
+    link_len: usize,
+    /// Those and the headers behind them.
     header_len: usize,
     payload_len: usize,
     kind: Kind,
@@ -112,6 +117,44 @@ impl<'a> SuperPacket<'a> {
         Ok(Self::new(headers, payload, Kind::Split { ip: Ip::new(&packet), upper }, step, count))
     }
 
+    /// Validates a frame against the virtio header it came with. What follows an IP packet in its frame is kept, unless the packet is to be split or its
+    /// checksum is to be completed: then it is padding, and ends here. Frames without an IP packet stay as they are, but for such a checksum.
+    ///
+    /// # Errors
+    /// As [`SuperPacket::parse`]; [`Malformed::OffloadType`] for one to be split without an IP packet that could be.
+    #[inline]
+    pub fn parse_frame(vnet: VnetHdr, frame: &Frame<'a>) -> Result<Self, Malformed> {
+        let link_len = frame.link().len();
+        let Some(packet) = frame.packet() else { return Self::parse_strange(vnet, frame) };
+        let inner = Self::parse(vnet.without(link_len).ok_or(Malformed::ChecksumOffsets)?, packet)?;
+        if matches!(inner.layout.kind, Kind::Whole) {
+            return Ok(Self::new(&[], frame.bytes(), Kind::Whole, frame.bytes().len(), 1));
+        }
+        let Layout { header_len, kind, step, count, .. } = inner.layout;
+        let headers = frame.bytes().get(..link_len + header_len).ok_or(Malformed::Truncated)?;
+        let mut whole = Self::new(headers, inner.payload, kind, step, count);
+        whole.layout.link_len = link_len;
+        Ok(whole)
+    }
+
+    /// A frame whose inside we do not know.
+    fn parse_strange(vnet: VnetHdr, frame: &Frame<'a>) -> Result<Self, Malformed> {
+        if vnet.gso_type != vnet::GSO_NONE {
+            return Err(Malformed::OffloadType);
+        }
+        let (split_at, kind) = if vnet.needs_csum() {
+            let (start, at) = (usize::from(vnet.csum_start), usize::from(vnet.csum_offset));
+            if start < frame.link().len() || start + at + 2 > frame.bytes().len() {
+                return Err(Malformed::ChecksumOffsets);
+            }
+            (start, Kind::Checksum { at, upper: false })
+        } else {
+            (0, Kind::Whole)
+        };
+        let (headers, payload) = frame.bytes().split_at(split_at);
+        Ok(Self::new(headers, payload, kind, payload.len(), 1))
+    }
+
     /// A packet that is not to be split.
     #[inline]
     fn parse_single(vnet: VnetHdr, packet: IpPacket<'a>) -> Result<Self, Malformed> {
@@ -137,7 +180,7 @@ impl<'a> SuperPacket<'a> {
 
     #[inline]
     fn new(headers: &'a [u8], payload: &'a [u8], kind: Kind, step: usize, count: usize) -> Self {
-        let layout = Layout { header_len: headers.len(), payload_len: payload.len(), kind, step, count };
+        let layout = Layout { link_len: 0, header_len: headers.len(), payload_len: payload.len(), kind, step, count };
         Self { headers, payload, layout }
     }
 
@@ -285,6 +328,7 @@ impl Layout {
                 }
             }
             Kind::Split { ip, upper } => {
+                let (_, headers) = headers.split_at_mut_checked(self.link_len)?;
                 let length = headers.len() + body.len();
                 let (ip_header, upper_header) = headers.split_at_mut_checked(ip.len)?;
                 ip.patch(index, length, ip_header)?;

@@ -71,6 +71,25 @@ impl VnetHdr {
         [self.flags, self.gso_type, h0, h1, g0, g1, s0, s1, o0, o1]
     }
 
+    /// The header of the same packet behind `link` bytes more, of a link-layer header.
+    #[inline]
+    #[must_use]
+    pub fn behind(self, link: usize) -> Self {
+        let moved = |at: u16| at.saturating_add(u16::try_from(link).unwrap_or(u16::MAX));
+        let hdr_len = if self.hdr_len == 0 { 0 } else { moved(self.hdr_len) };
+        let csum_start = if self.needs_csum() { moved(self.csum_start) } else { self.csum_start };
+        Self { hdr_len, csum_start, ..self }
+    }
+
+    /// The header of what follows the first `link` bytes; `None` if the checksum starts among those.
+    #[inline]
+    #[must_use]
+    pub fn without(self, link: usize) -> Option<Self> {
+        let link = u16::try_from(link).ok()?;
+        let csum_start = if self.needs_csum() { self.csum_start.checked_sub(link)? } else { self.csum_start };
+        Some(Self { hdr_len: self.hdr_len.saturating_sub(link), csum_start, ..self })
+    }
+
     /// Whether the checksum is still to be completed.
     #[inline]
     #[must_use]
@@ -100,6 +119,22 @@ mod tests {
         assert_eq!(header.emit(), bytes);
         assert_eq!(VnetHdr::parse(&bytes), header);
         assert!(header.needs_csum());
+    }
+
+    #[test]
+    fn offsets_count_from_the_first_byte() {
+        let packet = VnetHdr {
+            flags: NEEDS_CSUM,
+            gso_type: GSO_TCPV4,
+            hdr_len: 40,
+            gso_size: 1000,
+            csum_start: 20,
+            csum_offset: 16,
+        };
+        let frame = packet.behind(14);
+        assert_eq!((frame.hdr_len, frame.csum_start, frame.csum_offset), (54, 34, 16));
+        assert_eq!((frame.without(14), frame.without(35)), (Some(packet), None));
+        assert_eq!((VnetHdr::NONE.behind(14), VnetHdr::NONE.without(14)), (VnetHdr::NONE, Some(VnetHdr::NONE)));
     }
 
     #[test]

@@ -498,13 +498,13 @@ fn a_sender_knows_which_datagrams_continue() {
     run_of[last - 1].payload.truncate(3);
     let mut continuity = Continuity::default();
     let told: Vec<_> =
-        run_of.iter().map(|segment| continuity.continues(&IpPacket::parse(&segment.bytes()).unwrap())).collect();
+        run_of.iter().map(|segment| continuity.continues(&[], &IpPacket::parse(&segment.bytes()).unwrap())).collect();
     let starts: Vec<_> = (0..told.len()).filter(|index| !told[*index]).collect();
     assert_eq!(starts, [0, MAX_UDP_SEGMENTS, last], "a full run and a shorter datagram end it");
     continuity.interrupt();
-    assert!(!continuity.continues(&IpPacket::parse(&run_of[last].bytes()).unwrap()));
+    assert!(!continuity.continues(&[], &IpPacket::parse(&run_of[last].bytes()).unwrap()));
     // TCP comes in super-packets.
     for segment in segments(false, true, 2) {
-        assert!(!continuity.continues(&IpPacket::parse(&segment.bytes()).unwrap()));
+        assert!(!continuity.continues(&[], &IpPacket::parse(&segment.bytes()).unwrap()));
     }
 }

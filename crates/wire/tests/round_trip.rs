@@ -346,7 +346,7 @@ proptest! {
         }
         let packets = bytes_of(&segments);
         let mut continuity = Continuity::default();
-        let told: Vec<_> = packets.iter().map(|packet| continuity.continues(&IpPacket::parse(packet).unwrap())).collect();
+        let told: Vec<_> = packets.iter().map(|packet| continuity.continues(&[], &IpPacket::parse(packet).unwrap())).collect();
         let told_to = join_mixed(Joins::ALL, &packets, |index| Some((told[index], 0)));
         prop_assert_eq!(told_to.len(), told.iter().filter(|told| !**told).count());
         let always = join_mixed(Joins::ALL, &packets, |_| Some((true, 0)));

@@ -180,7 +180,7 @@ impl Path {
             return Flags::NONE;
         }
         let flags = Flags::CHECKSUM_PARTIAL;
-        if count == 1 && self.continuity.continues(packet) { flags.with(Flags::CONTINUES) } else { flags }
+        if count == 1 && self.continuity.continues(&[], packet) { flags.with(Flags::CONTINUES) } else { flags }
     }
 
     #[inline]
