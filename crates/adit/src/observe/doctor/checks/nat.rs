@@ -30,7 +30,8 @@ fn check(facts: &Facts) -> Vec<Finding> {
         let translated: Vec<_> = seen.filter(|(_, at)| !host.owns(at.ip())).collect();
         let Some((_, first)) = translated.first() else { continue };
         let open: Vec<_> = translated.iter().filter(|(peer, _)| peer.keepalive_s.is_none()).collect();
-        if let Some((peer, at)) = open.first() {
+        // Nodes of a network keep their ways open by themselves.
+        if let (Some((peer, at)), None) = (open.first(), &status.network) {
             let names: Vec<&str> = open.iter().map(|(peer, _)| peer.name.as_str()).collect();
             findings.push(
                 KEEPALIVE
@@ -61,8 +62,9 @@ fn check(facts: &Facts) -> Vec<Finding> {
                         ))
                         .on(device)
                         .advise(format!(
-                            "if UDP port {port} is led here from {}, say so with `public` under [network] in {}; if not, write \
-                             `behind-nat = true` there",
+                            "lead UDP port {port} of {} to this host, and write `public-ip = \"{}\"` under [network] in {}; a node that nobody can \
+                             call reaches only those that it can call itself",
+                            first.ip(),
                             first.ip(),
                             daemon.file()
                         )),
