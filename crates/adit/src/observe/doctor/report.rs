@@ -41,7 +41,7 @@ pub fn text(facts: &Facts, outcomes: &[Outcome]) -> String {
     let well: Vec<&str> = outcomes.iter().filter(|o| o.findings.is_empty()).map(|o| o.check.id).collect();
     if !well.is_empty() {
         text += "\n";
-        text += &wrap("all is well: ", &well.join(", "), INDENT);
+        text += &wrap("found nothing: ", &well.join(", "), INDENT);
     }
     text += &format!("\n{}\n", verdict(outcomes));
     text
@@ -187,7 +187,7 @@ mod tests {
         let facts = tunnel();
         let text = text(&facts, &judge(&facts));
         assert!(text.ends_with("\nnothing is wrong\n"), "{text}");
-        assert!(text.contains("all is well: daemon, tun, ") && text.lines().count() < 10, "{text}");
+        assert!(text.contains("found nothing: daemon, tun, ") && text.lines().count() < 10, "{text}");
     }
 
     #[test]
@@ -196,7 +196,7 @@ mod tests {
         let text = text(&facts, &judge(&facts));
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH || line.contains("type: ")), "{text}");
         let places: Vec<_> =
-            ["BROKEN", "type: ip route replace 192.0.2.2 dev eth0 mtu 1380", "note ", "not seen", "all is well"]
+            ["BROKEN", "type: ip route replace 192.0.2.2 dev eth0 mtu 1380", "note ", "not seen", "found nothing"]
                 .map(|part| text.find(part).unwrap_or_else(|| panic!("{part}: {text}")))
                 .into();
         assert!(places.is_sorted(), "{text}");
