@@ -500,7 +500,7 @@ fn rules_of_others_are_listed_with_their_sets_and_maps() {
         "nft",
         &["table inet filter { chain input { type filter hook input priority 5; policy drop; \
            ct state vmap { established : accept, invalid : drop }; udp dport { 53, 7000-7010 } accept; counter reject; }; \
-           chain more { ip saddr 10.0.0.0/8 goto input; }; }"],
+           chain other { }; chain more { ip saddr 10.0.0.0/8 goto other; }; }"],
     );
     run("iptables", &["-A", "INPUT", "-m", "conntrack", "--ctstate", "NEW", "-j", "REJECT"]);
     let listing = Nft::open_in(&namespace).unwrap().listing().unwrap();
@@ -523,13 +523,13 @@ fn rules_of_others_are_listed_with_their_sets_and_maps() {
             && decisions.contains(&Some(Decision::Drop))
     );
     let mut bounds: Vec<_> = set(ports).into_iter().map(|element| (element.key, element.ends)).collect();
-    bounds.retain(|(key, _)| *key >= 53u16.to_be_bytes());
+    bounds.retain(|(key, _)| key.as_slice() >= &53u16.to_be_bytes()[..]);
     bounds.sort();
     let expected = [(53u16, false), (54, true), (7000, false), (7011, true)];
     assert_eq!(bounds, expected.map(|(port, ends)| (port.to_be_bytes().to_vec(), ends)));
     assert_eq!(rest.program, [Expression::Aside("counter".into()), Expression::Reject]);
     assert!(
-        matches!(chain("more").rules[0].program.last(), Some(Expression::Decide(Decision::Goto(to))) if to == "input")
+        matches!(chain("more").rules[0].program.last(), Some(Expression::Decide(Decision::Goto(to))) if to == "other")
     );
     assert!(chain("more").base.is_none());
     let foreign: Vec<_> = chain("INPUT").rules[0]
