@@ -22,7 +22,7 @@ use crate::{Failure, Result, apply};
 
 /// Asked-for size of each socket's buffers in bytes. Smaller ones lose datagrams of a fast TCP stream: with the kernel's default of
 /// 208 KiB a stream keeps three quarters of its speed, with 1 MiB it still has thousands of retransmissions.
-const SOCKET_BUFFER: usize = 8 << 20;
+pub const SOCKET_BUFFER: usize = 8 << 20;
 
 /// Workers that `auto` starts at most: beyond, a tunnel is bound by its flows rather than by processors.
 const MAX_AUTO_WORKERS: usize = 16;

@@ -20,6 +20,8 @@ pub mod topic {
     pub const TRACE: u8 = 16;
     /// How fast the way is.
     pub const BENCH: u8 = 32;
+    /// Where a peer sees us, and what time it has: `observe/doctor/examine.rs`.
+    pub const DOCTOR: u8 = 48;
 }
 
 /// Notes of one topic that wait for who subscribed; more are lost.

@@ -124,6 +124,8 @@ pub enum Wanted {
     Called(Vec<PublicKey>),
     /// As it is; a peer is told this.
     Told(PeerId, u8, Vec<u8>),
+    /// As it is; the ways to so many peers are measured. Answered by which, and how many more could be.
+    Measured(usize, SyncSender<(Vec<PeerId>, usize)>),
 }
 
 /// One request, and where its answer goes.
@@ -196,6 +198,17 @@ impl Handle {
     /// There is no session with it; the daemon is about to end.
     pub fn tell(&self, peer: PeerId, topic: u8, body: Vec<u8>) -> Result<(), Refusal> {
         self.ask(Wanted::Told(peer, topic, body)).map(drop)
+    }
+
+    /// Begins to measure the ways to at most `most` sealed peers that have a session. Answers which, and how many more have one; what comes of it
+    /// is in [`Facts::measured`].
+    ///
+    /// # Errors
+    /// The daemon is about to end.
+    pub fn measure(&self, most: usize) -> Result<(Vec<PeerId>, usize), Refusal> {
+        let (sender, begun) = sync_channel(1);
+        self.ask(Wanted::Measured(most, sender))?;
+        begun.recv().map_err(|_| Failure::failed("the daemon is about to end").into())
     }
 
     /// What the daemon does now. What a change that was answered has made is in it.

@@ -16,7 +16,7 @@ use tunnel::admission::Admission;
 use tunnel::handshake::Identity;
 use tunnel::network::Membership;
 use tunnel::node::{PeerState, Random, Settings};
-use tunnel::peer::PeerSettings;
+use tunnel::peer::{PeerSettings, Standing};
 use tunnel::{Node, Now, Output, PeerId, Reason, Remote, Time};
 use wire::ecn::Ecn;
 use wire::message::{Mode, Protocol};
@@ -299,6 +299,22 @@ impl Switchboard {
         let told = lock(&self.node).tell(id, topic, body, now());
         self.carry_out(None, roster);
         told
+    }
+
+    /// Begins to measure the ways to at most `most` sealed peers that have a session; answers which, and how many more have one.
+    pub fn measure(&mut self, most: usize, roster: &Roster) -> (Vec<PeerId>, usize) {
+        let (mut begun, mut left_out) = (Vec::new(), 0);
+        for (id, _) in roster.iter().filter(|(_, member)| member.peer.transport == TransportKind::Sealed) {
+            let now = now();
+            if begun.len() == most {
+                left_out +=
+                    usize::from(lock(&self.node).state(id, now.time).is_some_and(|s| s.standing == Standing::Up));
+            } else if lock(&self.node).measure(id, now) {
+                begun.push(id);
+            }
+        }
+        self.carry_out(None, roster);
+        (begun, left_out)
     }
 
     /// The next thing that a peer told us.

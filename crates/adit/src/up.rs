@@ -31,6 +31,7 @@ use crate::dns::Resolvers;
 use crate::key::PrivateKey;
 use crate::mark::MarkFile;
 use crate::names::Names;
+use crate::observe::doctor;
 use crate::observe::facts::Facts;
 use crate::observe::trace::Desk;
 use crate::observe::trace::helper::Helper;
@@ -327,6 +328,7 @@ fn start(
     }
     let handle = control.handle();
     handle.trace().serve(handle.clone())?;
+    doctor::examine::answer_peers(handle.clone())?;
     let server = sockets.serve(move |request| answer(request, &handle, network.as_ref()))?;
     let running = control.start(opened)?;
     control.serve_page(page);
@@ -341,6 +343,10 @@ fn start_helper() -> Option<Helper> {
 fn answer(request: api::Request, handle: &Handle, network: Option<&network::Caller>) -> api::Response {
     match request {
         api::Request::Status => api::Response::Status(Box::new(handle.facts().status())),
+        api::Request::Examine => match doctor::examine::examine(handle) {
+            Ok(examination) => api::Response::Examined(Box::new(examination)),
+            Err(refusal) => api::Response::Error { sentence: refusal.failure().sentence().to_owned() },
+        },
         api::Request::Stop => {
             handle.stop();
             api::Response::Done

@@ -79,7 +79,7 @@ impl World {
             Request::TraceBegin { .. } | Request::TraceCollect { .. } => {
                 Response::Error { sentence: "another trace is under way on this host".into() }
             }
-            Request::Reload | Request::Leave | Request::Refresh => match name.as_str() {
+            Request::Reload | Request::Leave | Request::Refresh | Request::Examine => match name.as_str() {
                 "adit1" => Response::Fault { sentence: "t.toml:3:1: no".into() },
                 _ => Response::Changed { sentence: "1 peer added".into() },
             },

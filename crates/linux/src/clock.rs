@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::syscall::syscall;
+
 /// Nanoseconds since the machine started, those included in which it slept (CLOCK_BOOTTIME). Never goes back.
 #[inline]
 #[must_use]
@@ -22,6 +24,16 @@ pub fn monotonic() -> u64 {
 #[must_use]
 pub fn realtime() -> Duration {
     read(libc::CLOCK_REALTIME)
+}
+
+/// Whether a time service keeps the time of day, as adjtimex(2) has it; nothing if the kernel does not say.
+#[must_use]
+pub fn is_synchronised() -> Option<bool> {
+    // SAFETY: an all-zero `timex` is a valid value of this plain structure; it asks for no change.
+    let mut state: libc::timex = unsafe { std::mem::zeroed() };
+    // The pointer is to a structure that outlives the call.
+    let answer = syscall!(adjtimex(&raw mut state)).ok()?;
+    Some(answer != libc::TIME_ERROR && state.status & libc::STA_UNSYNC == 0)
 }
 
 #[inline]
@@ -71,6 +83,11 @@ mod tests {
         let text = std::fs::read_to_string("/proc/uptime").unwrap();
         let uptime: f64 = text.split(' ').next().unwrap().parse().unwrap();
         assert!((boottime() as f64 / 1e9 - uptime).abs() < 5.0, "{uptime}");
+    }
+
+    #[test]
+    fn whether_the_clock_is_kept_is_known() {
+        assert!(is_synchronised().is_some());
     }
 
     #[test]

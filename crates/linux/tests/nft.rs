@@ -13,8 +13,8 @@ use ipnet::IpNet;
 use linux::netlink::{Netlink, Route, VethEnd};
 use linux::netns::NetNs;
 use linux::nft::{
-    Action, AddressType, Base, Chain, ChainKind, ConnectionState, Family, Header, Hook, Match, Mss, Nft, Policy,
-    Rejection, Rule, Ruleset, Set, Transport,
+    Action, AddressType, Base, Chain, ChainKind, ConnectionState, Decision, Expression, Family, Header, Hook, Match,
+    Mss, Nft, Policy, Rejection, Rule, Ruleset, Set, Transport,
 };
 use linux::sysctl;
 use support::{fresh, wait_for};
@@ -487,4 +487,58 @@ fn packets_meet_the_rules() {
     nft.apply(&table(Family::Inet, vec![forward(vec![reject])])).unwrap();
     let refused = row.inside.run(|| TcpStream::connect("192.0.2.2:1")).unwrap();
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn rules_of_others_are_listed_with_their_sets_and_maps() {
+    let (namespace, _netlink) = fresh();
+    let run = |program: &str, arguments: &[&str]| {
+        let output = namespace.run(|| Command::new(program).args(arguments).output().unwrap()).unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    run(
+        "nft",
+        &["table inet filter { chain input { type filter hook input priority 5; policy drop; \
+           ct state vmap { established : accept, invalid : drop }; udp dport { 53, 7000-7010 } accept; counter reject; }; \
+           chain other { }; chain more { ip saddr 10.0.0.0/8 goto other; }; }"],
+    );
+    run("iptables", &["-A", "INPUT", "-m", "conntrack", "--ctstate", "NEW", "-j", "REJECT"]);
+    let listing = Nft::open_in(&namespace).unwrap().listing().unwrap();
+    let chain = |name: &str| listing.chains.iter().find(|chain| chain.name == name).unwrap();
+    let base = chain("input").base.as_ref().unwrap();
+    assert_eq!((base.kind.as_str(), base.hook, base.priority, base.drops), ("filter", 1, 5, true));
+    let [states, ports, rest] = &chain("input").rules[..] else { panic!("{listing:#?}") };
+    assert!(matches!(&states.program[1], Expression::Lookup { to: Some(0), inverted: false, .. }), "{states:?}");
+    let set = |rule: &linux::nft::ListedRule| {
+        let name = rule.program.iter().find_map(|step| match step {
+            Expression::Lookup { set, .. } => Some(set.clone()),
+            _ => None,
+        });
+        listing.sets.iter().find(|set| Some(&set.name) == name.as_ref()).unwrap().elements.clone().unwrap()
+    };
+    let decisions: Vec<_> = set(states).into_iter().map(|element| element.decision).collect();
+    assert!(
+        decisions.len() == 2
+            && decisions.contains(&Some(Decision::Accept))
+            && decisions.contains(&Some(Decision::Drop))
+    );
+    let mut bounds: Vec<_> = set(ports).into_iter().map(|element| (element.key, element.ends)).collect();
+    bounds.retain(|(key, _)| key.as_slice() >= &53u16.to_be_bytes()[..]);
+    bounds.sort();
+    let expected = [(53u16, false), (54, true), (7000, false), (7011, true)];
+    assert_eq!(bounds, expected.map(|(port, ends)| (port.to_be_bytes().to_vec(), ends)));
+    assert_eq!(rest.program, [Expression::Aside("counter".into()), Expression::Reject]);
+    assert!(
+        matches!(chain("more").rules[0].program.last(), Some(Expression::Decide(Decision::Goto(to))) if to == "other")
+    );
+    assert!(chain("more").base.is_none());
+    let foreign: Vec<_> = chain("INPUT").rules[0]
+        .program
+        .iter()
+        .filter_map(|step| match step {
+            Expression::Foreign { target, name, .. } => Some((*target, name.as_str())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(foreign, [(false, "conntrack"), (true, "REJECT")]);
 }

@@ -24,6 +24,7 @@
 
 pub mod admission;
 pub mod forwarding;
+pub mod gauge;
 pub mod handshake;
 pub mod limiter;
 pub mod mac;

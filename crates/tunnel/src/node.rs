@@ -365,6 +365,7 @@ impl Node {
         if due.keepalive {
             self.keepalive(id, now);
         }
+        self.look_at_gauge(id, now);
         self.look_at_probes(id, now);
         let Some(peer) = self.peer(id) else { return };
         if due.call || due.keepalive {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use wire::message::{Protocol, Tai64n};
 use zeroize::Zeroizing;
 
+use crate::gauge::Gauge;
 use crate::handshake::Initiator;
 use crate::mac::MacKeys;
 use crate::probe::{MtuSearch, Validation};
@@ -168,6 +169,8 @@ pub(crate) struct Peer {
     pub(crate) proven: Option<SocketAddr>,
     pub(crate) validation: Option<Validation>,
     pub(crate) search: MtuSearch,
+    /// What a person has asked for.
+    pub(crate) gauge: Option<Gauge>,
     /// The inner MTU that the initiation of the next session names.
     pub(crate) next_mtu: Option<usize>,
     /// The inner MTU that it said it has.
@@ -215,6 +218,7 @@ impl Peer {
             proven: settings.endpoint,
             validation: None,
             search: MtuSearch::default(),
+            gauge: None,
             next_mtu: None,
             peer_mtu: None,
             handshake: None,

@@ -125,6 +125,11 @@ impl MtuSearch {
         if self.found == 0 { self.target } else { self.found.min(self.target) }
     }
 
+    /// What the first link permits; 0 while nobody said.
+    pub(crate) fn target(&self) -> usize {
+        self.target
+    }
+
     /// Says what the first link permits.
     pub(crate) fn set_target(&mut self, target: usize) {
         if target != self.target {

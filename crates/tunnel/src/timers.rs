@@ -79,6 +79,7 @@ pub(crate) fn next(peer: &Peer, now: Time) -> (Option<Time>, bool) {
         keepalive_at(peer, now).filter(|_| up || !calling),
         peer.validation.as_ref().map(|validation| validation.due()),
         peer.search.due().filter(|_| peer.can_search(now)),
+        peer.gauge.as_ref().and_then(|gauge| gauge.due()),
         recent.then_some(now + LOOK),
     ];
     (times.into_iter().flatten().min(), recent)

@@ -89,9 +89,11 @@ pub fn status(runtime_dir: &Path, device: &str) -> std::result::Result<Status, C
     let path = status_socket(runtime_dir, device);
     match call(&path, Request::Status)? {
         Response::Status(status) => Ok(*status),
-        Response::Done | Response::Changed { .. } | Response::Tracing { .. } | Response::Traced(_) => {
-            Err(CallError::Broken(path, io::Error::other("it answered something else")))
-        }
+        Response::Done
+        | Response::Changed { .. }
+        | Response::Examined(_)
+        | Response::Tracing { .. }
+        | Response::Traced(_) => Err(CallError::Broken(path, io::Error::other("it answered something else"))),
         Response::Error { sentence } | Response::Fault { sentence } => {
             Err(CallError::Broken(path, io::Error::other(sentence)))
         }

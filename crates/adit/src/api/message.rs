@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Status;
+use super::{Examination, Status};
 use crate::observe::trace::{Gathered, Sought, Wish};
 
 /// The longest request, in bytes, line feed included.
@@ -22,6 +22,8 @@ pub enum Request {
     Leave,
     /// Look again at what a node of a network has in its files beside the configuration: clients, and what its authority decided.
     Refresh,
+    /// Measure the ways to the peers, for `adit doctor`. It takes up to [`EXAMINATION`](super::EXAMINATION).
+    Examine,
     /// Watch where the probes pass that will be sent: `{"verb":"trace-begin","trace":{…}}`.
     TraceBegin {
         /// Which.
@@ -35,24 +37,26 @@ pub enum Request {
 }
 
 impl Request {
-    /// Whether the request changes anything, and so is refused on the status socket.
+    /// Whether the request changes anything, or has the daemon send something, and so is refused on the status socket.
     pub fn changes(self) -> bool {
         match self {
             Self::Status => false,
-            Self::Stop | Self::Reload | Self::Leave | Self::Refresh => true,
+            Self::Stop | Self::Reload | Self::Leave | Self::Refresh | Self::Examine => true,
             // What others' packets meet is not everybody's affair, and one trace keeps others waiting.
             Self::TraceBegin { .. } | Self::TraceCollect { .. } => true,
         }
     }
 }
 
-/// What a daemon answers: `{"answer":"status","body":{…}}`, `{"answer":"done"}`, `{"answer":"changed","body":{"sentence":"…"}}`,
+/// What a daemon answers: `{"answer":"status","body":{…}}`, `{"answer":"examined","body":{…}}`, `{"answer":"done"}`, `{"answer":"changed","body":{"sentence":"…"}}`,
 /// `{"answer":"fault","body":{"sentence":"…"}}`, `{"answer":"error","body":{"sentence":"…"}}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", content = "body", rename_all = "kebab-case")]
 pub enum Response {
     /// The answer to [`Request::Status`].
     Status(Box<Status>),
+    /// The answer to [`Request::Examine`].
+    Examined(Box<Examination>),
     /// It is done, or will be at once.
     Done,
     /// It is done, and this is what is other than before.
@@ -94,7 +98,7 @@ pub enum RequestError {
     Malformed,
     /// A verb of another version.
     #[error(
-        "this version knows the verbs \"status\", \"stop\", \"reload\", \"leave\", \"refresh\", \"trace-begin\" and \"trace-collect\" only"
+        "this version knows the verbs \"status\", \"stop\", \"reload\", \"leave\", \"refresh\", \"examine\", \"trace-begin\" and \"trace-collect\" only"
     )]
     UnknownVerb,
 }
@@ -130,6 +134,7 @@ pub fn decode_request(line: &[u8]) -> Result<Request, RequestError> {
         "reload" => Ok(Request::Reload),
         "leave" => Ok(Request::Leave),
         "refresh" => Ok(Request::Refresh),
+        "examine" => Ok(Request::Examine),
         _ => Err(RequestError::UnknownVerb),
     }
 }
@@ -151,7 +156,8 @@ mod tests {
             count: 3,
         };
         let of_traces = [Request::TraceBegin { trace }, Request::TraceCollect { id: u64::MAX }];
-        let requests = [Request::Status, Request::Stop, Request::Reload, Request::Leave, Request::Refresh];
+        let requests =
+            [Request::Status, Request::Stop, Request::Reload, Request::Leave, Request::Refresh, Request::Examine];
         for request in requests.into_iter().chain(of_traces) {
             let line = serde_json::to_vec(&request).unwrap();
             assert_eq!(decode_request(&line), Ok(request));

@@ -13,6 +13,7 @@
 
 mod claim;
 mod client;
+mod examination;
 mod line;
 mod message;
 mod rights;
@@ -23,12 +24,16 @@ pub(crate) use rights::group_id;
 
 pub use claim::{Claim, is_claimed};
 pub use client::{CallError, call, call_within, control_socket, daemons, status, status_socket};
+pub use examination::{Examination, PeerExamination, Told};
 pub use message::{MAX_REQUEST, Request, RequestError, Response, decode_request};
 pub use server::{Server, Sockets};
 pub use status::Status;
 
 /// The longest answer, in bytes: the status of some 30,000 peers.
 pub const MAX_ANSWER: usize = 16 << 20;
+
+/// How long an answer to [`Request::Examine`] may take.
+pub const EXAMINATION: std::time::Duration = std::time::Duration::from_secs(20);
 
 /// How long a request may take to arrive, and its answer to be taken.
 pub const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);

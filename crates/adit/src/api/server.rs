@@ -343,7 +343,7 @@ mod tests {
             Request::TraceBegin { .. } | Request::TraceCollect { .. } => {
                 Response::Error { sentence: "another trace is under way".into() }
             }
-            Request::Reload | Request::Leave | Request::Refresh => {
+            Request::Reload | Request::Leave | Request::Refresh | Request::Examine => {
                 Response::Changed { sentence: "1 peer added".into() }
             }
         })

@@ -65,6 +65,7 @@ mod tests {
                 "adit-down.1",
                 "adit-reload.1",
                 "adit-status.1",
+                "adit-doctor.1",
                 "adit-wireguard.1",
                 "adit-init.1",
                 "adit-join.1",

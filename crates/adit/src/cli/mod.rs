@@ -8,6 +8,7 @@ mod completions;
 mod demo;
 mod docker_options;
 mod docker_plugin;
+mod doctor;
 mod down;
 mod exec;
 mod find;
@@ -63,6 +64,7 @@ enum Verb {
     Down(down::Arguments),
     Reload(reload::Arguments),
     Status(status::Arguments),
+    Doctor(doctor::Arguments),
     #[command(name = "wireguard")]
     WireGuard(wireguard::Arguments),
     Init(init::Arguments),
@@ -139,6 +141,7 @@ impl Cli {
             Verb::Down(arguments) => arguments.run(),
             Verb::Reload(arguments) => arguments.run(),
             Verb::Status(arguments) => arguments.run(),
+            Verb::Doctor(arguments) => arguments.run(),
             Verb::WireGuard(arguments) => arguments.run(log_wanted),
             Verb::Init(arguments) => arguments.run(),
             Verb::Join(arguments) => arguments.run(),

@@ -46,9 +46,11 @@ impl Arguments {
             Response::Changed { sentence } => output::print(&format!("{device}: {sentence}\n")).map(drop),
             Response::Fault { sentence } => Err(Failure::usage(sentence)),
             Response::Error { sentence } => Err(Failure::failed(sentence)),
-            Response::Done | Response::Status(_) | Response::Tracing { .. } | Response::Traced(_) => {
-                Err(Failure::failed(format!("the daemon of {device} answered something else")))
-            }
+            Response::Done
+            | Response::Status(_)
+            | Response::Examined(_)
+            | Response::Tracing { .. }
+            | Response::Traced(_) => Err(Failure::failed(format!("the daemon of {device} answered something else"))),
         }
     }
 }

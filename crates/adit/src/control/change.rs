@@ -103,6 +103,10 @@ impl Control {
                 }
                 return Ok(Summary::default());
             }
+            Wanted::Measured(most, reply) => {
+                let _ = reply.try_send(self.switchboard.measure(most, &self.roster));
+                return Ok(Summary::default());
+            }
             Wanted::Whole(tunnel, resolved) => (*tunnel, resolved),
             Wanted::Edited(edit) => {
                 let shown = self.as_seen();

@@ -10,8 +10,9 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
 use linux::clock;
 use linux::tun::{Offload, Offloads};
-use linux::udp::Socket;
+use linux::udp::{LocalAddress, Socket};
 use tokio::sync::Notify;
+use tunnel::gauge::Measured;
 use tunnel::node::PeerState;
 use tunnel::peer::Standing;
 use tunnel::switch::Switch;
@@ -73,6 +74,19 @@ struct Turn {
     /// Nanoseconds after the start.
     at: AtomicU64,
     works: AtomicBool,
+}
+
+/// Where a peer is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// What it is called.
+    pub name: String,
+    /// Where its datagrams go.
+    pub endpoint: Option<SocketAddr>,
+    /// Where on this host its datagrams arrive.
+    pub local: Option<LocalAddress>,
+    /// The largest packet that is sent there, in bytes; 0 while that is not known.
+    pub mtu: usize,
 }
 
 /// What another configuration changes.
@@ -358,6 +372,24 @@ impl Facts {
         let (_, states) = self.states(&known);
         let peers = known.peers.iter().zip(&states).map(|(facts, state)| facts.now(state.as_ref()));
         Picture { tunnel: Arc::clone(&known.tunnel), listen: known.listen(), peers: peers.collect() }
+    }
+
+    /// Where a peer is now, and what it is called.
+    pub fn whereabouts(&self, id: PeerId) -> Option<Whereabouts> {
+        let known = self.known.load();
+        let (peer, facts) = known.tunnel.peers.iter().zip(&known.peers).find(|(_, facts)| facts.id == id)?;
+        let state = switchboard::lock(&self.node).state(id, Time::from_nanos(clock::boottime()));
+        Some(Whereabouts {
+            name: peer.name.clone(),
+            endpoint: state.map_or(facts.endpoint, |state| state.endpoint),
+            local: facts.link.local.load().as_deref().copied(),
+            mtu: state.map_or(0, |state| state.mtu),
+        })
+    }
+
+    /// What measuring the way to a peer has found by now; see [`Handle::measure`](crate::request::Handle::measure).
+    pub fn measured(&self, id: PeerId) -> Option<Measured> {
+        switchboard::lock(&self.node).measured(id)
     }
 
     fn states(&self, known: &Known) -> (Time, Vec<Option<PeerState>>) {

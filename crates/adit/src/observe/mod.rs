@@ -1,6 +1,7 @@
 //! What a person reads about a running daemon.
 
 pub mod containers;
+pub mod doctor;
 pub mod facts;
 pub mod human;
 pub mod metrics;

@@ -16,14 +16,16 @@
 //! # Ok(()) }
 //! ```
 //!
-//! `ruleset` has the types, `expression` turns a rule into the small programs that the kernel runs (linux/netfilter/nf_tables.h;
+//! `listing` reads what others have there. `ruleset` has the types, `expression` turns a rule into the small programs that the kernel runs (linux/netfilter/nf_tables.h;
 //! they come out as those of the `nft` program do, which therefore can show them), this file speaks with the kernel.
 
 mod expression;
+mod listing;
 mod number;
 mod ruleset;
 mod trace;
 
+pub use listing::{Decision, Element, Expression, ListedBase, ListedChain, ListedRule, ListedSet, Listing};
 pub use ruleset::{
     Action, AddressType, Base, Chain, ChainKind, ConnectionState, Family, Header, Hook, Match, Mss, Policy, Rejection,
     Rule, Ruleset, Set, Transport,

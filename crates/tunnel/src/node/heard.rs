@@ -138,6 +138,8 @@ impl Node {
                     self.settle_at(id, from);
                 } else if peer.search.answered(number, next, now.time) {
                     self.report_mtu(id);
+                } else if let Some(gauge) = &mut peer.gauge {
+                    gauge.answered(number, now.time);
                 }
                 self.outputs.extend(took.map(|took| Output::RoundTrip(id, took)));
             }

@@ -6,6 +6,7 @@ use wire::message::data::ACK;
 use wire::message::{Control, Flags, Note, Protocol};
 
 use super::{Node, Now, Output};
+use crate::gauge::{Gauge, Measured};
 use crate::peer::Peer;
 use crate::probe::{Look, Step, Validation};
 use crate::session::Session;
@@ -115,6 +116,45 @@ impl Node {
             self.send_probe(id, number, size, now);
         }
         self.report_mtu(id);
+    }
+
+    /// Measures now how large a packet the way to a peer takes; answers whether it can. What comes of it is in [`measured`](Self::measured).
+    pub fn measure(&mut self, id: PeerId, now: Now) -> bool {
+        let Some(target) = self.peer(id).filter(|peer| peer.can_search(now.time)).map(|peer| peer.search.target())
+        else {
+            return false;
+        };
+        if target == 0 {
+            return false;
+        }
+        let gauge = Gauge::new(target, now.time, || self.number());
+        if let Some(peer) = self.peer(id) {
+            peer.gauge = Some(gauge);
+        }
+        self.review(id, now);
+        true
+    }
+
+    /// What measuring has found out by now, if it was asked for.
+    #[must_use]
+    pub fn measured(&self, id: PeerId) -> Option<Measured> {
+        self.peer_ref(id)?.gauge.as_ref().map(Gauge::measured)
+    }
+
+    /// Sends what measuring needs. What it says at the end of a way that is narrower than was believed is looked into for good.
+    pub(super) fn look_at_gauge(&mut self, id: PeerId, now: Now) {
+        let Some(mut gauge) = self.peer(id).and_then(|peer| peer.gauge.take()) else { return };
+        let was_done = gauge.measured().done;
+        let probes = gauge.step(now.time, || self.number());
+        let found = gauge.measured();
+        let Some(peer) = self.peer(id) else { return };
+        peer.gauge = Some(gauge);
+        if found.done && !was_done && found.is_black_hole() && found.size < peer.search.mtu() {
+            peer.search.forget();
+        }
+        for (size, number) in probes {
+            self.send_probe(id, number, size, now);
+        }
     }
 
     /// Asks an address once more that did not answer, if the peer is heard from there and is nowhere else.

@@ -1,0 +1,83 @@
+//! The daemons themselves.
+
+use super::super::facts::State;
+use super::super::{Check, Facts, Finding, Kind};
+
+static DEAD: Kind = Kind::broken("daemon-dead", "a daemon was killed, and its device is still there");
+static SILENT: Kind = Kind::broken("daemon-silent", "a daemon does not answer");
+static VERSION: Kind =
+    Kind::warning("daemon-version", "a daemon is of another version than this program: it was not restarted");
+static NONE: Kind = Kind::note("daemon-none", "no daemon runs, so only the host was looked at");
+static UNMEASURED: Kind = Kind::unseen("daemon-unmeasured", "a daemon would not measure the ways to its peers");
+
+/// Daemons.
+pub(in super::super) const CHECK: Check = Check {
+    id: "daemon",
+    title: "daemons are alive and of this version",
+    kinds: &[&DEAD, &SILENT, &VERSION, &NONE, &UNMEASURED],
+    check,
+};
+
+fn check(facts: &Facts) -> Vec<Finding> {
+    if facts.daemons.is_empty() {
+        return vec![NONE.found("no adit daemon runs here").advise("start one with `adit up --config FILE`")];
+    }
+    let mut findings = Vec::new();
+    for daemon in &facts.daemons {
+        let device = &daemon.device;
+        match &daemon.state {
+            State::Dead => findings.push(
+                DEAD.found(format!("the daemon of {device} was killed"))
+                    .on(device)
+                    .advise("start it again with `adit up`, which takes over what is there; or have it removed")
+                    .run(facts.as_root(format!("adit down --device {device}"))),
+            ),
+            State::Silent(why) => findings.push(
+                SILENT
+                    .found(format!("the daemon of {device} does not answer"))
+                    .on(device)
+                    .seen(why.clone())
+                    .run(facts.as_root(format!("systemctl restart adit@{device}"))),
+            ),
+            State::Up(status) => {
+                let ours = env!("CARGO_PKG_VERSION");
+                if status.version != ours {
+                    findings.push(
+                        VERSION
+                            .found(format!(
+                                "the daemon of {device} is of version {}, this program {ours}",
+                                status.version
+                            ))
+                            .on(device)
+                            .run(facts.as_root(format!("systemctl restart adit@{device}"))),
+                    );
+                }
+                if let Err(why) = &daemon.examination {
+                    findings.push(
+                        UNMEASURED
+                            .found(format!("the ways to the peers of {device} were not measured"))
+                            .on(device)
+                            .seen(why.clone()),
+                    );
+                }
+            }
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::facts::tests::status;
+    use super::super::tests::{found, ids};
+    use super::*;
+
+    #[test]
+    fn daemons_that_are_not_as_they_should_be() {
+        assert_eq!(ids(&found(&CHECK, |facts| facts.daemons.clear())), ["daemon-none"]);
+        assert_eq!(ids(&found(&CHECK, |facts| facts.daemons[0].state = State::Dead)), ["daemon-dead"]);
+        assert_eq!(ids(&found(&CHECK, |f| f.daemons[0].state = State::Silent("no".into()))), ["daemon-silent"]);
+        assert_eq!(ids(&found(&CHECK, |facts| status(facts).version = "0.0.1".into())), ["daemon-version"]);
+        assert_eq!(ids(&found(&CHECK, |f| f.daemons[0].examination = Err("no".into()))), ["daemon-unmeasured"]);
+    }
+}

@@ -1,0 +1,120 @@
+//! The registry of a network, and this node's lease in it.
+
+use super::super::{Check, Facts, Finding, Kind};
+use crate::observe::human;
+
+/// A lease that ends sooner was not renewed for most of its life: it lives a day, and is renewed each hour.
+const SOON: u64 = 3600;
+
+static AWAY: Kind =
+    Kind::broken("registry-away", "the registry cannot be reached: nobody joins, and the lease runs out");
+static LEASE: Kind = Kind::broken("registry-lease", "this node does not hold its subnet");
+static OLD: Kind = Kind::warning("registry-lease-old", "the lease ends within an hour");
+static PROBLEM: Kind = Kind::warning("registry-problem", "what the node itself says to be wrong with the network");
+static SKIPPED: Kind = Kind::warning(
+    "registry-skipped",
+    "there are records in the registry that are not used: they are not signed, or not valid",
+);
+
+/// The registry.
+pub(in super::super) const CHECK: Check = Check {
+    id: "registry",
+    title: "the registry answers, and the lease is held",
+    kinds: &[&AWAY, &LEASE, &OLD, &PROBLEM, &SKIPPED],
+    check,
+};
+
+fn check(facts: &Facts) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (daemon, status) in facts.up() {
+        let Some(network) = &status.network else { continue };
+        let device = daemon.device.as_str();
+        let dead: Vec<_> = daemon.registries.iter().filter_map(|(url, why)| Some((url, why.as_ref()?))).collect();
+        let all_dead = !daemon.registries.is_empty() && dead.len() == daemon.registries.len();
+        if network.registry_problem.is_some() || all_dead {
+            let mut finding = AWAY.found(format!("the registry of {} cannot be reached", network.node)).on(device);
+            finding.evidence.extend(network.registry_problem.clone());
+            finding.evidence.extend(dead.iter().map(|(url, why)| format!("{url}: {why}")));
+            if let Some(left) = network.lease_s {
+                finding = finding.seen(format!("the lease ends in {}", human::duration(left)));
+            }
+            let advice = if network.embedded {
+                "the registry is in this daemon: look into its log"
+            } else if dead.iter().any(|(_, why)| why.contains("refused")) {
+                "nobody listens there: on the host of the registry, start the daemon again, such as by `systemctl start adit@adit0`"
+            } else {
+                "on the host of the registry: is it up, is the daemon running, and is that TCP port open to this host?"
+            };
+            findings.push(finding.advise(advice).run(format!("adit status --device {device}")));
+        }
+        match (network.lease.as_str(), network.lease_s) {
+            ("held" | "reserved", Some(left)) if left < SOON && network.lease == "held" => findings.push(
+                OLD.found(format!("the lease of {} ends in {}", network.node, human::duration(left)))
+                    .on(device)
+                    .advise("it is renewed as soon as the registry can be reached"),
+            ),
+            ("held" | "reserved", _) => {}
+            (state, _) => {
+                let what = match state {
+                    "taken" => "another node has the subnet of this one",
+                    "lost" => "the lease was lost, and is being reclaimed",
+                    _ => "this node waits for a subnet",
+                };
+                findings.push(
+                    LEASE
+                        .found(what)
+                        .on(device)
+                        .seen(format!("lease: {state}"))
+                        .advise(
+                            "see what else is found of the registry; a network without a free subnet needs a wider one",
+                        )
+                        .run(format!("adit status --device {device}")),
+                );
+            }
+        }
+        findings.extend(network.problems.iter().map(|problem| PROBLEM.found(problem.clone()).on(device)));
+        if network.skipped > 0 {
+            findings.push(
+                SKIPPED.found(format!("{} records of the registry are not used", network.skipped)).on(device).advise(
+                    "whoever may write there wrote something that no node has signed; the network goes on without it",
+                ),
+            );
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::facts::tests::status;
+    use super::super::tests::{found_on_node, ids};
+    use super::*;
+    use crate::api::status::NetworkStatus;
+
+    fn after(change: impl FnOnce(&mut NetworkStatus)) -> Vec<&'static str> {
+        ids(&found_on_node(&CHECK, |facts| change(status(facts).network.as_mut().unwrap())))
+    }
+
+    #[test]
+    fn each_trouble_has_its_name() {
+        assert_eq!(after(|network| network.registry_problem = Some("no answer".into())), ["registry-away"]);
+        for lease in ["lost", "taken", "waiting"] {
+            assert_eq!(after(|network| network.lease = lease.into()), ["registry-lease"]);
+        }
+        assert_eq!(after(|network| network.lease = "reserved".into()), [""; 0]);
+        assert_eq!(after(|network| network.lease_s = Some(600)), ["registry-lease-old"]);
+        assert_eq!(after(|network| network.problems = vec!["a".into(), "b".into()]), ["registry-problem"; 2]);
+        assert_eq!(after(|network| network.skipped = 1), ["registry-skipped"]);
+    }
+
+    #[test]
+    fn nobody_who_listens_is_told_from_nobody_who_answers() {
+        for (why, words) in [("connection refused", "start the daemon"), ("timed out", "port open")] {
+            let findings = found_on_node(&CHECK, |facts| {
+                facts.daemons[0].registries.values_mut().for_each(|answer| *answer = Some(why.into()));
+            });
+            assert_eq!(ids(&findings), ["registry-away"]);
+            assert!(findings[0].advice.contains(words), "{findings:?}");
+        }
+    }
+}
