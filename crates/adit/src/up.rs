@@ -31,6 +31,7 @@ use crate::dns::Resolvers;
 use crate::key::PrivateKey;
 use crate::mark::MarkFile;
 use crate::names::Names;
+use crate::observe::bench;
 use crate::observe::facts::Facts;
 use crate::request::Handle;
 use crate::roster::{Member, Roster};
@@ -319,6 +320,7 @@ fn start(
         watch_stdin(Arc::clone(inbox))?;
     }
     let handle = control.handle();
+    bench::between::start(&handle)?;
     let server = sockets.serve(move |request| answer(request, &handle, network.as_ref()))?;
     Ok((control.start(opened)?, server, names))
 }
@@ -342,6 +344,10 @@ fn answer(request: api::Request, handle: &Handle, network: Option<&network::Call
             Some(Ok(())) => api::Response::Done,
             Some(Err(failure)) => api::Response::Error { sentence: failure.sentence().to_owned() },
             None => api::Response::Error { sentence: "this daemon is no node of a network".into() },
+        },
+        api::Request::Bench(wish) => match bench::between::ask(handle, &wish) {
+            Ok(terms) => api::Response::Bench(terms),
+            Err(failure) => api::Response::Error { sentence: failure.sentence().to_owned() },
         },
         api::Request::Reload => match handle.reload_and_tell() {
             Ok(summary) => api::Response::Changed { sentence: summary.to_string() },

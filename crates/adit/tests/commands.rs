@@ -76,7 +76,7 @@ impl World {
                 stop.send(()).unwrap();
                 Response::Done
             }
-            Request::Reload | Request::Leave | Request::Refresh => match name.as_str() {
+            Request::Reload | Request::Leave | Request::Refresh | Request::Bench(_) => match name.as_str() {
                 "adit1" => Response::Fault { sentence: "t.toml:3:1: no".into() },
                 _ => Response::Changed { sentence: "1 peer added".into() },
             },

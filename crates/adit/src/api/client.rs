@@ -89,7 +89,7 @@ pub fn status(runtime_dir: &Path, device: &str) -> std::result::Result<Status, C
     let path = status_socket(runtime_dir, device);
     match call(&path, Request::Status)? {
         Response::Status(status) => Ok(*status),
-        Response::Done | Response::Changed { .. } => {
+        Response::Done | Response::Changed { .. } | Response::Bench(_) => {
             Err(CallError::Broken(path, io::Error::other("it answered something else")))
         }
         Response::Error { sentence } | Response::Fault { sentence } => {

@@ -3,13 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::Status;
+use crate::observe::bench;
 
 /// The longest request, in bytes, line feed included.
 pub const MAX_REQUEST: usize = 64 * 1024;
 
-/// What a daemon may be asked: `{"verb":"status"}`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(tag = "verb", rename_all = "kebab-case")]
+/// What a daemon may be asked: `{"verb":"status"}`, `{"verb":"bench","body":{…}}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "verb", content = "body", rename_all = "kebab-case")]
 pub enum Request {
     /// Everything that `adit status` shows.
     Status,
@@ -21,14 +22,16 @@ pub enum Request {
     Leave,
     /// Look again at what a node of a network has in its files beside the configuration: clients, and what its authority decided.
     Refresh,
+    /// Ask a peer to serve a bench for us: `adit bench --to`.
+    Bench(bench::Wish),
 }
 
 impl Request {
     /// Whether the request changes anything, and so is refused on the status socket.
-    pub fn changes(self) -> bool {
+    pub fn changes(&self) -> bool {
         match self {
             Self::Status => false,
-            Self::Stop | Self::Reload | Self::Leave | Self::Refresh => true,
+            Self::Stop | Self::Reload | Self::Leave | Self::Refresh | Self::Bench(_) => true,
         }
     }
 }
@@ -40,6 +43,8 @@ impl Request {
 pub enum Response {
     /// The answer to [`Request::Status`].
     Status(Box<Status>),
+    /// The answer to [`Request::Bench`]: the peer serves.
+    Bench(bench::Terms),
     /// It is done, or will be at once.
     Done,
     /// It is done, and this is what is other than before.
@@ -65,11 +70,11 @@ pub enum RequestError {
     /// Longer than [`MAX_REQUEST`].
     #[error("the request is longer than 65536 bytes")]
     TooLong,
-    /// Not a JSON object with a verb and nothing else.
+    /// Not a JSON object with a verb, the body that the verb needs, and nothing else.
     #[error("the request is not one line of JSON with a \"verb\"")]
     Malformed,
     /// A verb of another version.
-    #[error("this version knows the verbs \"status\", \"stop\", \"reload\", \"leave\" and \"refresh\" only")]
+    #[error("this version knows the verbs \"status\", \"stop\", \"reload\", \"leave\", \"refresh\" and \"bench\" only")]
     UnknownVerb,
 }
 
@@ -83,17 +88,21 @@ pub fn decode_request(line: &[u8]) -> Result<Request, RequestError> {
     struct Line<'a> {
         #[serde(borrow)]
         verb: std::borrow::Cow<'a, str>,
+        #[serde(default)]
+        body: Option<serde_json::Value>,
     }
     if line.len() > MAX_REQUEST {
         return Err(RequestError::TooLong);
     }
     let line: Line<'_> = serde_json::from_slice(line).map_err(|_| RequestError::Malformed)?;
-    match line.verb.as_ref() {
-        "status" => Ok(Request::Status),
-        "stop" => Ok(Request::Stop),
-        "reload" => Ok(Request::Reload),
-        "leave" => Ok(Request::Leave),
-        "refresh" => Ok(Request::Refresh),
+    match (line.verb.as_ref(), line.body) {
+        ("status", None) => Ok(Request::Status),
+        ("stop", None) => Ok(Request::Stop),
+        ("reload", None) => Ok(Request::Reload),
+        ("leave", None) => Ok(Request::Leave),
+        ("refresh", None) => Ok(Request::Refresh),
+        ("bench", Some(body)) => serde_json::from_value(body).map(Request::Bench).map_err(|_| RequestError::Malformed),
+        ("status" | "stop" | "reload" | "leave" | "refresh" | "bench", _) => Err(RequestError::Malformed),
         _ => Err(RequestError::UnknownVerb),
     }
 }
@@ -105,7 +114,8 @@ mod tests {
 
     #[test]
     fn requests_survive_their_line() {
-        for request in [Request::Status, Request::Stop, Request::Reload, Request::Leave, Request::Refresh] {
+        let bench = Request::Bench(bench::Wish { node: "paris".into(), seconds: 18 });
+        for request in [Request::Status, Request::Stop, Request::Reload, Request::Leave, Request::Refresh, bench] {
             let line = serde_json::to_vec(&request).unwrap();
             assert_eq!(decode_request(&line), Ok(request));
         }
@@ -122,6 +132,9 @@ mod tests {
             (b"{\"verb\":1}", RequestError::Malformed),
             (b"{\"verb\":\"status\",\"peer\":\"berlin\"}", RequestError::Malformed),
             (b"{\"verb\":\"status\"}{}", RequestError::Malformed),
+            (b"{\"verb\":\"status\",\"body\":{}}", RequestError::Malformed),
+            (b"{\"verb\":\"bench\"}", RequestError::Malformed),
+            (b"{\"verb\":\"bench\",\"body\":{\"node\":1}}", RequestError::Malformed),
             (b"{\"verb\":\"Status\"}", RequestError::UnknownVerb),
             (b"{\"verb\":\"purge\"}", RequestError::UnknownVerb),
         ] {

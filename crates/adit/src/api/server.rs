@@ -340,7 +340,7 @@ mod tests {
                 stop.send(()).unwrap();
                 Response::Done
             }
-            Request::Reload | Request::Leave | Request::Refresh => {
+            Request::Reload | Request::Leave | Request::Refresh | Request::Bench(_) => {
                 Response::Changed { sentence: "1 peer added".into() }
             }
         })

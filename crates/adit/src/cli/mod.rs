@@ -1,6 +1,7 @@
 //! Verbs: what was typed, turned into a call of the library. One file per verb; the same definitions make the parser, the
 //! help, the man pages and the completions.
 
+mod bench;
 mod client;
 mod cni;
 mod completions;
@@ -75,6 +76,7 @@ enum Verb {
     Inside(inside::Arguments),
     Keygen(keygen::Arguments),
     Pubkey(pubkey::Arguments),
+    Bench(bench::Arguments),
     Demo(demo::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
@@ -146,6 +148,7 @@ impl Cli {
             Verb::Inside(arguments) => arguments.run(),
             Verb::Keygen(arguments) => arguments.run(),
             Verb::Pubkey(arguments) => arguments.run(),
+            Verb::Bench(arguments) => arguments.run(),
             Verb::Demo(arguments) => arguments.run(),
             Verb::Completions(arguments) => arguments.run(),
             Verb::Man(arguments) => arguments.run(),
@@ -236,6 +239,13 @@ mod tests {
             ("adit exec web", 2),
             ("adit exec -- sleep 1", 2),
             ("adit ps web", 2),
+            ("adit bench warp", 2),
+            ("adit bench --rounds 0", 2),
+            ("adit bench --seconds 0", 2),
+            ("adit bench --seconds NaN", 2),
+            ("adit bench --to berlin sealed", 2),
+            ("adit bench --to berlin --svg f", 2),
+            ("adit bench --device adit0", 2),
             ("adit inside", 2),
             ("adit up --config", 2),
             ("adit down --device a --config b", 2),

@@ -161,6 +161,22 @@ impl Facts {
         self.known.load().tunnel.addresses().collect()
     }
 
+    /// The peer of this name, as it is configured, and its number.
+    pub fn peer_named(&self, name: &str) -> Option<(PeerId, Peer)> {
+        self.find_peer(|_, peer| peer.name == name)
+    }
+
+    /// The peer of this number, as it is configured.
+    pub fn peer(&self, id: PeerId) -> Option<Peer> {
+        self.find_peer(|facts, _| facts.id == id).map(|(_, peer)| peer)
+    }
+
+    fn find_peer(&self, is_meant: impl Fn(&PeerFacts, &Peer) -> bool) -> Option<(PeerId, Peer)> {
+        let known = self.known.load();
+        let mut all = known.peers.iter().zip(&known.tunnel.peers);
+        all.find(|(facts, peer)| is_meant(facts, peer)).map(|(facts, peer)| (facts.id, peer.clone()))
+    }
+
     /// The address and port that the sockets are bound to.
     pub fn listen(&self) -> SocketAddr {
         self.known.load().listen()
