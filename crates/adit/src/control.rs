@@ -8,6 +8,7 @@
 //! | `host.rs` | device, addresses, routes and blackholes: made, taken back, removed |
 //! | `change.rs` | another configuration, as one transaction |
 //! | `containers.rs` | what containers' programs are told of the node, and what they made kept as it should be |
+//! | `segment.rs` | a switch: its table kept, loops found |
 //! | `places.rs` | peers that move, and host names that are resolved again |
 
 mod change;
@@ -15,6 +16,7 @@ mod containers;
 mod host;
 mod inbox;
 mod places;
+mod segment;
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
@@ -36,7 +38,7 @@ use crate::container::{Node, Store};
 use crate::data_path::{Running, Surroundings};
 use crate::dns::Resolvers;
 use crate::names::Names;
-use crate::notes::Note;
+use crate::notes::{Note, topic};
 use crate::notify::{self, Watchdog};
 use crate::observe::facts::{DeviceFacts, Facts};
 use crate::plan::{Owned, Road};
@@ -48,6 +50,7 @@ use crate::{Directories, Failure, Result, underlay};
 
 pub use host::Opened;
 pub use inbox::{Inbox, Order};
+use segment::Ethernet;
 
 /// How often path MTUs are looked up again without a cause: the kernel forgets a learned one after ten minutes.
 const REFRESH: Duration = Duration::from_secs(60);
@@ -116,6 +119,8 @@ pub struct Control {
     cut_off: Option<String>,
     /// Whether it was `adit down` that ended us.
     told_to_stop: bool,
+    /// Of a device that carries frames.
+    ethernet: Option<Ethernet>,
 }
 
 /// What a [`Control`] is made of.
@@ -167,8 +172,11 @@ impl Control {
         let device = Arc::new(ArcSwap::from_pointee(DeviceFacts::default()));
         let tunnel = Arc::new(tunnel);
         let (node, shown) = (switchboard.node(), Arc::clone(&device));
+        let ethernet = Ethernet::of(&tunnel);
+        let switch = ethernet.as_ref().map(|ethernet| Arc::clone(ethernet.switch()));
         let store = Store::of(&directories, &tunnel.device.name);
-        let facts = Arc::new(Facts::new(Arc::clone(&tunnel), &roster, &surroundings, (node, shown), store.clone()));
+        let facts =
+            Arc::new(Facts::new(Arc::clone(&tunnel), &roster, &surroundings, (node, shown), (store.clone(), switch)));
         let (handle, requests) = Handle::new(inbox, Arc::clone(&facts));
         Ok(Self {
             scope,
@@ -196,6 +204,7 @@ impl Control {
             told: None,
             cut_off: None,
             told_to_stop: false,
+            ethernet,
         })
     }
 
@@ -260,7 +269,7 @@ impl Control {
             let mut soon = self.follow(netlink);
             let now = Instant::now();
             let names = self.names_due.map_or(Duration::MAX, |due| due.saturating_duration_since(now));
-            let others = names.min(watchdog.wait(now)).min(self.switchboard.wait());
+            let others = names.min(watchdog.wait(now)).min(self.switchboard.wait()).min(self.wait_for_segment(now));
             let wait = if soon { Duration::ZERO } else { look.saturating_duration_since(now).min(others) };
             let [signal, changes, orders] = readable([signals.as_fd(), monitor.as_fd(), inbox.as_fd()], Some(wait))?;
             while signal && let Some(number) = signals.take() {
@@ -303,7 +312,8 @@ impl Control {
                 }
             }
             self.switchboard.work(&self.roster);
-            self.hand_out_notes();
+            self.hand_out_notes(netlink);
+            self.look_at_segment(netlink, now);
             soon |= self.look_at_names(netlink);
             let now = Instant::now();
             if soon {
@@ -321,10 +331,14 @@ impl Control {
     }
 
     /// Passes on what peers told.
-    fn hand_out_notes(&mut self) {
+    fn hand_out_notes(&mut self, netlink: &mut Netlink) {
         while let Some((peer, plaintext)) = self.switchboard.next_note() {
             let Ok(told) = wire::message::Note::parse(&plaintext) else { continue };
             let Some(member) = self.roster.get(peer) else { continue };
+            if told.topic == topic::LOOP {
+                self.told_of_segment(netlink, peer, told.body);
+                continue;
+            }
             let note = Note { peer, name: member.peer.name.clone(), topic: told.topic, body: told.body.to_vec() };
             self.handle.notes().hand_out(&note);
         }
@@ -415,7 +429,7 @@ impl Control {
         if self.survey(netlink) {
             let narrowest = self.roster.members().map(|member| member.width.learned).min();
             tracing::info!("the narrowest way to a peer takes packets of {} bytes now", narrowest.unwrap_or(0));
-            self.switchboard.set_mtu(self.device.load().mtu, &self.roster);
+            self.switchboard.set_mtu(self.inner_mtu(self.device.load().mtu), &self.roster);
             self.publish();
         }
     }
@@ -425,7 +439,7 @@ impl Control {
         let before = self.device.load();
         if before.mtu != mtu {
             self.device.store(Arc::new(DeviceFacts { mtu, ..DeviceFacts::clone(&before) }));
-            self.switchboard.set_mtu(mtu, &self.roster);
+            self.switchboard.set_mtu(self.inner_mtu(mtu), &self.roster);
             self.publish();
             self.try_to_tell_doors();
         }
@@ -460,6 +474,12 @@ impl Control {
         }
     }
 
+    /// Bytes of the largest packet, or frame, inside a datagram, with a device of this MTU.
+    fn inner_mtu(&self, device: u32) -> u32 {
+        let link = if self.ethernet.is_some() { wire::frame::MAX_LINK } else { 0 };
+        device.saturating_add(u32::try_from(link).unwrap_or(u32::MAX))
+    }
+
     /// Shows workers the peers as they are now.
     fn publish(&mut self) {
         self.edition += 1;
@@ -482,8 +502,9 @@ impl Control {
             None => snapshot,
         };
         let (links, edition) = (self.roster.links(), self.edition);
-        let mtu = usize::try_from(self.device.load().mtu).unwrap_or(usize::MAX);
-        self.surroundings.view.store(Arc::new(View { snapshot, links, mtu, edition }));
+        let mtu = usize::try_from(self.inner_mtu(self.device.load().mtu)).unwrap_or(usize::MAX);
+        let frames = self.frames();
+        self.surroundings.view.store(Arc::new(View { snapshot, links, mtu, frames, edition }));
     }
 
     fn super_packets_refused(&self) {

@@ -14,7 +14,7 @@ use linux::udp::{self, Socket};
 
 use crate::config::{Transport, TransportKind, Tunnel, Workers};
 use crate::counters::{Drops, PerWorker, WorkerCounters};
-use crate::plan::ALIAS;
+use crate::plan::{ALIAS, link_address};
 use crate::request::Refusal;
 use crate::worker::{Event, Parts, Report, Secrets, View, Worker};
 use crate::{Failure, Result, apply};
@@ -121,14 +121,24 @@ fn explain(error: &linux::Error, listen: SocketAddr) -> Refusal {
 ///
 /// # Errors
 /// A device of that name that is not ours; no right to make one.
-pub fn open_device(netlink: &mut Netlink, name: &str, queues: usize, offload: bool) -> Result<Device> {
+pub fn open_device(netlink: &mut Netlink, tunnel: &Tunnel, queues: usize) -> Result<Device> {
+    let (name, offload) = (tunnel.device.name.as_str(), tunnel.transport.offload);
     // Ours or not there: else this fails.
     apply::observe(netlink, name)?;
-    let options = tun::Options { layer: Layer::Packets, queues, offload, ..tun::Options::new(name) };
+    let layer = if tunnel.ethernet.is_some() { Layer::Frames } else { Layer::Packets };
+    let options = tun::Options { layer, queues, offload, ..tun::Options::new(name) };
     let device = Device::open(options).map_err(|e| explain_device(&e, name))?;
     // Marked first: a device that outlives us must carry our mark.
     let index = netlink.existing_link(name)?.index;
     netlink.change_link(index, &LinkChange { alias: Some(ALIAS), ..LinkChange::default() })?;
+    if layer == Layer::Frames {
+        let mac = Some(link_address(&tunnel.link_owner(), name));
+        netlink.change_link(index, &LinkChange { mac, ..LinkChange::default() })?;
+        // A host takes no router's word for it that comes over the tunnel.
+        if let Err(e) = linux::sysctl::set(&["net", "ipv6", "conf", name, "accept_ra"], "0") {
+            tracing::debug!("{e}");
+        }
+    }
     device.set_persistent(true)?;
     Ok(device)
 }
@@ -291,6 +301,13 @@ impl Running {
             if thread.join().is_err() {
                 tracing::error!("{name} ended by a defect in adit");
             }
+        }
+    }
+
+    /// Gives the device a frame, as if it had come from a peer. One that it does not take is lost.
+    pub fn give_to_device(&self, frame: &[u8]) {
+        if let Some(Err(e)) = self.queues.first().map(|queue| queue.send(&wire::vnet::VnetHdr::NONE, frame)) {
+            tracing::debug!("a frame was not taken by the device: {e}");
         }
     }
 

@@ -34,6 +34,8 @@ pub enum Aspect {
     Endpoint,
     /// What lives behind it.
     AllowedIps,
+    /// The link-layer addresses that it may have.
+    Macs,
     /// The secret beside the keys.
     PresharedKey,
     /// How often it hears from us.
@@ -63,6 +65,8 @@ pub enum Setting {
     Bridge,
     Domain,
     Overlay,
+    Ethernet,
+    Observe,
     /// What sealed handshakes of the overlay are bound to.
     Membership,
 }
@@ -87,13 +91,15 @@ impl Setting {
             Self::Bridge => "bridge",
             Self::Domain => "domain",
             Self::Overlay => "overlay",
+            Self::Ethernet => "mode, bridge, reserve or switch",
+            Self::Observe => "observe",
             Self::Membership => "membership",
         }
     }
 
     /// Whether it is a property of the device or of the threads, all of which last as long as the daemon.
     fn needs_restart(self) -> bool {
-        matches!(self, Self::Name | Self::Workers | Self::Offload | Self::BusyPoll | Self::Network)
+        matches!(self, Self::Name | Self::Workers | Self::Offload | Self::BusyPoll | Self::Network | Self::Ethernet)
     }
 }
 
@@ -139,6 +145,8 @@ fn settings(old: &Tunnel, new: &Tunnel) -> Vec<Setting> {
         (Setting::Bridge, both(old, new).is_some_and(|(from, to)| from.bridge != to.bridge)),
         (Setting::Domain, both(old, new).is_some_and(|(from, to)| from.domain != to.domain)),
         (Setting::Overlay, !same_overlay(old.overlay.as_ref(), new.overlay.as_ref())),
+        (Setting::Ethernet, old.ethernet != new.ethernet),
+        (Setting::Observe, old.observe != new.observe),
         (Setting::Membership, membership(old) != membership(new)),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(setting, _)| setting).collect()
@@ -149,6 +157,7 @@ fn aspects(old: &Peer, new: &Peer) -> impl Iterator<Item = Aspect> {
         (Aspect::Name, old.name != new.name),
         (Aspect::Endpoint, old.endpoint != new.endpoint),
         (Aspect::AllowedIps, !same_nets(&old.allowed_ips, &new.allowed_ips)),
+        (Aspect::Macs, old.macs != new.macs),
         (Aspect::PresharedKey, old.preshared_key != new.preshared_key),
         (Aspect::Keepalive, old.keepalive != new.keepalive),
     ];

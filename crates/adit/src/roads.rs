@@ -134,6 +134,10 @@ pub fn desired(tunnel: &Tunnel, mtu: u32, road: Option<Road>, port: u16) -> Desi
         tunnel.device.addresses.iter().filter(|address| !addresses.contains(address)).copied().collect::<Vec<_>>(),
     );
     let peers = tunnel.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied());
+    let bridge = tunnel.ethernet.as_ref().and_then(|ethernet| ethernet.bridge.clone()).map(|name| {
+        let mac = plan::link_address(&tunnel.link_owner(), &name);
+        plan::Bridge { name, addresses: std::mem::take(&mut addresses), mac }
+    });
     Desired {
         mtu,
         addresses,
@@ -141,6 +145,8 @@ pub fn desired(tunnel: &Tunnel, mtu: u32, road: Option<Road>, port: u16) -> Desi
         full: road.map(|road| FullTunnel { road, device: tunnel.device.name.clone(), port }),
         device: tunnel.device.name.clone(),
         territory,
+        bridge,
+        frames: tunnel.ethernet.is_some(),
     }
 }
 

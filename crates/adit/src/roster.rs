@@ -197,6 +197,7 @@ mod tests {
             transport: TransportKind::Plain,
             preshared_key: None,
             keepalive: None,
+            macs: Vec::new(),
         };
         Member::new(peer, None, 1)
     }

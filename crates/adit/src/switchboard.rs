@@ -140,7 +140,8 @@ pub fn node(tunnel: &Tunnel, roster: &Roster, mark: &MarkFile) -> Result<(Shared
     rand::fill(secret.as_mut()).map_err(|_| Failure::failed("the random generator failed"))?;
     let admission = Admission::new(&publics, secret);
     admission.set_membership(network.as_ref());
-    let settings = Settings { identities, mode: Mode::Tun, mtu: 0, aes: cpu::has_aes(), mark: mark.read()?, network };
+    let mode = if tunnel.ethernet.is_some() { Mode::Tap } else { Mode::Tun };
+    let settings = Settings { identities, mode, mtu: 0, aes: cpu::has_aes(), mark: mark.read()?, network };
     let node = Node::new(settings, peers.collect(), Box::new(SystemRandom));
     let (admission, mailbox) = (Arc::new(admission), Arc::new(Mailbox::default()));
     let secrets = Secrets { sessions: node.table(), admission, mailbox };

@@ -6,6 +6,7 @@ use std::num::NonZero;
 
 use linux::netlink::{Netlink, RouteKind, RouteLookup};
 use linux::udp::{LocalAddress, SendQueue};
+use wire::ethernet::HEADER_LEN;
 
 use crate::config::{Endpoint, Mtu, Origin, Peer, Transport, TransportKind, Tunnel};
 use crate::roster::{Member, Width};
@@ -265,7 +266,12 @@ fn underlay_mtu(netlink: &mut Netlink, ip: IpAddr, mark: Option<NonZero<u32>>, k
 pub fn device_mtu(tunnel: &Tunnel, narrowest: Option<usize>) -> u32 {
     let mtu = match tunnel.device.mtu {
         Mtu::Fixed(mtu) => usize::from(mtu),
-        Mtu::Auto | Mtu::AsWireGuard => narrowest.unwrap_or(ETHERNET - IPV6_UDP - SEALING).max(least_mtu(tunnel)),
+        Mtu::Auto | Mtu::AsWireGuard => {
+            let fits = narrowest.unwrap_or(ETHERNET - IPV6_UDP - SEALING);
+            // A frame has its header beside what the device counts.
+            let header = if tunnel.ethernet.is_some() { HEADER_LEN } else { 0 };
+            fits.saturating_sub(header).max(least_mtu(tunnel))
+        }
     };
     u32::try_from(mtu).unwrap_or(u32::MAX)
 }
@@ -350,6 +356,7 @@ mod tests {
             transport,
             preshared_key: None,
             keepalive: None,
+            macs: Vec::new(),
         };
         let listen = "[::]:7777".parse().unwrap();
         let there = Some("192.0.2.2:7777");

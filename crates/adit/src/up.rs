@@ -114,6 +114,7 @@ fn bare(device: &str) -> Tunnel {
         network: None,
         overlay: None,
         observe: config::Observe::default(),
+        ethernet: None,
         peers: Vec::new(),
         open: true,
         source: PathBuf::new(),

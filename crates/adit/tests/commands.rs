@@ -140,6 +140,7 @@ fn status(device: &str, packets: u64) -> Status {
         }],
         workers: vec![WorkerStatus::default()],
         network: None,
+        switch: None,
         drops: [("no_route".to_owned(), 3)].into(),
     }
 }

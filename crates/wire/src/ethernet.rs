@@ -1,6 +1,7 @@
 //! Ethernet II frames, with the VLAN tags of IEEE 802.1Q and 802.1ad.
 
 use std::fmt;
+use std::str::FromStr;
 
 use crate::Malformed;
 
@@ -46,6 +47,21 @@ impl fmt::Display for MacAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl FromStr for MacAddress {
+    type Err = Malformed;
+
+    /// Reads six hexadecimal pairs joined by colons or hyphens.
+    fn from_str(text: &str) -> Result<Self, Malformed> {
+        let mut bytes = [0; 6];
+        let mut pairs = text.split([':', '-']);
+        for byte in &mut bytes {
+            let pair = pairs.next().filter(|pair| pair.len() == 2 && pair.bytes().all(|b| b.is_ascii_hexdigit()));
+            *byte = pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()).ok_or(Malformed::Value)?;
+        }
+        if pairs.next().is_some() { Err(Malformed::Value) } else { Ok(Self(bytes)) }
     }
 }
 
@@ -175,6 +191,24 @@ mod tests {
         let frame = EthernetFrame::parse(&bytes).unwrap();
         assert_eq!((frame.destination(), frame.source()), (header.destination, header.source));
         assert_eq!(header.emit(&mut bytes[..13]), None);
+    }
+
+    #[test]
+    fn addresses_are_read_as_they_are_written() {
+        let mac = MacAddress([0x52, 0x54, 0, 0x12, 0x34, 0xff]);
+        assert_eq!(mac.to_string().parse(), Ok(mac));
+        assert_eq!("52-54-00-12-34-FF".parse(), Ok(mac));
+        for text in [
+            "",
+            "52:54:00:12:34",
+            "52:54:00:12:34:ff:00",
+            "5254.0012.34ff",
+            "52:54:00:12:34:f",
+            "+2:54:00:12:34:ff",
+            "5:254:00:12:34:ff",
+        ] {
+            assert_eq!(text.parse::<MacAddress>(), Err(Malformed::Value), "{text}");
+        }
     }
 
     #[test]

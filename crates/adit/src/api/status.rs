@@ -30,6 +30,35 @@ pub struct Status {
     /// The network that the host is a node of; absent for a tunnel from a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkStatus>,
+    /// The switch of a device that carries frames; absent with mode `tun`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switch: Option<SwitchStatus>,
+}
+
+/// A switch between the device and the peers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SwitchStatus {
+    /// The bridge that the device is a port of, if it is one's.
+    pub bridge: Option<String>,
+    /// Link-layer addresses known to be on this host's side.
+    pub local_macs: u64,
+    /// Those known to be with peers.
+    pub peer_macs: u64,
+    /// IP addresses whose link-layer address is known.
+    pub neighbours: u64,
+    /// How often an address went from one side or peer to another.
+    pub moves: u64,
+    /// How often there was no room for an address.
+    pub refused: u64,
+    /// Frames of this side that went to all peers.
+    pub flooded: u64,
+    /// Questions for addresses (ARP, neighbour discovery) that were answered from what is known.
+    pub answered: u64,
+    /// Addresses of each peer that has some, by its name.
+    pub peers: BTreeMap<String, u64>,
+    /// What is wrong with the network behind the device: a loop.
+    pub problem: Option<String>,
 }
 
 /// A node's part in its network.
@@ -288,6 +317,7 @@ pub(crate) mod tests {
             workers: vec![WorkerStatus { rx_packets: 1, ..WorkerStatus::default() }; 2],
             drops: [("no_route".to_owned(), 17)].into(),
             network: None,
+            switch: None,
         }
     }
 

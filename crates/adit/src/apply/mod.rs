@@ -12,7 +12,7 @@ use linux::netlink::{LinkChange, Netlink, PROTOCOL, RouteKind, Rule};
 use linux::nft::{self, Nft, Ruleset};
 use linux::sysctl;
 
-use crate::plan::{self, ALIAS, Actual, Operation, Owned, Territory};
+use crate::plan::{self, ALIAS, Actual, ActualBridge, Operation, Owned, Territory};
 use crate::{Failure, Result};
 
 pub use record::Record;
@@ -55,11 +55,31 @@ pub fn observe(netlink: &mut Netlink, device: &str) -> Result<Actual> {
 pub fn observe_for(
     netlink: &mut Netlink,
     device: &str,
-    territory: Option<&Territory>,
+    (territory, bridge): (Option<&Territory>, Option<&str>),
     owned: &Owned,
 ) -> Result<Actual> {
     let asked = territory.is_some() || owned.territory.is_some() || !owned.settings.is_empty();
-    observe_all(netlink, device, asked.then_some((territory, owned)))
+    let mut actual = observe_all(netlink, device, asked.then_some((territory, owned)))?;
+    if let Some(name) = bridge.or(owned.bridge.as_deref()) {
+        actual.bridge = observe_bridge(netlink, name, device)?;
+    }
+    Ok(actual)
+}
+
+/// The bridge of this name.
+///
+/// # Errors
+/// A device of that name that is no bridge.
+fn observe_bridge(netlink: &mut Netlink, name: &str, device: &str) -> Result<Option<ActualBridge>> {
+    let Some(link) = netlink.link(name)? else { return Ok(None) };
+    if link.kind.as_deref() != Some("bridge") {
+        return Err(Failure::failed(format!("the device {name} is there and is no bridge"))
+            .with_remedy("name another `bridge` under [device]"));
+    }
+    let addresses = netlink.addresses(Some(link.index))?.into_iter().map(|address| address.net).collect();
+    let is_other = |port: &linux::netlink::Link| port.controller == Some(link.index) && port.name != device;
+    let others = netlink.links()?.iter().filter(|port| is_other(port)).count();
+    Ok(Some(ActualBridge { link, addresses, others }))
 }
 
 fn observe_all(netlink: &mut Netlink, device: &str, asked: Option<(Option<&Territory>, &Owned)>) -> Result<Actual> {
@@ -98,7 +118,19 @@ fn observe_all(netlink: &mut Netlink, device: &str, asked: Option<(Option<&Terri
     // Where it cannot be read, there is no IPv4, and nothing to change.
     let valid_mark = sysctl::get(&VALID_MARK).map_or(true, |value| value != "0");
     let filters = filters(device);
-    Ok(Actual { device: link, addresses, routes, rules, nearby, filters, valid_mark, switches, to_answer, answered })
+    Ok(Actual {
+        device: link,
+        addresses,
+        bridge: None,
+        routes,
+        rules,
+        nearby,
+        filters,
+        valid_mark,
+        switches,
+        to_answer,
+        answered,
+    })
 }
 
 /// Chain and comment of each rule of our packet filters. A kernel that has none of any kind has none of ours.
@@ -156,6 +188,26 @@ fn carry_out(netlink: &mut Netlink, device: &str, step: &Operation) -> Result<()
         Operation::DeleteAddress(address) => {
             netlink.existing_link(device).and_then(|link| netlink.delete_address(link.index, *address)).or_else(absent)
         }
+        Operation::MakeBridge(name, mac) => netlink.create_bridge(name, Some(*mac)).and_then(|()| {
+            let index = netlink.existing_link(name)?.index;
+            quiet_bridge(name);
+            netlink.change_link(index, &LinkChange { alias: Some(ALIAS), ..LinkChange::default() })
+        }),
+        Operation::DeleteBridge(name) => {
+            netlink.existing_link(name).and_then(|link| netlink.delete_link(link.index)).or_else(absent)
+        }
+        Operation::AddBridgeAddress(name, address) => {
+            netlink.existing_link(name).and_then(|link| netlink.add_address(link.index, *address, true))
+        }
+        Operation::DeleteBridgeAddress(name, address) => {
+            netlink.existing_link(name).and_then(|link| netlink.delete_address(link.index, *address)).or_else(absent)
+        }
+        Operation::SetBridgeUp(name) => netlink.existing_link(name).and_then(|link| netlink.set_up(link.index, true)),
+        Operation::Join(name) => netlink
+            .existing_link(name)
+            .map(|link| link.index)
+            .and_then(|bridge| change(netlink, LinkChange { controller: Some(Some(bridge)), ..LinkChange::default() })),
+        Operation::Part => change(netlink, LinkChange { controller: Some(None), ..LinkChange::default() }),
         Operation::AddRoute(route) => netlink.add_route(route),
         Operation::DeleteRoute(route) => netlink.delete_route(route).or_else(absent),
         Operation::AddRule(rule) => netlink.add_rule(rule),
@@ -168,6 +220,13 @@ fn carry_out(netlink: &mut Netlink, device: &str, step: &Operation) -> Result<()
         Operation::DeleteProxy(proxy) => netlink.delete_proxy(proxy).or_else(absent),
     };
     done.map_err(|e| explain(step, e))
+}
+
+/// A host takes no router's word for it that comes over the tunnel.
+fn quiet_bridge(name: &str) {
+    if let Err(e) = sysctl::set(&["net", "ipv6", "conf", name, "accept_ra"], "0") {
+        tracing::debug!("{e}");
+    }
 }
 
 /// Leaves just these of our packet filters.
@@ -245,7 +304,7 @@ pub fn remove_leftovers(device: &str, state_dir: &Path) -> Result<Removed> {
     let mut netlink = Netlink::open()?;
     let record = Record::of(device, state_dir);
     let owned = record.read()?;
-    let actual = observe_for(&mut netlink, device, None, &owned)?;
+    let actual = observe_for(&mut netlink, device, (None, None), &owned)?;
     // Carrier means that somebody holds a queue.
     if actual.device.as_ref().is_some_and(|device| device.running) {
         return Err(Failure::failed(format!("a daemon with another runtime directory holds the device {device}"))
@@ -261,6 +320,7 @@ pub fn remove_leftovers(device: &str, state_dir: &Path) -> Result<Removed> {
         (count(|step| matches!(step, Operation::DeleteFilters)), "set of packet filters"),
         (count(|step| matches!(step, Operation::Set(..))), "setting"),
         (count(|step| matches!(step, Operation::DeleteProxy(_))), "neighbour"),
+        (count(|step| matches!(step, Operation::DeleteBridge(_))), "bridge"),
     ] {
         match count {
             0 => {}

@@ -40,6 +40,8 @@ struct Contents {
     /// With what they were.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     settings: Vec<(Setting, u8)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bridge: Option<String>,
 }
 
 impl From<&Owned> for Contents {
@@ -54,6 +56,7 @@ impl From<&Owned> for Contents {
             addresses: owned.addresses.clone(),
             territory: owned.territory.clone(),
             settings: owned.settings.clone().into_iter().collect(),
+            bridge: owned.bridge.clone(),
         }
     }
 }
@@ -71,6 +74,7 @@ impl From<Contents> for Owned {
             addresses: contents.addresses,
             territory: contents.territory,
             settings: contents.settings.into_iter().collect(),
+            bridge: contents.bridge,
         }
     }
 }
@@ -157,6 +161,7 @@ mod tests {
                 clients: vec!["10.42.7.254".parse().unwrap()],
             }),
             settings: [(Setting::Forward4("eth0".into()), 0), (Setting::ForwardAll6, 0)].into(),
+            bridge: Some("br0".into()),
         };
         record.write(&owned).unwrap();
         assert_eq!(record.read().unwrap(), owned);

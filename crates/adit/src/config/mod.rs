@@ -19,6 +19,7 @@
 mod document;
 mod endpoint;
 mod error;
+mod ethernet;
 mod keys;
 mod names;
 mod nearest;
@@ -46,8 +47,8 @@ pub(crate) use names::{check_device, check_peer};
 pub use network::{PrefixError, RegistryError, check_key_prefix, host_name, network_file, registry_url};
 pub(crate) use resolve::LISTEN;
 pub use resolved::{
-    Device, Dns, Mtu, Network, Observe, ObserveAt, Origin, Overlay, Peer, PublicIp, RegistryAt, Table, Transport,
-    TransportKind, Tunnel, Workers,
+    Device, Dns, Ethernet, Mtu, Network, Observe, ObserveAt, Origin, Overlay, Peer, PublicIp, RegistryAt, Table,
+    Transport, TransportKind, Tunnel, Workers,
 };
 use zeroize::Zeroizing;
 

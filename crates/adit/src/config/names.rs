@@ -147,6 +147,7 @@ mod tests {
             transport: TransportKind::WireGuard,
             preshared_key: None,
             keepalive: None,
+            macs: Vec::new(),
         };
         let mut almost = [0xff; 32];
         almost[31] = 0;

@@ -8,7 +8,7 @@ use super::{
     document::{Document, Located},
     endpoint::{Endpoint, Host},
     error::Error,
-    names,
+    ethernet, names,
     prefix::parse_network,
     raw,
     resolve::refuse,
@@ -19,12 +19,20 @@ use crate::key::PublicKey;
 /// The longest keepalive: as many seconds as WireGuard's 16 bits count.
 const LONGEST_KEEPALIVE: Duration = Duration::from_secs(u16::MAX as u64);
 
+/// What peers are beside.
+pub(super) struct Surroundings<'a> {
+    pub(super) transport: &'a Transport,
+    pub(super) in_a_network: bool,
+    /// Whether the device carries frames, so that peers have no prefixes.
+    pub(super) tap: bool,
+}
+
 /// Resolves all peers, without their preshared keys. Prefixes may nest (the longest wins) but one prefix has one peer.
 pub(super) fn resolve(
     document: &Document,
     raw: Vec<raw::Peer>,
     own_addresses: &[IpNet],
-    (transport, in_a_network): (&Transport, bool),
+    surroundings: &Surroundings<'_>,
 ) -> Result<Vec<Peer>, Error> {
     if raw.is_empty() {
         return Err(document.error_of_file("there is no peer: write one [[peer]] for each other end of the tunnel"));
@@ -34,14 +42,14 @@ pub(super) fn resolve(
     let mut endpoints = Vec::with_capacity(raw.len());
     for raw in raw {
         endpoints.push(raw.endpoint.clone());
-        if in_a_network {
+        if surroundings.in_a_network {
             refuse_sealed(document, &raw)?;
         }
-        peers.push(peer(document, raw, own_addresses, &mut taken)?);
+        peers.push(peer(document, raw, own_addresses, surroundings.tap, &mut taken)?);
     }
     for (peer, typed) in peers.iter().zip(&endpoints) {
         if let (Some(endpoint), Some(typed)) = (&peer.endpoint, typed) {
-            check_reachable(document, typed, endpoint, transport, &taken)?;
+            check_reachable(document, typed, endpoint, surroundings.transport, &taken)?;
         }
     }
     Ok(peers)
@@ -73,7 +81,13 @@ struct Owner {
     at: usize,
 }
 
-fn peer(document: &Document, raw: raw::Peer, own_addresses: &[IpNet], taken: &mut Taken) -> Result<Peer, Error> {
+fn peer(
+    document: &Document,
+    raw: raw::Peer,
+    own_addresses: &[IpNet],
+    tap: bool,
+    taken: &mut Taken,
+) -> Result<Peer, Error> {
     let name = name(document, &raw, taken)?;
     let owner = |span: &std::ops::Range<usize>| Owner { peer: name.clone(), at: span.start };
     let kind = transport_kind(document, &raw)?;
@@ -98,11 +112,38 @@ fn peer(document: &Document, raw: raw::Peer, own_addresses: &[IpNet], taken: &mu
     }
     let keepalive = keepalive(document, raw.keepalive.as_ref())?;
 
+    let allowed_ips = match &raw.allowed_ips {
+        Some(typed) if tap => return Err(ethernet::refuse_prefixes(document, &typed.span)),
+        _ if tap => Vec::new(),
+        typed => prefixes(document, &raw, typed.as_ref(), (&name, own_addresses), taken)?,
+    };
+    Ok(Peer {
+        name,
+        public_key,
+        endpoint,
+        allowed_ips,
+        transport: kind,
+        preshared_key: None,
+        keepalive,
+        macs: Vec::new(),
+        origin: crate::config::Origin::File,
+    })
+}
+
+/// The prefixes behind a peer.
+fn prefixes(
+    document: &Document,
+    raw: &raw::Peer,
+    typed: Option<&Located<Vec<Located<String>>>>,
+    (name, own_addresses): (&str, &[IpNet]),
+    taken: &mut Taken,
+) -> Result<Vec<IpNet>, Error> {
+    let owner = |span: &std::ops::Range<usize>| Owner { peer: name.to_owned(), at: span.start };
     let needed = format!(
         "peer {name:?} has no allowed-ips, so that nothing could reach it: write allowed-ips = [\"10.77.0.2/32\"], \
          with its own addresses"
     );
-    let Some(typed) = raw.allowed_ips.as_ref() else { return Err(document.error(&raw.span, needed)) };
+    let Some(typed) = typed else { return Err(document.error(&raw.span, needed)) };
     if typed.value.is_empty() {
         return Err(document.error(&typed.span, needed));
     }
@@ -122,16 +163,7 @@ fn peer(document: &Document, raw: raw::Peer, own_addresses: &[IpNet], taken: &mu
             None => allowed_ips.push(net),
         }
     }
-    Ok(Peer {
-        name,
-        public_key,
-        endpoint,
-        allowed_ips,
-        transport: kind,
-        preshared_key: None,
-        keepalive,
-        origin: crate::config::Origin::File,
-    })
+    Ok(allowed_ips)
 }
 
 fn twice(document: &Document, text: &Located<String>, what: &str, owner: &Owner, remedy: &str) -> Error {

@@ -18,6 +18,7 @@ pub(super) struct Tunnel {
     pub(super) peers: Vec<Peer>,
     pub(super) network: Option<Network>,
     pub(super) observe: Observe,
+    pub(super) switch: Switch,
 }
 
 /// `[device]`
@@ -32,6 +33,8 @@ pub(super) struct Device {
     pub(super) wireguard_private_key_file: Text,
     pub(super) table: Option<Located<WordOrNumber>>,
     pub(super) dns: Texts,
+    pub(super) bridge: Text,
+    pub(super) reserve: Texts,
 }
 
 /// `[transport]`
@@ -45,7 +48,7 @@ pub(super) struct Transport {
 }
 
 /// `[[peer]]`
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Peer {
     pub(super) span: Range<usize>,
     pub(super) name: Text,
@@ -55,6 +58,7 @@ pub(super) struct Peer {
     pub(super) transport: Text,
     pub(super) preshared_key_file: Text,
     pub(super) keepalive: Text,
+    pub(super) macs: Texts,
 }
 
 /// `[network]`
@@ -90,11 +94,25 @@ pub(super) struct Observe {
     pub(super) allow: Texts,
 }
 
+/// `[switch]`
+#[derive(Debug, Default)]
+pub(super) struct Switch {
+    pub(super) span: Range<usize>,
+    pub(super) age: Text,
+    pub(super) macs_per_peer: Option<Located<WordOrNumber>>,
+    pub(super) storm_limit: Option<Located<WordOrNumber>>,
+    pub(super) stp: Option<Located<bool>>,
+    pub(super) suppress: Option<Located<bool>>,
+}
+
 /// Where each key lives, to help whoever wrote it into another section.
 const HOMES: &[(&str, &[&str])] = &[
-    ("[device]", &["mode", "addresses", "mtu", "private-key-file", "wireguard-private-key-file", "table", "dns"]),
+    (
+        "[device]",
+        &["mode", "addresses", "mtu", "private-key-file", "wireguard-private-key-file", "table", "dns", "reserve"],
+    ),
     ("[transport]", &["listen", "workers", "offload", "busy-poll", "fwmark"]),
-    ("[[peer]]", &["public-key", "endpoint", "allowed-ips", "preshared-key-file", "keepalive"]),
+    ("[[peer]]", &["public-key", "endpoint", "allowed-ips", "preshared-key-file", "keepalive", "macs"]),
     (
         "[network]",
         &[
@@ -121,6 +139,7 @@ const HOMES: &[(&str, &[&str])] = &[
         ],
     ),
     ("[observe]", &["allow"]),
+    ("[switch]", &["age", "macs-per-peer", "storm-limit", "stp", "suppress"]),
 ];
 
 fn home(key: &str) -> Option<&'static str> {
@@ -136,8 +155,9 @@ impl Tunnel {
         let peers = top.tables("peer", "[[peer]]")?.into_iter().map(Peer::read).collect::<Result<_, _>>()?;
         let network = top.table("network", "[network]")?.map(Network::read).transpose()?;
         let observe = top.table("observe", "[observe]")?.map(Observe::read).transpose()?.unwrap_or_default();
+        let switch = top.table("switch", "[switch]")?.map(Switch::read).transpose()?.unwrap_or_default();
         top.finish(home)?;
-        Ok(Self { device, transport, peers, network, observe })
+        Ok(Self { device, transport, peers, network, observe, switch })
     }
 }
 
@@ -146,13 +166,15 @@ impl Device {
         let device = Self {
             span: section.span(),
             name: section.string("name", "a string such as \"adit0\"")?,
-            mode: section.string("mode", "\"tun\"")?,
+            mode: section.string("mode", "\"tun\" or \"tap\"")?,
             addresses: section.strings("addresses", "a list of strings such as [\"10.77.0.1/24\"]")?,
             mtu: section.word_or_number("mtu", "\"auto\" or a number of bytes")?,
             private_key_file: section.string("private-key-file", "a string, the path of a file")?,
             wireguard_private_key_file: section.string("wireguard-private-key-file", "a string, the path of a file")?,
             table: section.word_or_number("table", "\"auto\", \"off\" or a number")?,
             dns: section.strings("dns", "a list of strings such as [\"10.0.0.53\", \"example.org\"]")?,
+            bridge: section.string("bridge", "a string such as \"br0\"")?,
+            reserve: section.strings("reserve", "a list of strings such as [\"10.77.0.64/26\"]")?,
         };
         section.finish(home)?;
         Ok(device)
@@ -184,6 +206,7 @@ impl Peer {
             transport: section.string("transport", "a string such as \"sealed\"")?,
             preshared_key_file: section.string("preshared-key-file", "a string, the path of a file")?,
             keepalive: section.string("keepalive", "a string such as \"25s\"")?,
+            macs: section.strings("macs", "a list of strings such as [\"52:54:00:12:34:56\"]")?,
         };
         section.finish(home)?;
         Ok(peer)
@@ -221,6 +244,21 @@ impl Network {
         };
         section.finish(home)?;
         Ok(network)
+    }
+}
+
+impl Switch {
+    fn read(mut section: Section<'_>) -> Result<Self, Error> {
+        let switch = Self {
+            span: section.span(),
+            age: section.string("age", "a string such as \"5m\"")?,
+            macs_per_peer: section.word_or_number("macs-per-peer", "a number of addresses")?,
+            storm_limit: section.word_or_number("storm-limit", "a number of frames per second")?,
+            stp: section.boolean("stp")?,
+            suppress: section.boolean("suppress")?,
+        };
+        section.finish(home)?;
+        Ok(switch)
     }
 }
 

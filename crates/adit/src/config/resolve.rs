@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::{
     document::{Document, Located, WordOrNumber},
     error::{Error, quoted},
-    keys, names, network, observe, peers,
+    ethernet, keys, names, network, observe, peers,
     prefix::parse_host,
     raw,
     resolved::{Device, Dns, Mtu, Peer, Table, Transport, Tunnel, Workers},
@@ -44,23 +44,52 @@ pub(super) fn refuse(document: &Document, value: &Located<String>, fault: impl D
 
 /// Resolves a whole file.
 pub(super) fn tunnel(document: &Document, raw: raw::Tunnel) -> Result<Tunnel, Error> {
-    let raw::Tunnel { device, transport, peers, network, observe } = raw;
+    let raw::Tunnel { device, transport, peers, network, observe, switch } = raw;
     let observe = observe::resolve(document, observe)?;
     let name = device_name(document, device.name.as_ref())?;
-    mode(document, device.mode.as_ref())?;
+    let tap = ethernet::is_tap(document, device.mode.as_ref())?;
+    if tap && let Some(mode) = device.mode.as_ref().filter(|_| network.is_some()) {
+        return Err(refuse(
+            document,
+            mode,
+            "is no mode of a network's node, which routes packets: leave `mode` out (a virtual machine of a node gets its card by `adit vm-tap`), or leave \
+             [network] out",
+        ));
+    }
+    if !tap {
+        ethernet::refuse_without(document, &device, &switch, &peers)?;
+    }
+    let ethernet = if tap { Some(ethernet::resolve(document, &device, switch)?) } else { None };
     let network = network.map(|raw| network::network(document, raw, &name)).transpose()?;
     let addresses = match (&device.addresses, &network) {
         // They come with the lease.
         (None, Some(_)) => Vec::new(),
+        // A port of a bridge has none.
+        (None, None) if tap => Vec::new(),
         (typed, _) => addresses(document, &device.span, typed.as_ref())?,
     };
     let transport = self::transport(document, transport)?;
+    let typed_peers = if tap { peers.clone() } else { Vec::new() };
     let preshared: Vec<raw::Text> = peers.iter().map(|peer| peer.preshared_key_file.clone()).collect();
     let mut peers = match (peers.is_empty(), &network) {
         (true, Some(_)) => Vec::new(),
-        (_, network) => peers::resolve(document, peers, &addresses, (&transport, network.is_some()))?,
+        (_, network) => peers::resolve(
+            document,
+            peers,
+            &addresses,
+            &peers::Surroundings { transport: &transport, in_a_network: network.is_some(), tap },
+        )?,
     };
-    let largest = if network.is_some() { largest_sealed_mtu() } else { largest_mtu(&peers) };
+    if tap {
+        ethernet::check_peers(document, &typed_peers, &mut peers)?;
+    }
+    let largest = if tap {
+        largest_sealed_mtu() - u16::try_from(wire::frame::MAX_LINK).unwrap_or(u16::MAX)
+    } else if network.is_some() {
+        largest_sealed_mtu()
+    } else {
+        largest_mtu(&peers)
+    };
     let mtu = mtu(document, device.mtu.as_ref(), carries_ipv6(&addresses, &peers), largest)?;
     let (private_key, wireguard_private_key) = match &network {
         Some(network) => keys::of_a_node(document, &device, network, &peers)?,
@@ -71,7 +100,17 @@ pub(super) fn tunnel(document: &Document, raw: raw::Tunnel) -> Result<Tunnel, Er
     let table = device.table.map_or(Ok(Table::Auto), |typed| table(document, &typed))?;
     let dns = device.dns.map_or(Ok(Dns::default()), |typed| dns(document, &typed))?;
     let device = Device { name, addresses, mtu, private_key, wireguard_private_key, table, dns };
-    Ok(Tunnel { device, transport, peers, open: false, source: document.path.clone(), network, overlay: None, observe })
+    Ok(Tunnel {
+        device,
+        transport,
+        peers,
+        open: false,
+        source: document.path.clone(),
+        network,
+        overlay: None,
+        observe,
+        ethernet,
+    })
 }
 
 /// The device's name, or the default.
@@ -79,15 +118,6 @@ pub(super) fn device_name(document: &Document, name: Option<&Located<String>>) -
     let Some(name) = name else { return Ok(DEVICE_NAME.into()) };
     names::check_device(&name.value).map_err(|fault| refuse(document, name, fault))?;
     Ok(name.value.clone())
-}
-
-fn mode(document: &Document, mode: Option<&Located<String>>) -> Result<(), Error> {
-    let Some(mode) = mode else { return Ok(()) };
-    match mode.value.as_str() {
-        "tun" => Ok(()),
-        "tap" => Err(refuse(document, mode, "as mode is not in this version yet: write \"tun\"")),
-        _ => Err(refuse(document, mode, "is not a mode: write \"tun\"")),
-    }
 }
 
 fn addresses(

@@ -9,6 +9,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use wire::ethernet::MacAddress;
 
 use super::endpoint::Endpoint;
 use crate::key::{PresharedKey, PrivateKey, PublicKey};
@@ -33,6 +34,19 @@ pub struct Tunnel {
     pub overlay: Option<Overlay>,
     /// Who may see what of this host.
     pub observe: Observe,
+    /// Of a device that carries frames (`mode = "tap"`).
+    pub ethernet: Option<Ethernet>,
+}
+
+/// A device that carries frames.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ethernet {
+    /// The bridge that the device is a port of.
+    pub bridge: Option<String>,
+    /// Ranges of addresses that this host gives its virtual machines; none overlaps another.
+    pub reserve: Vec<IpNet>,
+    /// How frames are switched.
+    pub switch: tunnel::switch::Settings,
 }
 
 /// Who may see what of this host.
@@ -56,6 +70,11 @@ pub enum ObserveAt {
 }
 
 impl Tunnel {
+    /// What the link-layer addresses of its devices follow from: who it is.
+    pub fn link_owner(&self) -> String {
+        self.device.private_key.as_ref().map(|key| key.public_key().to_string()).unwrap_or_default()
+    }
+
     /// The addresses of the device: those of the file, and the first one of each subnet that the lease gives.
     pub fn addresses(&self) -> impl Iterator<Item = IpNet> {
         let subnets = self.overlay.iter().flat_map(|overlay| &overlay.subnets);
@@ -273,6 +292,8 @@ pub struct Peer {
     pub preshared_key: Option<PresharedKey>,
     /// How often at least an encrypted peer hears from us: 1 to 65535 whole seconds.
     pub keepalive: Option<Duration>,
+    /// The link-layer addresses that it may have, with a device that carries frames; empty: any.
+    pub macs: Vec<MacAddress>,
     /// Who says that it is a peer.
     pub origin: Origin,
 }

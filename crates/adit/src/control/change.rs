@@ -464,6 +464,7 @@ impl Control {
         }
         for id in new.remove {
             self.switchboard.remove(id);
+            self.forget_addresses(id);
         }
         self.switchboard.follow_up(&self.roster);
     }

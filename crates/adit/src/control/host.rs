@@ -11,7 +11,7 @@ use crate::apply;
 use crate::data_path;
 use crate::dns::Resolvers;
 use crate::observe::facts::DeviceFacts;
-use crate::plan::{self, Desired, Operation, Owned};
+use crate::plan::{self, Actual, Desired, Operation, Owned, Territory};
 use crate::roads;
 use crate::subnet_env::SubnetFiles;
 use crate::underlay::{self, Survey};
@@ -46,7 +46,7 @@ impl Control {
             }
         };
         self.device.store(Arc::new(DeviceFacts { mtu, offloads: device.offloads.clone() }));
-        self.switchboard.set_mtu(mtu, &self.roster);
+        self.switchboard.set_mtu(self.inner_mtu(mtu), &self.roster);
         self.publish();
         self.try_to_tell_doors();
         Ok(Opened { device, undo })
@@ -56,7 +56,8 @@ impl Control {
         let name = self.tunnel.device.name.clone();
         underlay::check_mtu(&self.tunnel, self.narrowest())?;
         let desired = self.desired(self.narrowest());
-        let before = apply::observe_for(netlink, &name, desired.territory.as_ref(), &self.owned)?;
+        let before = apply::observe_for(netlink, &name, asked(&desired), &self.owned)?;
+        self.check_ports(&desired, &before)?;
         let mut undo = Undo { steps: Vec::new(), device_was_there: before.device.is_some(), owned: self.owned.clone() };
         self.owned.claim(&desired, &before);
         self.note_addresses();
@@ -71,6 +72,20 @@ impl Control {
         self.owned.keep(&desired);
         self.record.write(&self.owned)?;
         Ok((device, undo, desired.mtu))
+    }
+
+    /// A bridge that is not ours has the addresses that whoever made it gave it.
+    fn check_ports(&self, desired: &Desired, actual: &Actual) -> Result<()> {
+        let Some(bridge) = &desired.bridge else { return Ok(()) };
+        let is_foreign = actual.bridge.is_some() && self.owned.bridge.as_ref() != Some(&bridge.name);
+        if is_foreign && !bridge.addresses.is_empty() {
+            return Err(Failure::failed(format!(
+                "the bridge {} is not adit's, which gives it no addresses",
+                bridge.name
+            ))
+            .with_remedy("take `addresses` out of [device], or name a bridge that is not there yet"));
+        }
+        Ok(())
     }
 
     /// Notes what names came to, where that may be needed; answers whether it is news.
@@ -92,8 +107,8 @@ impl Control {
 
     fn set_up(&mut self, netlink: &mut Netlink, name: &str, desired: &Desired, undo: &mut Undo) -> Result<Device> {
         let queues = self.surroundings.sockets.len();
-        let device = data_path::open_device(netlink, name, queues, self.tunnel.transport.offload)?;
-        let actual = apply::observe_for(netlink, name, desired.territory.as_ref(), &self.owned)?;
+        let device = data_path::open_device(netlink, &self.tunnel, queues)?;
+        let actual = apply::observe_for(netlink, name, asked(desired), &self.owned)?;
         // The device has settings of its own.
         if self.owned.claim_settings(desired, &actual) {
             self.record.write(&self.owned)?;
@@ -111,7 +126,7 @@ impl Control {
     /// none of the others from it, least of all a blackhole. Answers whether there is a device, and what failed.
     pub(super) fn put_right(&mut self, netlink: &mut Netlink, desired: &Desired) -> Result<(bool, Vec<Failure>)> {
         let name = self.tunnel.device.name.clone();
-        let actual = apply::observe_for(netlink, &name, desired.territory.as_ref(), &self.owned)?;
+        let actual = apply::observe_for(netlink, &name, asked(desired), &self.owned)?;
         if actual.device.is_none() {
             return Ok((false, Vec::new()));
         }
@@ -182,7 +197,7 @@ impl Control {
         }
         let mut failures: Vec<Failure> = self.part_with_containers().err().into_iter().collect();
         let name = &self.tunnel.device.name;
-        match apply::observe_for(netlink, name, None, &self.owned) {
+        match apply::observe_for(netlink, name, (None, None), &self.owned) {
             Ok(actual) => failures.extend(apply::try_all(netlink, name, &plan::removal(&actual, &self.owned))),
             Err(failure) => failures.push(failure),
         }
@@ -222,6 +237,11 @@ impl Control {
     pub(super) fn narrowest(&self) -> Option<usize> {
         self.roster.members().map(|member| member.width.configured).min()
     }
+}
+
+/// What of the host is to be looked at beyond the device.
+fn asked(desired: &Desired) -> (Option<&Territory>, Option<&str>) {
+    (desired.territory.as_ref(), desired.bridge.as_ref().map(|bridge| bridge.name.as_str()))
 }
 
 /// A host that becomes a router is told so.

@@ -95,6 +95,7 @@ mod tests {
             transport: TransportKind::Sealed,
             preshared_key: None,
             keepalive: None,
+            macs: Vec::new(),
             origin: Origin::Network,
         }
     }

@@ -118,6 +118,7 @@ pub(super) fn of_node(node: &Node, listen: SocketAddr, behind_nat: bool, turns: 
         transport: TransportKind::Sealed,
         preshared_key: None,
         keepalive: (behind_nat && !node.behind_nat && !usable.is_empty()).then_some(KEEPALIVE),
+        macs: Vec::new(),
         origin: Origin::Network,
     }
 }
@@ -138,6 +139,7 @@ pub(super) fn of_plain_node(node: &PlainNode, port: u16) -> Peer {
         transport: TransportKind::Plain,
         preshared_key: None,
         keepalive: None,
+        macs: Vec::new(),
         origin: Origin::Network,
     }
 }
@@ -152,6 +154,7 @@ pub(super) fn of_client(client: &Client) -> Peer {
         transport: TransportKind::WireGuard,
         preshared_key: Some(client.preshared_key.clone()),
         keepalive: None,
+        macs: Vec::new(),
         origin: Origin::Client,
     }
 }
@@ -174,6 +177,7 @@ mod tests {
             transport: TransportKind::Sealed,
             preshared_key: None,
             keepalive: None,
+            macs: Vec::new(),
             origin,
         }
     }

@@ -14,10 +14,13 @@ use linux::udp::Socket;
 use tokio::sync::Notify;
 use tunnel::node::PeerState;
 use tunnel::peer::Standing;
+use tunnel::switch::Switch;
 use tunnel::{PeerId, Reason, Time};
 use wire::message::Suite;
 
-use crate::api::status::{DeviceStatus, NetworkStatus, PeerStatus, Status, TransportStatus, WorkerStatus};
+use crate::api::status::{
+    DeviceStatus, NetworkStatus, PeerStatus, Status, SwitchStatus, TransportStatus, WorkerStatus,
+};
 use crate::config::{Peer, Tunnel};
 use crate::container::Store;
 use crate::counters::{Counter, Drops, PerWorker, Traffic, Wire, WorkerCounters};
@@ -55,6 +58,8 @@ pub struct Facts {
     network: ArcSwapOption<NetworkStatus>,
     containers: Store,
     names_problems: ArcSwap<Vec<String>>,
+    switch: Option<Arc<Switch>>,
+    switch_problem: ArcSwapOption<String>,
     changed: Notify,
 }
 
@@ -97,7 +102,7 @@ impl Facts {
         roster: &Roster,
         surroundings: &Surroundings,
         (node, device): (SharedNode, Arc<ArcSwap<DeviceFacts>>),
-        containers: Store,
+        (containers, switch): (Store, Option<Arc<Switch>>),
     ) -> Self {
         Self {
             started: Instant::now(),
@@ -110,6 +115,8 @@ impl Facts {
             network: ArcSwapOption::empty(),
             containers,
             names_problems: ArcSwap::default(),
+            switch,
+            switch_problem: ArcSwapOption::empty(),
             changed: Notify::new(),
         }
     }
@@ -138,6 +145,11 @@ impl Facts {
     /// What keeps names from being answered, each as a sentence without its full stop.
     pub fn set_names_problems(&self, problems: Vec<String>) {
         self.names_problems.store(Arc::new(problems));
+    }
+
+    /// What is wrong with the network behind the device, as a sentence without its full stop.
+    pub fn set_switch_problem(&self, problem: Option<String>) {
+        self.switch_problem.store(problem.map(Arc::new));
     }
 
     /// Another configuration is in force, its peers are in the roster.
@@ -243,7 +255,7 @@ impl Facts {
             uptime_s: self.started.elapsed().as_secs(),
             device: DeviceStatus {
                 name: self.name.clone(),
-                mode: "tun".into(),
+                mode: if known.tunnel.ethernet.is_some() { "tap" } else { "tun" }.into(),
                 mtu: device.mtu,
                 addresses: known.tunnel.addresses().collect(),
                 offloads: offload_names(device.offloads.level),
@@ -262,7 +274,27 @@ impl Facts {
             workers: workers.collect(),
             drops: Reason::ALL.iter().copied().map(drops).filter(|(_, n)| *n > 0).collect::<BTreeMap<_, _>>(),
             network,
+            switch: self.switch_status(&known, now),
         }
+    }
+
+    fn switch_status(&self, known: &Known, now: Time) -> Option<SwitchStatus> {
+        let switch = self.switch.as_ref()?;
+        let counts = switch.counts(now);
+        let held = known.tunnel.peers.iter().zip(&known.peers);
+        let held = held.map(|(peer, facts)| (peer.name.clone(), switch.held_by(facts.id) as u64));
+        Some(SwitchStatus {
+            bridge: known.tunnel.ethernet.as_ref().and_then(|ethernet| ethernet.bridge.clone()),
+            local_macs: counts.local as u64,
+            peer_macs: counts.remote as u64,
+            neighbours: counts.neighbours as u64,
+            moves: counts.moves,
+            refused: counts.refused,
+            flooded: counts.flooded,
+            answered: counts.answered,
+            peers: held.filter(|(_, macs)| *macs > 0).collect(),
+            problem: self.switch_problem.load().as_deref().cloned(),
+        })
     }
 
     /// Configuration and state at this moment.

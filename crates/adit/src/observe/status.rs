@@ -11,7 +11,7 @@ use super::{
 };
 use crate::api::{
     Status,
-    status::{DeviceStatus, NetworkStatus, PeerStatus, TransportStatus},
+    status::{DeviceStatus, NetworkStatus, PeerStatus, SwitchStatus, TransportStatus},
 };
 
 /// A daemon's state: what it is, then a table of its peers.
@@ -84,9 +84,31 @@ fn head(status: &Status) -> String {
     let _ = writeln!(text, "  device     {}", clean(&describe_device(device)));
     let _ = writeln!(text, "  offloads   {}", clean(&describe_offloads(device, transport)));
     let _ = writeln!(text, "  transport  {}", clean(&describe_transport(transport)));
+    if let Some(switch) = &status.switch {
+        let _ = writeln!(text, "  switch     {}", clean(&describe_switch(switch)));
+    }
     if let Some(network) = &status.network {
         let _ = writeln!(text, "  network    {}", clean(&describe_network(network)));
         let _ = writeln!(text, "  registry   {}", clean(&describe_registry(network)));
+    }
+    text
+}
+
+fn describe_switch(switch: &SwitchStatus) -> String {
+    let SwitchStatus { bridge, local_macs, peer_macs, moves, refused, flooded, answered, .. } = switch;
+    let mut text = bridge.as_ref().map_or_else(String::new, |bridge| format!("port of {bridge}, "));
+    let addresses = if *local_macs == 1 { "address" } else { "addresses" };
+    let _ = write!(
+        text,
+        "{local_macs} {addresses} here and {peer_macs} with peers, {} frames flooded, {} questions answered",
+        human::count(*flooded),
+        human::count(*answered)
+    );
+    if *moves > 0 {
+        let _ = write!(text, ", {} moves", human::count(*moves));
+    }
+    if *refused > 0 {
+        let _ = write!(text, ", NO ROOM for an address {} times", human::count(*refused));
     }
     text
 }
@@ -145,7 +167,8 @@ fn describe_registry(network: &NetworkStatus) -> String {
 }
 
 fn describe_device(device: &DeviceStatus) -> String {
-    format!("{}, MTU {}, {}", device.mode, device.mtu, list(&device.addresses))
+    let addresses = if device.addresses.is_empty() { "no address".into() } else { list(&device.addresses) };
+    format!("{}, MTU {}, {addresses}", device.mode, device.mtu)
 }
 
 fn describe_offloads(device: &DeviceStatus, transport: &TransportStatus) -> String {
@@ -260,6 +283,12 @@ fn problems(status: &Status) -> String {
             text.push('\n');
         }
         let _ = writeln!(text, "  problem    {}", clean(&format!("{}: {problem}", peer.name)));
+    }
+    if let Some(problem) = status.switch.as_ref().and_then(|switch| switch.problem.as_ref()) {
+        if text.is_empty() {
+            text.push('\n');
+        }
+        let _ = writeln!(text, "  problem    {}", clean(problem));
     }
     let Some(network) = &status.network else { return text };
     if text.is_empty() && (network.skipped > 0 || !network.problems.is_empty()) {
@@ -452,5 +481,33 @@ adit0  up 3 h 12 min, adit 0.1.0, process 4711
     fn many_networks_are_counted() {
         let networks: Vec<ipnet::IpNet> = (0..9).map(|i| format!("10.{i}.0.0/16").parse().unwrap()).collect();
         assert!(list(&networks).ends_with("10.5.0.0/16 and 3 more"));
+    }
+
+    #[test]
+    fn a_switch_says_what_it_knows_and_what_is_wrong() {
+        let mut status = sample();
+        assert!(!render(&status).contains("switch"));
+        let switch = SwitchStatus {
+            bridge: Some("br0".into()),
+            local_macs: 1,
+            peer_macs: 5,
+            flooded: 12,
+            ..SwitchStatus::default()
+        };
+        status.switch = Some(switch.clone());
+        status.device.addresses.clear();
+        let text = render(&status);
+        assert!(
+            text.contains(
+                "  switch     port of br0, 1 address here and 5 with peers, 12 frames flooded, 0 questions answered\n"
+            ),
+            "{text}"
+        );
+        assert!(text.contains("no address"), "{text}");
+        let problem = Some("a loop: look".to_owned());
+        status.switch = Some(SwitchStatus { refused: 7, moves: 2, problem, ..switch });
+        let text = render(&status);
+        assert!(text.contains(", 2 moves, NO ROOM for an address 7 times\n"), "{text}");
+        assert!(text.contains("  problem    a loop: look\n"), "{text}");
     }
 }

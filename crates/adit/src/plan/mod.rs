@@ -2,6 +2,7 @@
 //! share it and every case is a table test.
 
 mod answering;
+mod bridge;
 mod forwarding;
 mod full_tunnel;
 mod nearby;
@@ -11,6 +12,7 @@ mod territory;
 mod tests;
 
 pub use answering::{answering, may_be_ours};
+pub use bridge::{ActualBridge, Bridge, link_address};
 pub use forwarding::{Setting, Switches};
 pub use full_tunnel::{FIRST_PRIORITY, FullTunnel, MOST, PRIORITY_STEP, Road, everywhere};
 pub use nearby::{Nearby, asks_for_links, find as find_nearby};
@@ -73,6 +75,10 @@ pub struct Desired {
     pub device: String,
     /// What is ours in a network, of a node.
     pub territory: Option<Territory>,
+    /// The bridge that the device is a port of, if it carries frames.
+    pub bridge: Option<Bridge>,
+    /// Whether the device carries frames.
+    pub frames: bool,
 }
 
 /// What the host looks like, as far as it is ours.
@@ -82,6 +88,8 @@ pub struct Actual {
     pub device: Option<Link>,
     /// Its addresses.
     pub addresses: Vec<IpNet>,
+    /// The bridge that is asked for, or is ours.
+    pub bridge: Option<ActualBridge>,
     /// The routes with our protocol number: all unicast ones through our device, and all blackholes and throws of the host.
     pub routes: Vec<Route>,
     /// The rules that go by a mark, and those with our protocol number.
@@ -115,6 +123,20 @@ pub enum Operation {
     DeleteAddress(IpNet),
     /// Sets the device up.
     SetUp,
+    /// Makes a bridge with this link-layer address, marked as ours.
+    MakeBridge(String, [u8; 6]),
+    /// Removes a bridge.
+    DeleteBridge(String),
+    /// Adds an address to a bridge.
+    AddBridgeAddress(String, IpNet),
+    /// Removes an address from a bridge.
+    DeleteBridgeAddress(String, IpNet),
+    /// Sets a bridge up.
+    SetBridgeUp(String),
+    /// Makes the device a port of a bridge.
+    Join(String),
+    /// Makes it none any more.
+    Part,
     /// Adds a route.
     AddRoute(Route),
     /// Removes a route.
@@ -141,10 +163,21 @@ impl Operation {
     /// What takes the step back; `None` where nothing needs to.
     pub fn inverse(&self) -> Option<Self> {
         match self {
-            Self::Mark | Self::QuietIpv6 | Self::SetUp | Self::ReplaceFilters(_, true) | Self::DeleteFilters => None,
+            Self::Mark
+            | Self::QuietIpv6
+            | Self::SetUp
+            | Self::ReplaceFilters(_, true)
+            | Self::DeleteFilters
+            | Self::DeleteBridge(_)
+            | Self::SetBridgeUp(_)
+            | Self::Part => None,
             Self::SetMtu(new, old) => Some(Self::SetMtu(*old, *new)),
             Self::AddAddress(address) => Some(Self::DeleteAddress(*address)),
             Self::DeleteAddress(address) => Some(Self::AddAddress(*address)),
+            Self::MakeBridge(name, _) => Some(Self::DeleteBridge(name.clone())),
+            Self::AddBridgeAddress(name, address) => Some(Self::DeleteBridgeAddress(name.clone(), *address)),
+            Self::DeleteBridgeAddress(name, address) => Some(Self::AddBridgeAddress(name.clone(), *address)),
+            Self::Join(_) => Some(Self::Part),
             Self::AddRoute(route) => Some(Self::DeleteRoute(route.clone())),
             Self::DeleteRoute(route) => Some(Self::AddRoute(route.clone())),
             Self::AddRule(rule) => Some(Self::DeleteRule(rule.clone())),
@@ -177,8 +210,10 @@ pub fn plan(desired: &Desired, actual: &Actual, owned: &Owned) -> Vec<Operation>
     let standing = Known::standing(actual);
     let wanted: Vec<Route> = desired.prefixes.iter().map(Prefix::blackhole).chain(routes.iter().cloned()).collect();
     steps.extend(wanted.iter().filter(|route| !standing.has(route)).cloned().map(Operation::AddRoute));
+    steps.extend(bridge::steps(desired, actual, owned));
     if let Some(device) = &actual.device {
         steps.extend(device_steps(desired, actual, device, &standing));
+        steps.extend(bridge::joining(desired, actual, device));
     }
     steps.extend(rules.iter().filter(|rule| !actual.rules.contains(rule)).cloned().map(Operation::AddRule));
     let obsolete = actual.rules.iter().filter(|rule| owned.owns_rule(rule) && !rules.contains(rule));
@@ -255,7 +290,8 @@ fn device_steps(desired: &Desired, actual: &Actual, device: &Link, standing: &Kn
     steps.extend(obsolete.cloned().map(Operation::DeleteRoute));
     let foreign = actual.addresses.iter().filter(|a| !desired.addresses.contains(a) && !is_link_local(a));
     steps.extend(foreign.copied().map(Operation::DeleteAddress));
-    if !device.up {
+    // A card of its own among others has a link-local address, as they have; a port of a bridge needs none.
+    if !device.up && (!desired.frames || desired.bridge.is_some()) {
         steps.push(Operation::QuietIpv6);
     }
     let missing = desired.addresses.iter().filter(|a| !actual.addresses.contains(a));
@@ -276,6 +312,7 @@ pub fn removal(actual: &Actual, owned: &Owned) -> Vec<Operation> {
     let routes = unicast.into_iter().chain(others).map(Operation::DeleteRoute);
     let filters = (!actual.filters.is_empty()).then_some(Operation::DeleteFilters);
     let mark = owned.may_reset_valid_mark(actual).then_some(Operation::SetValidMark(false));
+    let mark = mark.into_iter().chain(bridge::removal(actual, owned));
     let answers = answering::steps(actual);
     rules.chain(routes).chain(answers).chain(switching(None, actual, owned)).chain(filters).chain(mark).collect()
 }

@@ -22,6 +22,8 @@ pub struct Owned {
     pub territory: Option<Territory>,
     /// Settings that were changed, and what they were.
     pub settings: BTreeMap<Setting, u8>,
+    /// The bridge that was made for the device.
+    pub bridge: Option<String>,
 }
 
 impl Owned {
@@ -40,6 +42,9 @@ impl Owned {
         if let Some(full) = &desired.full {
             self.roads.extend(Some(full.road).filter(|road| !self.roads.contains(road)));
             self.valid_mark |= !actual.valid_mark;
+        }
+        if let Some(bridge) = desired.bridge.as_ref().filter(|_| actual.bridge.is_none()) {
+            self.bridge = Some(bridge.name.clone());
         }
         if desired.territory.is_some() {
             self.territory.clone_from(&desired.territory);

@@ -16,6 +16,8 @@ fn desired() -> Desired {
         full: None,
         device: "adit0".into(),
         territory: None,
+        bridge: None,
+        frames: false,
     }
 }
 
@@ -75,6 +77,22 @@ fn after(mut actual: Actual, steps: &[Operation]) -> Actual {
                 let switches = actual.switches.as_mut().unwrap();
                 assert_eq!(switches.values.insert(setting.clone(), *to), Some(*was));
             }
+            Operation::MakeBridge(name, mac) => {
+                let link = Link {
+                    index: 9,
+                    name: name.clone(),
+                    kind: Some("bridge".into()),
+                    mac: Some(*mac),
+                    ..self::device()
+                };
+                actual.bridge = Some(ActualBridge { link, addresses: Vec::new(), others: 0 });
+            }
+            Operation::DeleteBridge(_) => actual.bridge = None,
+            Operation::AddBridgeAddress(_, a) => actual.bridge.as_mut().unwrap().addresses.push(*a),
+            Operation::DeleteBridgeAddress(_, a) => actual.bridge.as_mut().unwrap().addresses.retain(|x| x != a),
+            Operation::SetBridgeUp(_) => actual.bridge.as_mut().unwrap().link.up = true,
+            Operation::Join(_) => device.unwrap().controller = Some(actual.bridge.as_ref().unwrap().link.index),
+            Operation::Part => device.unwrap().controller = None,
             Operation::AddProxy(proxy) => actual.answered.push(*proxy),
             Operation::DeleteProxy(proxy) => actual.answered.retain(|x| x != proxy),
         }
@@ -302,6 +320,8 @@ fn node() -> Desired {
         full: None,
         device: "adit0".into(),
         territory: Some(territory),
+        bridge: None,
+        frames: false,
     }
 }
 
@@ -382,4 +402,62 @@ fn nothing_is_forwarded_before_it_is_guarded() {
     // Whoever did not look says nothing of it.
     let unseen = Actual { switches: None, ..actual };
     assert!(!plan(&desired, &unseen, &owned).iter().any(|step| matches!(step, Operation::Set(..))));
+}
+
+/// A port of a bridge.
+fn port() -> Desired {
+    let bridge = Bridge { name: "br0".into(), addresses: nets(&["10.77.0.1/24"]), mac: link_address("key", "br0") };
+    Desired { addresses: Vec::new(), prefixes: Vec::new(), bridge: Some(bridge), frames: true, ..desired() }
+}
+
+#[test]
+fn a_bridge_that_is_not_there_is_made_and_goes_again_unless_others_use_it() {
+    let (desired, fresh) = (port(), Actual { device: Some(device()), ..Actual::default() });
+    let owned = owned(&desired);
+    assert_eq!(owned.bridge.as_deref(), Some("br0"));
+    let actual = after(fresh.clone(), &plan(&desired, &fresh, &owned));
+    let bridge = actual.bridge.as_ref().unwrap();
+    assert!(bridge.link.up && bridge.addresses == nets(&["10.77.0.1/24"]));
+    assert_eq!(actual.device.as_ref().unwrap().controller, Some(9));
+    assert_eq!(plan(&desired, &actual, &owned), []);
+    // Somebody takes the port out, sets the bridge down and gives it another address.
+    let mut changed = actual.clone();
+    changed.device.as_mut().unwrap().controller = None;
+    changed.bridge.as_mut().unwrap().link.up = false;
+    changed.bridge.as_mut().unwrap().addresses = nets(&["192.0.2.1/24", "fe80::1/64"]);
+    let mended = after(changed.clone(), &plan(&desired, &changed, &owned));
+    assert_eq!(mended.bridge.unwrap().addresses, nets(&["fe80::1/64", "10.77.0.1/24"]));
+    assert_eq!(mended.device.unwrap().controller, Some(9));
+    assert_eq!(removal(&actual, &owned), [Operation::DeleteBridge("br0".into())]);
+    let mut shared = actual;
+    shared.bridge.as_mut().unwrap().others = 1;
+    assert_eq!(removal(&shared, &owned), []);
+}
+
+#[test]
+fn of_a_bridge_that_was_there_only_the_port_is_ours() {
+    let mut desired = port();
+    desired.bridge.as_mut().unwrap().addresses.clear();
+    let link = Link { index: 9, name: "br0".into(), kind: Some("bridge".into()), up: false, ..device() };
+    let bridge = Some(ActualBridge { link, addresses: nets(&["192.0.2.1/24"]), others: 3 });
+    let there = Actual { device: Some(device()), bridge, ..Actual::default() };
+    let mut owned = Owned::default();
+    owned.claim(&desired, &there);
+    assert_eq!(owned.bridge, None);
+    let steps = plan(&desired, &there, &owned);
+    assert_eq!(steps.last(), Some(&Operation::Join("br0".into())));
+    assert!(!steps.iter().any(|step| matches!(step, Operation::SetBridgeUp(_) | Operation::DeleteBridgeAddress(..))));
+    let actual = after(there, &steps);
+    assert_eq!((plan(&desired, &actual, &owned), removal(&actual, &owned)), (vec![], vec![]));
+}
+
+#[test]
+fn a_card_among_others_keeps_its_link_local_address_and_a_port_gets_none() {
+    let fresh = Actual { device: Some(device()), ..Actual::default() };
+    for (desired, quiet) in [(desired(), true), (port(), true), (Desired { bridge: None, ..port() }, false)] {
+        let steps = plan(&desired, &fresh, &owned(&desired));
+        assert_eq!(steps.contains(&Operation::QuietIpv6), quiet);
+    }
+    let (one, other) = (link_address("key", "adit0"), link_address("key", "br0"));
+    assert!(one != other && one[0] & 3 == 2 && one == link_address("key", "adit0"));
 }

@@ -157,6 +157,7 @@ impl<'a> Table<'a> {
             transport: TransportKind::WireGuard,
             preshared_key: None,
             keepalive: None,
+            macs: Vec::new(),
         }));
         number
     }
@@ -281,6 +282,7 @@ pub(super) mod tests {
             network: None,
             overlay: None,
             observe: crate::config::Observe::default(),
+            ethernet: None,
             peers: Vec::new(),
             open: true,
             source: std::path::PathBuf::new(),
@@ -309,6 +311,7 @@ pub(super) mod tests {
             transport: TransportKind::WireGuard,
             preshared_key: None,
             keepalive: None,
+            macs: Vec::new(),
         }
     }
 

@@ -5,6 +5,8 @@ use std::io;
 use linux::tun;
 use tunnel::Reason;
 use wire::coalesce::Joins;
+use wire::ethernet::ethertype;
+use wire::frame::Frame;
 use wire::ip::IpPacket;
 use wire::segment::SuperPacket;
 use wire::vnet::{self, VnetHdr};
@@ -19,6 +21,8 @@ pub(super) struct DeviceWriter<'a> {
     pub(super) scratch: &'a mut [u8],
     /// What the kernel has not refused yet.
     pub(super) joins: Joins,
+    /// Whether the device takes frames.
+    pub(super) frames: bool,
     pub(super) gone: bool,
 }
 
@@ -34,15 +38,23 @@ impl DeviceWriter<'_> {
     #[cold]
     fn failed(&mut self, header: &VnetHdr, packet: &[u8], error: &io::Error) {
         self.gone |= error.raw_os_error() == Some(EBADFD);
-        let packets = IpPacket::parse(packet).and_then(|packet| SuperPacket::parse(*header, packet));
+        let packets = if self.frames {
+            Frame::parse(packet).and_then(|frame| SuperPacket::parse_frame(*header, &frame))
+        } else {
+            IpPacket::parse(packet).and_then(|packet| SuperPacket::parse(*header, packet))
+        };
         let Ok(packets) = packets else { return self.counters.dropped(Reason::DeviceRefused, 1) };
         if error.kind() != io::ErrorKind::InvalidInput || packets.count() == 1 {
             return self.counters.dropped(Reason::DeviceRefused, packets.count());
         }
-        match (header.gso_type & !vnet::GSO_ECN, packet.first().map(|b| b >> 4)) {
+        let is_v4 = match self.frames {
+            true => Frame::parse(packet).is_ok_and(|frame| frame.ethertype() == ethertype::IPV4),
+            false => packet.first().is_some_and(|b| b >> 4 == 4),
+        };
+        match (header.gso_type & !vnet::GSO_ECN, is_v4) {
             (vnet::GSO_TCPV4, _) => self.joins.tcp4 = false,
             (vnet::GSO_TCPV6, _) => self.joins.tcp6 = false,
-            (_, Some(4)) => self.joins.udp4 = false,
+            (_, true) => self.joins.udp4 = false,
             _ => self.joins.udp6 = false,
         }
         for i in 0..packets.count() {

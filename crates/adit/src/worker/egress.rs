@@ -9,6 +9,7 @@ use std::time::Instant;
 use linux::udp::{self, Flow, SendError, Sent};
 use tunnel::session::Session;
 use tunnel::{Notice, Peer, PeerId, Reason, Remote, Time, Way};
+use wire::frame::Frame;
 use wire::icmp::{self, Unreachable};
 use wire::ip::{IpPacket, protocol};
 use wire::message::data::{DATA_OVERHEAD, LANE_MASK};
@@ -74,6 +75,9 @@ impl Path {
     }
 
     fn forward(&mut self, view: &View, header: VnetHdr, bytes: &mut [u8]) -> Result<(), Reason> {
+        if let Some(frames) = &view.frames {
+            return self.forward_frame(view, frames, header, bytes);
+        }
         let packet = IpPacket::parse(bytes).map_err(|_| Reason::Malformed)?;
         let (id, peer) = match view.snapshot.egress(packet.destination()) {
             Ok(found) => found,
@@ -159,7 +163,7 @@ impl Path {
             return Err(Reason::Unproven);
         }
         let Ok(first) = session.reserve(layout.count(), self.now) else { return self.hold(id, header, bytes) };
-        let flags = self.first_flags(&sealing, &packet, &layout, first);
+        let flags = self.first_flags(&sealing, (&[], Some(&packet)), &layout, first);
         self.seal_all(view, &sealing, (first, flags), layout, header, bytes)?;
         self.sent(&sealing);
         self.send_when_full(view);
@@ -168,7 +172,13 @@ impl Path {
 
     /// The flags of a packet, or of the first segment of one.
     #[inline]
-    fn first_flags(&mut self, sealing: &Sealing<'_>, packet: &IpPacket<'_>, layout: &Layout, first: u64) -> Flags {
+    pub(super) fn first_flags(
+        &mut self,
+        sealing: &Sealing<'_>,
+        (link, packet): (&[u8], Option<&IpPacket<'_>>),
+        layout: &Layout,
+        first: u64,
+    ) -> Flags {
         let index = sealing.session.index();
         let next = self.sealed == first.checked_sub(1).map(|last| (index, last));
         let count = layout.count();
@@ -180,11 +190,12 @@ impl Path {
             return Flags::NONE;
         }
         let flags = Flags::CHECKSUM_PARTIAL;
-        if count == 1 && self.continuity.continues(&[], packet) { flags.with(Flags::CONTINUES) } else { flags }
+        let continues = count == 1 && packet.is_some_and(|packet| self.continuity.continues(link, packet));
+        if continues { flags.with(Flags::CONTINUES) } else { flags }
     }
 
     #[inline]
-    fn seal_all(
+    pub(super) fn seal_all(
         &mut self,
         view: &View,
         sealing: &Sealing<'_>,
@@ -206,7 +217,10 @@ impl Path {
             return Ok(());
         }
         // Headers longer than any that are in use.
-        let packets = IpPacket::parse(bytes).and_then(|packet| SuperPacket::parse(header, packet));
+        let packets = match &view.frames {
+            Some(_) => Frame::parse(bytes).and_then(|frame| SuperPacket::parse_frame(header, &frame)),
+            None => IpPacket::parse(bytes).and_then(|packet| SuperPacket::parse(header, packet)),
+        };
         let packets = packets.map_err(|_| Reason::Malformed)?;
         let mut scratch = std::mem::take(&mut self.scratch);
         let mut outcome = Ok(());
@@ -220,7 +234,7 @@ impl Path {
     }
 
     /// Takes counters for one datagram after the other, where a packet is cut in pieces; none if nothing may be sent now.
-    fn reserve(&mut self, sealing: &Sealing<'_>, count: usize, bytes: usize) -> Option<u64> {
+    pub(super) fn reserve(&mut self, sealing: &Sealing<'_>, count: usize, bytes: usize) -> Option<u64> {
         let path = sealing.remote.path.load();
         let permitted = path.as_ref().is_some_and(|path| path.permits(bytes));
         let counter = sealing.session.reserve(count, self.now).ok().filter(|_| permitted)?;
@@ -231,7 +245,7 @@ impl Path {
 
     /// Notes that a packet went to a peer.
     #[inline]
-    fn sent(&self, sealing: &Sealing<'_>) {
+    pub(super) fn sent(&self, sealing: &Sealing<'_>) {
         if sealing.remote.activity.sent(self.now, true) {
             self.notify(Notice::Watch(sealing.id), None);
         }
@@ -241,7 +255,7 @@ impl Path {
     }
 
     #[inline]
-    fn seal(
+    pub(super) fn seal(
         &mut self,
         view: &View,
         sealing: &Sealing<'_>,
@@ -278,7 +292,7 @@ impl Path {
     }
 
     #[inline]
-    fn send_when_full(&mut self, view: &View) {
+    pub(super) fn send_when_full(&mut self, view: &View) {
         if self.trains.waiting() >= SEND_THRESHOLD {
             self.send(view, Which::Full);
         }
@@ -341,7 +355,7 @@ impl Path {
     // ---- packets that wait for a session -------------------------------------------------------------------------------
 
     #[cold]
-    fn hold(&mut self, id: PeerId, header: VnetHdr, packet: &[u8]) -> Result<(), Reason> {
+    pub(super) fn hold(&mut self, id: PeerId, header: VnetHdr, packet: &[u8]) -> Result<(), Reason> {
         let placed = self.stage.put(id, header, packet, self.now);
         if placed.tell {
             self.notify(Notice::Wanted(id), None);
@@ -358,7 +372,12 @@ impl Path {
             if remote.is_some_and(|remote| remote.session.load().is_some()) {
                 let waited: VecDeque<_> = self.stage.take(id);
                 for mut staged in waited {
-                    if let Err(reason) = self.forward(view, staged.header, &mut staged.packet) {
+                    // A frame that waited for one peer went to the others at once.
+                    let outcome = match &view.frames {
+                        Some(_) => self.frame_to(view, id, staged.header, &mut staged.packet),
+                        None => self.forward(view, staged.header, &mut staged.packet),
+                    };
+                    if let Err(reason) = outcome {
                         self.dropped(reason, 1);
                     }
                 }
@@ -420,17 +439,17 @@ impl Path {
 type Put<'a> = dyn FnMut(&mut Path, &[u8]) -> Result<(), Reason> + 'a;
 
 /// Whom a packet is sealed for, and how it gets there.
-struct Sealing<'a> {
-    id: PeerId,
-    session: &'a Arc<Session>,
-    remote: &'a Remote,
-    flow: Flow,
-    mtu: usize,
+pub(super) struct Sealing<'a> {
+    pub(super) id: PeerId,
+    pub(super) session: &'a Arc<Session>,
+    pub(super) remote: &'a Remote,
+    pub(super) flow: Flow,
+    pub(super) mtu: usize,
 }
 
 /// The lane of a flow, the same in both directions. WireGuard has none.
 #[inline]
-fn lane(protocol: Protocol, hash: u32) -> u32 {
+pub(super) fn lane(protocol: Protocol, hash: u32) -> u32 {
     match protocol {
         // As the steering program spreads ports (`linux::udp`), but by the upper bits.
         Protocol::Sealed => (hash.wrapping_mul(0x9e37_79b1) >> 16) & LANE_MASK,
@@ -441,7 +460,7 @@ fn lane(protocol: Protocol, hash: u32) -> u32 {
 /// Whether a packet of the device's looks like the datagrams in which we carry packets to this peer: the routes lead them into the
 /// tunnel itself.
 #[inline]
-fn is_own_datagram(packet: &IpPacket<'_>, endpoint: SocketAddr) -> bool {
+pub(super) fn is_own_datagram(packet: &IpPacket<'_>, endpoint: SocketAddr) -> bool {
     packet.destination() == endpoint.ip()
         && packet.protocol() == protocol::UDP
         && packet.payload().get(2..4) == Some(&endpoint.port().to_be_bytes())

@@ -19,6 +19,7 @@ use wire::mss::{Checksum, clamp_mss};
 
 use super::device::DeviceWriter;
 use super::egress::NOBODY;
+use super::frames::FrameAdmission;
 use super::{Event, Path, Progress, Report, Secrets, TURN_BYTES, View};
 use crate::counters::WorkerCounters;
 
@@ -32,8 +33,14 @@ impl Path {
         };
         let Some(counters) = self.counters.get(self.number) else { return Progress::Idle };
         counters.receives.add(receives as u64);
-        let device =
-            DeviceWriter { queue: &self.queue, counters, scratch: &mut self.scratch, joins: self.joins, gone: false };
+        let device = DeviceWriter {
+            queue: &self.queue,
+            counters,
+            scratch: &mut self.scratch,
+            joins: self.joins,
+            frames: view.frames.is_some(),
+            gone: false,
+        };
         self.batch.begin();
         let mut arriving = Arriving {
             view,
@@ -165,6 +172,7 @@ impl Arriving<'_> {
         self.batch.open(&self.secrets.sessions, datagrams.bytes, stride, self.now);
         let mut batch = std::mem::take(self.batch);
         let mut admission = Admission::new(&self.view.snapshot, PeerId(u32::MAX), datagrams.ecn);
+        admission.frames = self.view.frames.as_ref().map(|frames| FrameAdmission::new(frames, datagrams.ecn));
         let mut current = None;
         let mut heard = Heard::default();
         for (number, outcome) in batch.outcomes().iter().enumerate() {
@@ -227,6 +235,25 @@ impl Arriving<'_> {
             return;
         }
         let partial = flags.contains(Flags::CHECKSUM_PARTIAL);
+        if let Some(frames) = &mut admission.frames {
+            let from = (admission.peer, admission.mtu);
+            let frame = match frames.admit(plaintext, from, partial, self.now) {
+                Ok(frame) => frame,
+                Err(reason) => return self.counters.dropped(reason, 1),
+            };
+            let write = &mut |header: &_, frame: &[u8]| self.device.write(header, frame);
+            if partial {
+                let continues = follows && flags.contains(Flags::CONTINUES);
+                if self.coalescer.push_frame_partial(&frame, continues, write).is_err() {
+                    return self.counters.dropped(Reason::Malformed, 1);
+                }
+            } else {
+                self.coalescer.push_frame(&frame, write);
+            }
+            heard.packets += 1;
+            heard.bytes += frame.bytes().len();
+            return;
+        }
         let packet = match admission.admit_secure(plaintext, session.protocol(), partial) {
             Ok(packet) => packet,
             Err(reason) => return self.counters.dropped(reason, 1),
@@ -383,11 +410,13 @@ struct Admission<'a> {
     outer: Ecn,
     /// Source and destination address of the last packet that was admitted, one after the other.
     admitted: ([u8; 32], usize),
+    /// With a device that carries frames.
+    frames: Option<FrameAdmission<'a>>,
 }
 
 impl<'a> Admission<'a> {
     fn new(snapshot: &'a Snapshot, peer: PeerId, outer: Ecn) -> Self {
-        Self { snapshot, peer, mtu: usize::MAX, outer, admitted: ([0; 32], 0) }
+        Self { snapshot, peer, mtu: usize::MAX, outer, admitted: ([0; 32], 0), frames: None }
     }
 
     /// What follows comes from this peer.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use crossbeam_queue::ArrayQueue;
 use linux::udp::LocalAddress;
 use tunnel::Notice;
+use wire::beacon::Beacon;
 use wire::message::handshake::MAX_LEN;
 
 /// Messages of handshakes that wait; each may cost Diffie-Hellman, so that more would only be late.
@@ -16,6 +17,9 @@ const NOTICES: usize = 4096;
 
 /// What peers tell that waits: with a thousand bytes each, a quarter of a megabyte.
 const NOTES: usize = 256;
+
+/// Beacons that wait; they come once a second from each node of a segment, and from whoever makes some up.
+const BEACONS: usize = 64;
 
 /// A message that passed [`Admission`](tunnel::admission::Admission).
 #[derive(Clone, Copy)]
@@ -50,11 +54,17 @@ pub struct Mailbox {
     arrivals: ArrayQueue<Arrival>,
     notices: ArrayQueue<(Notice, Option<LocalAddress>)>,
     notes: ArrayQueue<Told>,
+    beacons: ArrayQueue<Beacon>,
 }
 
 impl Default for Mailbox {
     fn default() -> Self {
-        Self { arrivals: ArrayQueue::new(ARRIVALS), notices: ArrayQueue::new(NOTICES), notes: ArrayQueue::new(NOTES) }
+        Self {
+            arrivals: ArrayQueue::new(ARRIVALS),
+            notices: ArrayQueue::new(NOTICES),
+            notes: ArrayQueue::new(NOTES),
+            beacons: ArrayQueue::new(BEACONS),
+        }
     }
 }
 
@@ -75,6 +85,16 @@ impl Mailbox {
     /// Puts in what a peer told us.
     pub(super) fn tell(&self, index: u32, plaintext: &[u8]) -> bool {
         self.notes.push(Told { index, plaintext: plaintext.into() }).is_ok()
+    }
+
+    /// Puts in a beacon that the device brought; answers whether control is to be told.
+    pub(super) fn hear(&self, beacon: Beacon) -> bool {
+        self.beacons.push(beacon).is_ok()
+    }
+
+    /// The next beacon.
+    pub fn next_beacon(&self) -> Option<Beacon> {
+        self.beacons.pop()
     }
 
     /// The next thing that a peer told us.

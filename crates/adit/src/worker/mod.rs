@@ -21,10 +21,13 @@
 //! 4. write each segment into a train: `plain` with headers and checksums of its own, encrypted ones sealed on the way
 //! 5. send the trains
 //!
+//! With a device that carries frames a switch says whom step 3 is for, and what step 4 lets in (`frames.rs`).
+//!
 //! Both end in one verdict: the packet went on, or it was dropped for a [`Reason`], which is counted.
 
 mod device;
 mod egress;
+mod frames;
 mod ingress;
 pub mod mailbox;
 mod stage;
@@ -38,16 +41,18 @@ use arc_swap::cache::Cache;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use linux::clock;
 use linux::poll::{Waker, readable};
-use linux::tun::{self, MAX_PACKET, Offload};
+use linux::tun::{self, Offload};
 use linux::udp::{self, BATCH, LocalAddress, ReceiveBatch, SendQueue};
 use tunnel::admission::Admission;
 use tunnel::open::Batch;
 use tunnel::table::SessionTable;
 use tunnel::{Notice, PeerId, Reason, Snapshot, Time};
 use wire::coalesce::{Coalescer, Joins};
+use wire::frame::MAX_LEN;
 use wire::run::Continuity;
 
 use crate::counters::{PeerTraffic, PerWorker, Wire, WorkerCounters};
+pub use frames::Frames;
 use mailbox::Mailbox;
 use stage::Stage;
 
@@ -70,6 +75,8 @@ pub struct View {
     pub links: Vec<Arc<Link>>,
     /// The largest packet of the device, in bytes, above which nothing is padded.
     pub mtu: usize,
+    /// With a device that carries frames: where they go.
+    pub frames: Option<Frames>,
     /// Each that is published has a greater one.
     pub edition: u64,
 }
@@ -246,8 +253,8 @@ impl Worker {
                 batch: Batch::default(),
                 joins,
                 coalescer: Coalescer::new(joins),
-                packet: vec![0; MAX_PACKET].into_boxed_slice(),
-                scratch: vec![0; MAX_PACKET].into_boxed_slice(),
+                packet: vec![0; MAX_LEN].into_boxed_slice(),
+                scratch: vec![0; MAX_LEN].into_boxed_slice(),
                 trains: if classic { SendQueue::unbatched() } else { SendQueue::default() },
                 waits: false,
                 stage: Stage::default(),

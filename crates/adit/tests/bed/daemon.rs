@@ -59,12 +59,23 @@ pub(crate) struct Peer {
     pub(crate) preshared_key: Option<String>,
     /// Such as `25s`.
     pub(crate) keepalive: Option<&'static str>,
+    /// The only link-layer addresses that it may have; empty: any.
+    pub(crate) macs: Vec<String>,
 }
 
 impl Peer {
     /// A plain peer.
     pub(crate) fn plain(name: String, endpoint: String, allowed_ips: Vec<String>) -> Self {
-        Self { name, endpoint, allowed_ips, transport: "plain", public_key: None, preshared_key: None, keepalive: None }
+        Self {
+            name,
+            endpoint,
+            allowed_ips,
+            transport: "plain",
+            public_key: None,
+            preshared_key: None,
+            keepalive: None,
+            macs: Vec::new(),
+        }
     }
 
     fn preshared_key_file(&self, device: &str) -> String {
@@ -159,7 +170,10 @@ impl Configuration {
     /// The file's text.
     pub(crate) fn text(&self) -> String {
         let list = |items: &[String]| items.iter().map(|i| format!("{i:?}")).collect::<Vec<_>>().join(", ");
-        let mut text = format!("[device]\nname = {:?}\naddresses = [{}]\n", self.device, list(&self.addresses));
+        let mut text = format!("[device]\nname = {:?}\n", self.device);
+        if !self.addresses.is_empty() {
+            writeln!(text, "addresses = [{}]", list(&self.addresses)).unwrap();
+        }
         if let Some(mtu) = self.mtu {
             writeln!(text, "mtu = {mtu}").unwrap();
         }
@@ -173,7 +187,11 @@ impl Configuration {
         writeln!(text, "[transport]\nlisten = {:?}\n{}", self.listen, self.transport).unwrap();
         for peer in &self.peers {
             writeln!(text, "[[peer]]\nname = {:?}\ntransport = {:?}", peer.name, peer.transport).unwrap();
-            writeln!(text, "allowed-ips = [{}]", list(&peer.allowed_ips)).unwrap();
+            for (key, items) in [("allowed-ips", &peer.allowed_ips), ("macs", &peer.macs)] {
+                if !items.is_empty() {
+                    writeln!(text, "{key} = [{}]", list(items)).unwrap();
+                }
+            }
             let line = |key: &str, value: Option<String>| value.map(|v| format!("{key} = {v:?}\n")).unwrap_or_default();
             text += &line("endpoint", Some(peer.endpoint.clone()).filter(|endpoint| !endpoint.is_empty()));
             text += &line("public-key", peer.public_key.as_ref().map(ToString::to_string));

@@ -464,6 +464,7 @@ proptest! {
                 transport: TransportKind::WireGuard,
                 preshared_key: None,
                 keepalive: said.keepalive.filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.into())),
+                macs: Vec::new(),
             });
         }
         let tunnel = match parse(&text) {

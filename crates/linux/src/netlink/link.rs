@@ -332,6 +332,15 @@ impl Netlink {
         .into_iter()
         .flatten()
         .collect();
+        self.set_port(index, port)
+    }
+
+    /// Has a bridge let go of all addresses that it learned at a port.
+    pub fn flush_port(&mut self, index: u32) -> Result<()> {
+        self.set_port(index, vec![InfoBridgePort::Flush])
+    }
+
+    fn set_port(&mut self, index: u32, port: Vec<InfoBridgePort>) -> Result<()> {
         let mut message = message_for(index);
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),

@@ -189,13 +189,13 @@ impl Switch {
         Ok(Way::Flood)
     }
 
-    /// Whether a frame that a peer sealed may enter the device.
+    /// Whether a frame that a peer sealed may enter the device. Answers whether the next one of the same two addresses, a moment later, needs no look.
     ///
     /// # Errors
     /// [`Reason::Malformed`] from an address that nobody can have, [`Reason::LinkControl`], [`Reason::Loop`] while another node carries our segment's frames,
     /// [`Reason::WrongSource`] from an address that the peer may not have, [`Reason::Storm`].
     #[inline]
-    pub fn ingress(&self, members: &Members, peer: PeerId, frame: &Frame<'_>, now: Time) -> Result<(), Reason> {
+    pub fn ingress(&self, members: &Members, peer: PeerId, frame: &Frame<'_>, now: Time) -> Result<bool, Reason> {
         let (source, destination) = (frame.source(), frame.destination());
         self.check(source, destination)?;
         if Beacon::is_one(frame) {
@@ -214,7 +214,7 @@ impl Switch {
             self.neighbours.hear(frame, now);
         }
         let is_known = !destination.is_group() && self.table.find(destination, now) == Some(Owner::Local);
-        if is_known || self.storm.permits(Owner::Peer(peer), 1, now) { Ok(()) } else { Err(Reason::Storm) }
+        if is_known || self.storm.permits(Owner::Peer(peer), 1, now) { Ok(is_known) } else { Err(Reason::Storm) }
     }
 
     #[inline]
@@ -261,6 +261,11 @@ impl Switch {
     /// A peer is gone.
     pub fn forget(&self, peer: PeerId) {
         self.table.forget(Owner::Peer(peer));
+    }
+
+    /// Anything may be elsewhere than it was.
+    pub fn forget_all(&self) {
+        self.table.forget_all();
     }
 
     /// How many addresses a peer has.
@@ -333,7 +338,7 @@ mod tests {
 
         fn enters(&self, peer: PeerId, from: [u8; 6], to: [u8; 6], now: Time) -> Result<(), Reason> {
             let bytes = frame(from, to);
-            self.switch.ingress(&self.members, peer, &Frame::parse(&bytes).unwrap(), now)
+            self.switch.ingress(&self.members, peer, &Frame::parse(&bytes).unwrap(), now).map(drop)
         }
     }
 
@@ -356,6 +361,9 @@ mod tests {
         world.enters(PARIS, THERE, HERE, at(3)).unwrap();
         world.switch.forget(PARIS);
         assert_eq!(world.out(HERE, THERE, at(3)), Ok(Way::Flood));
+        world.enters(PARIS, THERE, HERE, at(4)).unwrap();
+        world.switch.forget_all();
+        assert_eq!((world.out(HERE, THERE, at(4)), world.switch.held_by(PARIS)), (Ok(Way::Flood), 0));
     }
 
     #[test]

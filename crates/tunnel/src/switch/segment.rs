@@ -3,7 +3,8 @@
 //! Each node gives its device a [`Beacon`] every second. Where another one reads it from its own device, it asks the sender, inside their session,
 //! whether the number in it is its own ([`Word::Heard`]); that one says so ([`Word::Mine`]). Now both know, and nobody else can make them
 //! believe it: the number is known only to whoever is on the segment. Of nodes on one segment the one with the lowest name carries its frames, all others
-//! keep still, until they have not heard of it for [`PATIENCE`].
+//! keep still, until they have not heard of it for [`PATIENCE`]. Whoever begins or ends to keep still tells all peers ([`Word::Changed`]), since what was behind it
+//! is behind another one then.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -22,24 +23,25 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Beacons of which an answer is still believed.
 const REMEMBERED: usize = 8;
 
-/// What nodes say about beacons: `kind 1 | nonce 16`.
+/// What nodes say about beacons: `kind 1 | nonce 16`, or `3`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Word {
     /// I heard a beacon with this number; is it yours?
     Heard([u8; 16]),
     /// It is.
     Mine([u8; 16]),
+    /// I keep still from now on, or not any more: addresses may be elsewhere than they were.
+    Changed,
 }
 
 impl Word {
     /// Reads the body of a note.
     #[must_use]
     pub fn parse(body: &[u8]) -> Option<Self> {
-        let (kind, nonce) = body.split_first()?;
-        let nonce = nonce.try_into().ok()?;
-        match kind {
-            1 => Some(Self::Heard(nonce)),
-            2 => Some(Self::Mine(nonce)),
+        match body {
+            [1, nonce @ ..] => Some(Self::Heard(nonce.try_into().ok()?)),
+            [2, nonce @ ..] => Some(Self::Mine(nonce.try_into().ok()?)),
+            [3] => Some(Self::Changed),
             _ => None,
         }
     }
@@ -47,11 +49,11 @@ impl Word {
     /// The body of a note.
     #[must_use]
     pub fn emit(self) -> Vec<u8> {
-        let (kind, nonce) = match self {
-            Self::Heard(nonce) => (1, nonce),
-            Self::Mine(nonce) => (2, nonce),
-        };
-        [&[kind], &nonce[..]].concat()
+        match self {
+            Self::Heard(nonce) => [&[1], &nonce[..]].concat(),
+            Self::Mine(nonce) => [&[2], &nonce[..]].concat(),
+            Self::Changed => vec![3],
+        }
     }
 }
 
@@ -124,7 +126,7 @@ impl Segment {
                 }
                 None
             }
-            Word::Heard(_) => None,
+            Word::Heard(_) | Word::Changed => None,
         }
     }
 
@@ -256,10 +258,10 @@ mod tests {
 
     #[test]
     fn words_are_read_back_and_nothing_else_is() {
-        for word in [Word::Heard(name(3)), Word::Mine(name(4))] {
+        for word in [Word::Heard(name(3)), Word::Mine(name(4)), Word::Changed] {
             let body = word.emit();
             assert_eq!(Word::parse(&body), Some(word));
-            assert_eq!(Word::parse(&body[..16]), None);
+            assert_eq!(Word::parse(&body[..body.len() - 1]), None);
             assert_eq!(Word::parse(&[&body[..], &[0]].concat()), None);
         }
         assert_eq!((Word::parse(&[]), Word::parse(&[3; 17])), (None, None));

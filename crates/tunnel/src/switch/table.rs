@@ -259,6 +259,11 @@ impl MacTable {
         }
     }
 
+    /// Lets go of everything.
+    pub fn forget_all(&self) {
+        self.clear(|_, _| true);
+    }
+
     fn clear(&self, is_over: impl Fn(u16, u32) -> bool) {
         for bucket in &self.buckets {
             for (at, (entry, seen)) in bucket.entries.iter().zip(&bucket.seen).enumerate() {

@@ -67,6 +67,7 @@ pub(super) fn tunnel(document: &Document) -> Result<Tunnel, Error> {
         network: None,
         overlay: None,
         observe: super::resolved::Observe::default(),
+        ethernet: None,
         open: true,
         source: document.path.clone(),
     })

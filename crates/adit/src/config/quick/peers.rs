@@ -77,6 +77,7 @@ fn blank(public_key: PublicKey) -> Peer {
         transport: TransportKind::WireGuard,
         preshared_key: None,
         keepalive: None,
+        macs: Vec::new(),
     }
 }
 

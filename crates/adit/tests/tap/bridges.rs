@@ -1,0 +1,168 @@
+//! The device and its bridge: made, used, mended, removed; and what is refused.
+
+use crate::bed::daemon::Configuration;
+use crate::bed::traffic::exchange_tcp;
+use crate::bed::{Family, wait_for};
+use crate::world::{World, await_sessions};
+
+fn controller(world: &World, host: usize, device: &str) -> Option<String> {
+    let mut netlink = world.host(host).netlink();
+    let index = netlink.link(device).unwrap()?.controller?;
+    netlink.link_by_index(index).unwrap().map(|link| link.name)
+}
+
+#[test]
+fn a_bridge_of_ours_has_the_addresses_and_goes_with_us() {
+    let world =
+        World::new(2, |number, end| end.addresses = vec![format!("10.88.0.{number}/24"), format!("fd88::{number}/64")]);
+    let before = world.host(1).state();
+    let mut daemons = world.start();
+    let end = |number: usize, family| {
+        let ip = match family {
+            Family::V4 => format!("10.88.0.{number}"),
+            Family::V6 => format!("fd88::{number}"),
+        };
+        crate::bed::traffic::End::new(&world.host(number).namespace, ip.parse().unwrap())
+    };
+    for family in [Family::V4, Family::V6] {
+        exchange_tcp(end(1, family), end(2, family), 300_001, 300_003);
+    }
+    assert_eq!(controller(&world, 1, "adit0").as_deref(), Some("br0"));
+    let mac = world.host(1).netlink().existing_link("br0").unwrap().mac;
+    // Somebody takes the port out, then the whole bridge away: both come back.
+    world.host(1).run("ip", &["link", "set", "adit0", "nomaster"]);
+    wait_for("the port", || (controller(&world, 1, "adit0").as_deref() == Some("br0")).then_some(()));
+    world.host(1).run("ip", &["link", "delete", "br0"]);
+    wait_for("the bridge", || (controller(&world, 1, "adit0").as_deref() == Some("br0")).then_some(()));
+    assert_eq!(world.host(1).netlink().existing_link("br0").unwrap().mac, mac, "it is known by the same address");
+    exchange_tcp(end(1, Family::V4), end(2, Family::V4), 1000, 1000);
+    // A crash leaves both, and the next one takes them over.
+    daemons.remove(0).crash();
+    assert_eq!(controller(&world, 1, "adit0").as_deref(), Some("br0"));
+    let again = world.places[0].start();
+    await_sessions(&again);
+    exchange_tcp(end(1, Family::V4), end(2, Family::V4), 1000, 1000);
+    again.terminate();
+    assert_eq!(world.host(1).state(), before);
+    assert!(
+        world.places[0].leftovers().iter().all(|name| name.ends_with(".mark")),
+        "{:?}",
+        world.places[0].leftovers()
+    );
+}
+
+#[test]
+fn a_bridge_that_others_use_stays_and_one_of_others_is_only_joined() {
+    let world = World::new(2, |_, _| {});
+    world.host(2).run("ip", &["link", "add", "br0", "type", "bridge"]);
+    world.host(2).run("ip", &["address", "add", "192.0.2.77/32", "dev", "br0"]);
+    world.host(2).run("ip", &["link", "set", "br0", "up"]);
+    let foreign = world.host(2).state();
+    let daemons = world.start();
+    assert_eq!(controller(&world, 2, "adit0").as_deref(), Some("br0"));
+    let machine = world.machine(1, 1);
+    for daemon in daemons {
+        daemon.terminate();
+    }
+    assert_eq!(world.host(2).state(), foreign);
+    assert!(world.host(1).netlink().link("br0").unwrap().is_some(), "a machine is plugged into it");
+    drop(machine);
+}
+
+#[test]
+fn a_card_without_a_bridge_is_a_card() {
+    let world = World::new(2, |number, end| {
+        end.device_lines = "mode = \"tap\"\n".into();
+        end.addresses = vec![format!("10.77.0.{number}/24"), format!("fd77::{number}/64")];
+    });
+    let _daemons = world.start();
+    for family in [Family::V4, Family::V6] {
+        let end = |number: usize| {
+            crate::bed::traffic::End::new(&world.host(number).namespace, world.host(number).inner(family))
+        };
+        exchange_tcp(end(1), end(2), 1_000_001, 1_000_003);
+    }
+    let link = world.host(1).netlink().existing_link("adit0").unwrap();
+    assert_eq!(link.mtu, 1500 - 60 - 14);
+    assert!(matches!(link.layer, linux::netlink::Layer::Ethernet));
+    let addresses = world.host(1).netlink().addresses(Some(link.index)).unwrap();
+    assert!(addresses.iter().any(|a| a.net.to_string().starts_with("fe80:")), "as every card has: {addresses:?}");
+}
+
+#[test]
+fn two_ends_of_different_modes_refuse_each_other_with_a_sentence_on_both_sides() {
+    let world = World::new(2, |number, end| {
+        if number == 2 {
+            end.device_lines.clear();
+            end.addresses = vec!["10.77.0.2/24".into()];
+            for peer in &mut end.peers {
+                peer.allowed_ips = vec!["10.77.0.1/32".into()];
+            }
+        }
+    });
+    // There is no session to watch.
+    world.bed.guard.switch_off();
+    let daemons: Vec<_> = world.places.iter().map(crate::bed::daemon::Place::start).collect();
+    for daemon in &daemons {
+        let said = wait_for("a refusal", || {
+            daemon.status().peers[0].problem.clone().filter(|problem| problem.contains("refused"))
+        });
+        assert!(said.contains("\"tun\"") && said.contains("\"tap\"") && said.contains("the same on both"), "{said}");
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_anything_is_touched() {
+    let world = World::new(2, |_, _| {});
+    world.bed.guard.switch_off();
+    let place = &world.places[0];
+    let mut end: Configuration = world.ends[0].clone();
+    let before = world.host(1).state();
+    // A device of that name that is no bridge, and one of others with addresses of ours.
+    end.device_lines = "mode = \"tap\"\nbridge = \"under0\"\n".into();
+    place.configure(&end);
+    let (code, said) = place.fail();
+    assert!(code == Some(1) && said.contains("is no bridge") && said.contains("another `bridge`"), "{said}");
+    assert_eq!(world.host(1).state(), before);
+    world.host(1).run("ip", &["link", "add", "foreign", "type", "bridge"]);
+    let before = world.host(1).state();
+    end.device_lines = "mode = \"tap\"\nbridge = \"foreign\"\n".into();
+    end.addresses = vec!["10.88.0.1/24".into()];
+    place.configure(&end);
+    let (code, said) = place.fail();
+    assert!(code == Some(1) && said.contains("not adit's") && said.contains("`addresses`"), "{said}");
+    assert_eq!(world.host(1).state(), before);
+    // A device that is there as the other kind.
+    end.device_lines = "mode = \"tap\"\n".into();
+    world.host(1).run("ip", &["tuntap", "add", "adit0", "mode", "tun", "multi_queue", "vnet_hdr"]);
+    world.host(1).run("ip", &["link", "set", "adit0", "alias", "adit"]);
+    place.configure(&end);
+    let (code, said) = place.fail();
+    assert!(code == Some(1) && said.contains("ip link delete adit0"), "{said}");
+    world.host(1).run("ip", &["link", "delete", "adit0"]);
+}
+
+#[test]
+fn another_switch_needs_another_start_and_addresses_of_a_peer_do_not() {
+    let world = World::new(2, |_, _| {});
+    let daemons = world.start();
+    let mut end = world.ends[0].clone();
+    end.peers[0].macs = vec!["02:99:00:00:00:02".into()];
+    world.places[0].configure(&end);
+    assert_eq!(daemons[0].reload(), "1 peer changed");
+    let [a, b] = [world.card(1, 1), world.card(2, 2)];
+    let frame = crate::world::strange([2, 9, 9, 9, 9, 9], a.mac, &[1; 50]);
+    b.send(&frame);
+    // What the bridge there says of itself counts too.
+    wait_for("a refusal of it", || (daemons[0].drops("wrong_source") >= 1).then_some(()));
+    b.send(&crate::world::strange(b.mac, a.mac, &[2; 50]));
+    a.await_frame("what comes from its own address", &crate::world::strange(b.mac, a.mac, &[2; 50]));
+    end.device_lines += "[switch]\nstp = true\n";
+    world.places[0].configure(&end);
+    let path = adit::api::control_socket(&world.places[0].runtime(), "adit0");
+    let answer = adit::api::call_within(&path, adit::api::Request::Reload, crate::bed::PATIENCE);
+    assert!(
+        matches!(&answer, Ok(adit::api::Response::Fault { sentence }) if sentence.contains("needs a restart") || sentence.contains("need a restart")),
+        "{answer:?}"
+    );
+}
