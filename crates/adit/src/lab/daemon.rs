@@ -40,6 +40,8 @@ pub(crate) enum Way<'a> {
     Sealed(Keys<'a>),
     /// Encrypted as WireGuard does.
     WireGuard(Keys<'a>),
+    /// Encrypted, and frames in place of packets: the device is a TAP.
+    Tap(Keys<'a>),
     /// As they are, in super-packets.
     Plain,
     /// As they are, one by one.
@@ -58,7 +60,7 @@ pub(crate) struct Keys<'a> {
 impl<'a> Way<'a> {
     fn keys(self) -> Option<Keys<'a>> {
         match self {
-            Self::Sealed(keys) | Self::WireGuard(keys) => Some(keys),
+            Self::Sealed(keys) | Self::WireGuard(keys) | Self::Tap(keys) => Some(keys),
             Self::Plain | Self::Classic => None,
         }
     }
@@ -235,7 +237,7 @@ fn configuration(end: &End<'_>) -> String {
     let End { device, own, listen, peer, endpoint, .. } = end;
     let offload = !matches!(end.way, Way::Classic);
     let transport = match end.way {
-        Way::Sealed { .. } => "sealed",
+        Way::Sealed { .. } | Way::Tap { .. } => "sealed",
         Way::WireGuard { .. } => "wireguard",
         Way::Plain | Way::Classic => "plain",
     };
@@ -244,10 +246,15 @@ fn configuration(end: &End<'_>) -> String {
         None => (String::new(), String::new()),
     };
     let allowed: Vec<_> = end.allowed.iter().map(|prefix| format!("\"{prefix}\"")).collect();
+    // A switch learns where addresses are: its peers have no prefixes.
+    let (mode, allowed) = match end.way {
+        Way::Tap(_) => ("mode = \"tap\"\n", String::new()),
+        _ => ("", format!("allowed-ips = [{}]\n", allowed.join(", "))),
+    };
     format!(
         r#"[device]
 name = "{device}"
-addresses = ["{own}"]
+{mode}addresses = ["{own}"]
 {key_file}
 [transport]
 listen = "{listen}"
@@ -256,10 +263,8 @@ offload = {offload}
 [[peer]]
 name = "{peer}"
 endpoint = "{endpoint}"
-allowed-ips = [{allowed}]
-transport = "{transport}"
-{public_key}"#,
-        allowed = allowed.join(", "),
+{allowed}transport = "{transport}"
+{public_key}"#
     )
 }
 
@@ -274,9 +279,13 @@ mod tests {
         let (own, other) = (new_key().unwrap(), new_key().unwrap().public_key());
         own.write(create_private(&directory.path().join(KEY)).unwrap()).unwrap();
         let keys = Keys { own: &own, other };
-        for (way, offload) in
-            [(Way::Sealed(keys), true), (Way::WireGuard(keys), true), (Way::Plain, true), (Way::Classic, false)]
-        {
+        for (way, offload) in [
+            (Way::Sealed(keys), true),
+            (Way::Tap(keys), true),
+            (Way::WireGuard(keys), true),
+            (Way::Plain, true),
+            (Way::Classic, false),
+        ] {
             let end = End {
                 host: "berlin",
                 device: "adit0",

@@ -138,7 +138,7 @@ fn every_system_is_measured_compared_and_removed() {
 
     let systems = document["systems"].as_array().unwrap();
     let left_out: Vec<_> = document["left_out"].as_array().unwrap().iter().map(|out| &out["name"]).collect();
-    let expected = ["veth", "bridge", "classic", "plain", "sealed", "wireguard", "vxlan"];
+    let expected = ["veth", "bridge", "classic", "plain", "sealed", "wireguard", "tap", "vxlan"];
     let expected: Vec<_> = expected.into_iter().filter(|name| !left_out.contains(&&Value::from(*name))).collect();
     let names: Vec<_> = systems.iter().map(|system| system["name"].as_str().unwrap()).collect();
     assert_eq!(names, expected, "only VXLAN may be missing: {left_out:?}");
@@ -147,7 +147,7 @@ fn every_system_is_measured_compared_and_removed() {
     assert_eq!(document["yardstick"], yardstick);
     for system in systems {
         let name = system["name"].as_str().unwrap();
-        assert_eq!(system["encrypted"], ["sealed", "wireguard"].contains(&name), "{name}");
+        assert_eq!(system["encrypted"], ["sealed", "wireguard", "tap"].contains(&name), "{name}");
         let figures = system["figures"].as_object().unwrap();
         assert_eq!(figures.keys().map(String::as_str).collect::<Vec<_>>(), FIGURES, "{name}");
         for (key, figure) in figures {

@@ -88,7 +88,7 @@ impl Field {
         }
         for (system, daemons) in &mut field.daemons {
             daemons.iter_mut().try_for_each(|daemon| daemon.wait_ready(watch))?;
-            if *system == System::Sealed {
+            if matches!(system, System::Sealed | System::Tap) {
                 daemons.iter().try_for_each(|daemon| daemon.wait_session(watch).map(drop))?;
             }
         }
@@ -230,6 +230,7 @@ fn numbers(system: System) -> (&'static str, u16, u8) {
         System::Classic => ("classic0", 7778, 78),
         System::Plain => ("plain0", 7779, 79),
         System::WireGuard => ("wireguard0", 51_820, 80),
+        System::Tap => ("tap0", 7780, 81),
         System::Vxlan => (VXLAN, VXLAN_PORT, 82),
         System::Bridge => (BRIDGE, 0, 83),
         System::Sealed | System::Veth => ("adit0", 7777, 77),
@@ -254,6 +255,7 @@ fn end<'a>(system: System, number: u8, [own, far]: [&'a PrivateKey; 2]) -> End<'
         System::Classic => Way::Classic,
         System::WireGuard => Way::WireGuard(keys),
         System::Sealed => Way::Sealed(keys),
+        System::Tap => Way::Tap(keys),
         System::Plain | System::Veth | System::Bridge | System::Vxlan => Way::Plain,
     };
     let (device, port, _) = numbers(system);

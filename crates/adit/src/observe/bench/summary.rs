@@ -108,8 +108,12 @@ pub(super) fn rows(measured: &[Measured]) -> Vec<Row> {
 }
 
 /// Those systems of adit that a reader compares with each other.
-const PAIRS: [(System, System); 3] =
-    [(System::Sealed, System::Plain), (System::Sealed, System::WireGuard), (System::Plain, System::Classic)];
+const PAIRS: [(System, System); 4] = [
+    (System::Sealed, System::Plain),
+    (System::Sealed, System::WireGuard),
+    (System::Tap, System::Sealed),
+    (System::Plain, System::Classic),
+];
 
 /// The pairs of which both were measured.
 pub(super) fn pairs(measured: &[Measured]) -> Vec<Pair> {

@@ -18,14 +18,16 @@ pub enum System {
     /// adit speaking WireGuard's protocol
     #[value(name = "wireguard")]
     WireGuard,
+    /// adit carrying frames between TAP devices: encrypted
+    Tap,
     /// The kernel's own tunnel, not encrypted
     Vxlan,
 }
 
 impl System {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 7] =
-        [Self::Veth, Self::Bridge, Self::Classic, Self::Plain, Self::Sealed, Self::WireGuard, Self::Vxlan];
+    pub const ALL: [Self; 8] =
+        [Self::Veth, Self::Bridge, Self::Classic, Self::Plain, Self::Sealed, Self::WireGuard, Self::Tap, Self::Vxlan];
 
     /// As it is typed.
     pub fn name(self) -> &'static str {
@@ -36,6 +38,7 @@ impl System {
             Self::Plain => "plain",
             Self::Sealed => "sealed",
             Self::WireGuard => "wireguard",
+            Self::Tap => "tap",
             Self::Vxlan => "vxlan",
         }
     }
@@ -49,13 +52,14 @@ impl System {
             Self::Plain => "adit plain",
             Self::Sealed => "adit sealed",
             Self::WireGuard => "adit wireguard",
+            Self::Tap => "adit tap",
             Self::Vxlan => "kernel VXLAN",
         }
     }
 
     /// Whether nobody between the hosts can read what it carries.
     pub fn is_encrypted(self) -> bool {
-        matches!(self, Self::Sealed | Self::WireGuard)
+        matches!(self, Self::Sealed | Self::WireGuard | Self::Tap)
     }
 
     /// Whether daemons of ours carry it.

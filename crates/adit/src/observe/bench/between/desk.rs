@@ -136,6 +136,7 @@ mod tests {
             transport: TransportKind::Sealed,
             preshared_key: None,
             keepalive: None,
+            macs: Vec::new(),
             origin: Origin::File,
         }
     }
