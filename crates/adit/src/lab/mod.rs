@@ -37,6 +37,12 @@ use watch::Watch;
 /// How long a new path may take to carry its first packet: carriers come up, neighbours are asked for.
 const FIRST: Duration = Duration::from_secs(5);
 
+/// Whether this program was built as one that is to be measured.
+pub(crate) const OPTIMISED: bool = !cfg!(debug_assertions);
+
+/// What is said beside figures if it was not.
+pub(crate) const NOT_OPTIMISED: &str = "This adit was built without optimisation, so that its own figures say little: `cargo build --release` makes one to measure.";
+
 /// Makes sure that namespaces, devices and captures can be made; answers whether it took a user namespace. Before the first thread starts.
 ///
 /// # Errors

@@ -33,7 +33,7 @@ use crate::lab::namespace::Namespace;
 use crate::lab::place::{Lock, Place};
 use crate::lab::screen::Screen;
 use crate::lab::watch::Watch;
-use crate::lab::{become_able, print_json};
+use crate::lab::{OPTIMISED, become_able, print_json};
 use crate::{Failure, Result};
 pub use between::{Terms, Wish};
 use field::{Built, Field};
@@ -92,6 +92,7 @@ pub fn run(options: &Options) -> Result<()> {
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         kind: "systems",
+        optimised: OPTIMISED,
         machine: machine(outcome.congestion_control),
         rootless,
         rounds: options.rounds,

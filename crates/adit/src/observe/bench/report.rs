@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::measure::Metric;
 use super::summary::{Figure, Pair, Row};
+use crate::lab::NOT_OPTIMISED;
 use crate::lab::screen::Style;
 use crate::observe::table::{Table, wrap};
 
@@ -14,6 +15,8 @@ pub(super) struct Report {
     pub(super) version: &'static str,
     /// `systems`.
     pub(super) kind: &'static str,
+    /// Whether it was built as one that is to be measured.
+    pub(super) optimised: bool,
     pub(super) machine: Machine,
     /// Whether it ran in a user namespace of its own, without root.
     pub(super) rootless: bool,
@@ -118,6 +121,9 @@ impl Report {
 
     fn notes(&self) -> String {
         let mut notes = Vec::new();
+        if !self.optimised {
+            notes.push(NOT_OPTIMISED.to_owned());
+        }
         if self.yardstick == Some("veth") && self.left_out.iter().any(|out| out.name == "vxlan") {
             notes.push("Ratios are to the veth pair, since this kernel makes no VXLAN device.".to_owned());
         }
@@ -216,6 +222,7 @@ pub(super) mod tests {
         Report {
             version: "0.1.0",
             kind: "systems",
+            optimised: true,
             machine: Machine {
                 kernel: "Linux 6.18".into(),
                 processors: 2,

@@ -20,7 +20,7 @@ use crate::api::{self, Request, Response, Status};
 use crate::lab::figures::quantile;
 use crate::lab::screen::Screen;
 use crate::lab::watch::Watch;
-use crate::lab::{load, print_json, processor, start_thread};
+use crate::lab::{OPTIMISED, load, print_json, processor, start_thread};
 use crate::observe::bench::datagram::{self, Token};
 use crate::observe::bench::measure::{Figures, Metric};
 use crate::observe::bench::summary;
@@ -97,6 +97,7 @@ pub fn run(options: &Options) -> Result<()> {
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         kind: "nodes",
+        optimised: OPTIMISED,
         node: options.node.clone(),
         node_version: bench.terms.version.clone(),
         way: way(&device, &after, peer, &bench.terms),

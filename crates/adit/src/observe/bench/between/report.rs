@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::lab::NOT_OPTIMISED;
 use crate::lab::figures::median;
 use crate::lab::screen::Style;
 use crate::observe::bench::measure::Metric;
@@ -18,6 +19,8 @@ pub(super) struct Report {
     pub(super) version: &'static str,
     /// `nodes`.
     pub(super) kind: &'static str,
+    /// Whether it was built as one that is to be measured.
+    pub(super) optimised: bool,
     /// The other node, and its version.
     pub(super) node: String,
     pub(super) node_version: String,
@@ -116,6 +119,9 @@ impl Report {
 
     fn notes(&self) -> String {
         let mut notes = Vec::new();
+        if !self.optimised {
+            notes.push(NOT_OPTIMISED.to_owned());
+        }
         if self.rounds < 2 {
             notes.push("Noise: unknown, since one round says nothing about it (--rounds 5 does).".to_owned());
         } else {
