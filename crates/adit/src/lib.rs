@@ -30,6 +30,7 @@
 //! | [`container`] | containers on this node, by CNI, Docker, or `adit run` |
 //! | [`files`] | files that are replaced as a whole |
 //! | [`demo`] | two hosts with containers, built in namespaces |
+//! | `lab` | what `demo` and `bench` are made of: namespaces, daemons in them, loads, removal |
 #![forbid(unsafe_code)]
 
 pub mod api;
@@ -46,6 +47,7 @@ pub mod dns;
 mod failure;
 pub mod files;
 pub mod key;
+mod lab;
 pub mod logging;
 pub mod mark;
 pub mod names;

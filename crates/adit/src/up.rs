@@ -31,6 +31,7 @@ use crate::dns::Resolvers;
 use crate::key::PrivateKey;
 use crate::mark::MarkFile;
 use crate::names::Names;
+use crate::observe::bench;
 use crate::observe::doctor;
 use crate::observe::facts::Facts;
 use crate::observe::trace::Desk;
@@ -329,6 +330,7 @@ fn start(
     let handle = control.handle();
     handle.trace().serve(handle.clone())?;
     doctor::examine::answer_peers(handle.clone())?;
+    bench::between::start(&handle)?;
     let server = sockets.serve(move |request| answer(request, &handle, network.as_ref()))?;
     let running = control.start(opened)?;
     control.serve_page(page);
@@ -364,12 +366,16 @@ fn answer(request: api::Request, handle: &Handle, network: Option<&network::Call
             Some(Err(failure)) => api::Response::Error { sentence: failure.sentence().to_owned() },
             None => api::Response::Error { sentence: "this daemon is no node of a network".into() },
         },
-        api::Request::TraceBegin { trace } => match handle.trace().begin(handle, &trace) {
+        api::Request::TraceBegin(trace) => match handle.trace().begin(handle, &trace) {
             Ok((id, sought)) => api::Response::Tracing { id, sought, host: handle.trace().own_name(handle) },
             Err(failure) => api::Response::Error { sentence: failure.sentence().to_owned() },
         },
-        api::Request::TraceCollect { id } => match handle.trace().collect(handle, id) {
+        api::Request::TraceCollect(id) => match handle.trace().collect(handle, id) {
             Ok(gathered) => api::Response::Traced(Box::new(gathered)),
+            Err(failure) => api::Response::Error { sentence: failure.sentence().to_owned() },
+        },
+        api::Request::Bench(wish) => match bench::between::ask(handle, &wish) {
+            Ok(terms) => api::Response::Bench(terms),
             Err(failure) => api::Response::Error { sentence: failure.sentence().to_owned() },
         },
         api::Request::Reload => match handle.reload_and_tell() {

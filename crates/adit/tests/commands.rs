@@ -76,13 +76,15 @@ impl World {
                 stop.send(()).unwrap();
                 Response::Done
             }
-            Request::TraceBegin { .. } | Request::TraceCollect { .. } => {
+            Request::TraceBegin(_) | Request::TraceCollect(_) => {
                 Response::Error { sentence: "another trace is under way on this host".into() }
             }
-            Request::Reload | Request::Leave | Request::Refresh | Request::Examine => match name.as_str() {
-                "adit1" => Response::Fault { sentence: "t.toml:3:1: no".into() },
-                _ => Response::Changed { sentence: "1 peer added".into() },
-            },
+            Request::Reload | Request::Leave | Request::Refresh | Request::Examine | Request::Bench(_) => {
+                match name.as_str() {
+                    "adit1" => Response::Fault { sentence: "t.toml:3:1: no".into() },
+                    _ => Response::Changed { sentence: "1 peer added".into() },
+                }
+            }
         })
         .unwrap();
         let thread = thread::spawn(move || {

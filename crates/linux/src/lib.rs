@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`tun`] | TUN and TAP devices, multi-queue, with a virtio-net header and probed offloads |
 //! | [`udp`] | UDP sockets: batches, segmentation trains, GRO, packet info, path-MTU errors, steering |
+//! | [`bound`] | sockets of the standard library that speak by one device only |
 //! | [`service`] | sockets of a service on an address that may come later, with a queue per group of senders |
 //! | [`netlink`] | links, addresses, routes, neighbours, forwarding database |
 //! | [`netns`] | network namespaces: named and anonymous, running code inside them |
@@ -26,6 +27,7 @@
 
 mod syscall;
 
+pub mod bound;
 pub mod capture;
 pub mod clock;
 pub mod cpu;

@@ -93,7 +93,8 @@ pub fn status(runtime_dir: &Path, device: &str) -> std::result::Result<Status, C
         | Response::Changed { .. }
         | Response::Examined(_)
         | Response::Tracing { .. }
-        | Response::Traced(_) => Err(CallError::Broken(path, io::Error::other("it answered something else"))),
+        | Response::Traced(_)
+        | Response::Bench(_) => Err(CallError::Broken(path, io::Error::other("it answered something else"))),
         Response::Error { sentence } | Response::Fault { sentence } => {
             Err(CallError::Broken(path, io::Error::other(sentence)))
         }

@@ -3,14 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Examination, Status};
+use crate::observe::bench;
 use crate::observe::trace::{Gathered, Sought, Wish};
 
 /// The longest request, in bytes, line feed included.
 pub const MAX_REQUEST: usize = 64 * 1024;
 
-/// What a daemon may be asked: `{"verb":"status"}`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(tag = "verb", rename_all = "kebab-case")]
+/// What a daemon may be asked: `{"verb":"status"}`, `{"verb":"bench","body":{…}}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "verb", content = "body", rename_all = "kebab-case")]
 pub enum Request {
     /// Everything that `adit status` shows.
     Status,
@@ -24,28 +25,31 @@ pub enum Request {
     Refresh,
     /// Measure the ways to the peers, for `adit doctor`. It takes up to [`EXAMINATION`](super::EXAMINATION).
     Examine,
-    /// Watch where the probes pass that will be sent: `{"verb":"trace-begin","trace":{…}}`.
-    TraceBegin {
-        /// Which.
-        trace: Wish,
-    },
-    /// End that, and say what was seen: `{"verb":"trace-collect","id":7}`.
-    TraceCollect {
-        /// The number that the answer to the former had.
-        id: u64,
-    },
+    /// Watch where the probes pass that will be sent: `{"verb":"trace-begin","body":{…}}`.
+    TraceBegin(Wish),
+    /// End that, and say what was seen; with the number that the answer to the former had: `{"verb":"trace-collect","body":7}`.
+    TraceCollect(u64),
+    /// Ask a peer to serve a bench for us: `adit bench --to`.
+    Bench(bench::Wish),
 }
 
 impl Request {
     /// Whether the request changes anything, or has the daemon send something, and so is refused on the status socket.
-    pub fn changes(self) -> bool {
+    pub fn changes(&self) -> bool {
         match self {
             Self::Status => false,
-            Self::Stop | Self::Reload | Self::Leave | Self::Refresh | Self::Examine => true,
+            Self::Stop | Self::Reload | Self::Leave | Self::Refresh | Self::Examine | Self::Bench(_) => true,
             // What others' packets meet is not everybody's affair, and one trace keeps others waiting.
-            Self::TraceBegin { .. } | Self::TraceCollect { .. } => true,
+            Self::TraceBegin(_) | Self::TraceCollect(_) => true,
         }
     }
+}
+
+fn of<T: serde::de::DeserializeOwned>(
+    body: serde_json::Value,
+    request: fn(T) -> Request,
+) -> Result<Request, RequestError> {
+    serde_json::from_value(body).map(request).map_err(|_| RequestError::Malformed)
 }
 
 /// What a daemon answers: `{"answer":"status","body":{…}}`, `{"answer":"examined","body":{…}}`, `{"answer":"done"}`, `{"answer":"changed","body":{"sentence":"…"}}`,
@@ -57,6 +61,8 @@ pub enum Response {
     Status(Box<Status>),
     /// The answer to [`Request::Examine`].
     Examined(Box<Examination>),
+    /// The answer to [`Request::Bench`]: the peer serves.
+    Bench(bench::Terms),
     /// It is done, or will be at once.
     Done,
     /// It is done, and this is what is other than before.
@@ -93,12 +99,12 @@ pub enum RequestError {
     /// Longer than [`MAX_REQUEST`].
     #[error("the request is longer than 65536 bytes")]
     TooLong,
-    /// Not a JSON object with a verb and nothing else.
+    /// Not a JSON object with a verb, the body that the verb needs, and nothing else.
     #[error("the request is not one line of JSON with a \"verb\"")]
     Malformed,
     /// A verb of another version.
     #[error(
-        "this version knows the verbs \"status\", \"stop\", \"reload\", \"leave\", \"refresh\", \"examine\", \"trace-begin\" and \"trace-collect\" only"
+        "this version knows the verbs \"status\", \"stop\", \"reload\", \"leave\", \"refresh\", \"examine\", \"trace-begin\", \"trace-collect\" and \"bench\" only"
     )]
     UnknownVerb,
 }
@@ -113,28 +119,27 @@ pub fn decode_request(line: &[u8]) -> Result<Request, RequestError> {
     struct Line<'a> {
         #[serde(borrow)]
         verb: std::borrow::Cow<'a, str>,
-        trace: Option<Wish>,
-        id: Option<u64>,
+        #[serde(default)]
+        body: Option<serde_json::Value>,
     }
     if line.len() > MAX_REQUEST {
         return Err(RequestError::TooLong);
     }
     let line: Line<'_> = serde_json::from_slice(line).map_err(|_| RequestError::Malformed)?;
-    match (line.verb.as_ref(), line.trace, line.id) {
-        ("trace-begin", Some(trace), None) => return Ok(Request::TraceBegin { trace }),
-        ("trace-collect", None, Some(id)) => return Ok(Request::TraceCollect { id }),
-        ("trace-begin" | "trace-collect", ..) | (_, Some(_), _) | (_, _, Some(_)) => {
-            return Err(RequestError::Malformed);
-        }
-        (_, None, None) => {}
-    }
-    match line.verb.as_ref() {
-        "status" => Ok(Request::Status),
-        "stop" => Ok(Request::Stop),
-        "reload" => Ok(Request::Reload),
-        "leave" => Ok(Request::Leave),
-        "refresh" => Ok(Request::Refresh),
-        "examine" => Ok(Request::Examine),
+    match (line.verb.as_ref(), line.body) {
+        ("status", None) => Ok(Request::Status),
+        ("stop", None) => Ok(Request::Stop),
+        ("reload", None) => Ok(Request::Reload),
+        ("leave", None) => Ok(Request::Leave),
+        ("refresh", None) => Ok(Request::Refresh),
+        ("examine", None) => Ok(Request::Examine),
+        ("trace-begin", Some(body)) => of(body, Request::TraceBegin),
+        ("trace-collect", Some(body)) => of(body, Request::TraceCollect),
+        ("bench", Some(body)) => of(body, Request::Bench),
+        (
+            "status" | "stop" | "reload" | "leave" | "refresh" | "examine" | "trace-begin" | "trace-collect" | "bench",
+            _,
+        ) => Err(RequestError::Malformed),
         _ => Err(RequestError::UnknownVerb),
     }
 }
@@ -155,10 +160,11 @@ mod tests {
             super_packet: false,
             count: 3,
         };
-        let of_traces = [Request::TraceBegin { trace }, Request::TraceCollect { id: u64::MAX }];
+        let bench = Request::Bench(bench::Wish { node: "paris".into(), seconds: 18 });
+        let with_body = [Request::TraceBegin(trace), Request::TraceCollect(u64::MAX), bench];
         let requests =
             [Request::Status, Request::Stop, Request::Reload, Request::Leave, Request::Refresh, Request::Examine];
-        for request in requests.into_iter().chain(of_traces) {
+        for request in requests.into_iter().chain(with_body) {
             let line = serde_json::to_vec(&request).unwrap();
             assert_eq!(decode_request(&line), Ok(request));
         }
@@ -176,9 +182,12 @@ mod tests {
             (b"{\"verb\":\"status\",\"peer\":\"berlin\"}", RequestError::Malformed),
             (b"{\"verb\":\"status\"}{}", RequestError::Malformed),
             (b"{\"verb\":\"status\",\"id\":1}", RequestError::Malformed),
+            (b"{\"verb\":\"status\",\"body\":{}}", RequestError::Malformed),
             (b"{\"verb\":\"trace-begin\"}", RequestError::Malformed),
-            (b"{\"verb\":\"trace-begin\",\"trace\":{\"destination\":\"here\"}}", RequestError::Malformed),
-            (b"{\"verb\":\"trace-collect\",\"id\":-1}", RequestError::Malformed),
+            (b"{\"verb\":\"trace-begin\",\"body\":{\"destination\":\"here\"}}", RequestError::Malformed),
+            (b"{\"verb\":\"trace-collect\",\"body\":-1}", RequestError::Malformed),
+            (b"{\"verb\":\"bench\"}", RequestError::Malformed),
+            (b"{\"verb\":\"bench\",\"body\":{\"node\":1}}", RequestError::Malformed),
             (b"{\"verb\":\"Status\"}", RequestError::UnknownVerb),
             (b"{\"verb\":\"purge\"}", RequestError::UnknownVerb),
         ] {

@@ -340,10 +340,10 @@ mod tests {
                 stop.send(()).unwrap();
                 Response::Done
             }
-            Request::TraceBegin { .. } | Request::TraceCollect { .. } => {
+            Request::TraceBegin(_) | Request::TraceCollect(_) => {
                 Response::Error { sentence: "another trace is under way".into() }
             }
-            Request::Reload | Request::Leave | Request::Refresh | Request::Examine => {
+            Request::Reload | Request::Leave | Request::Refresh | Request::Examine | Request::Bench(_) => {
                 Response::Changed { sentence: "1 peer added".into() }
             }
         })

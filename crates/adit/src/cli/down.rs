@@ -221,13 +221,7 @@ fn stop(device: &str, request: Request, directories: &Directories) -> Result<Opt
         Ok(Response::Error { sentence } | Response::Fault { sentence }) => {
             Err(Failure::failed(format!("{device} stays up: {sentence}")))
         }
-        Ok(
-            Response::Status(_)
-            | Response::Changed { .. }
-            | Response::Examined(_)
-            | Response::Tracing { .. }
-            | Response::Traced(_),
-        ) => Err(Failure::failed(format!("the daemon of {device} answered something else"))),
+        Ok(_) => Err(Failure::failed(format!("the daemon of {device} answered something else"))),
         Err(CallError::Absent(_) | CallError::Dead(_)) => clean_up(device, directories),
         Err(error) => Err(error.into()),
     }

@@ -82,6 +82,7 @@ mod tests {
                 "adit-trace.1",
                 "adit-keygen.1",
                 "adit-pubkey.1",
+                "adit-bench.1",
                 "adit-demo.1",
                 "adit-completions.1",
                 "adit-man.1",

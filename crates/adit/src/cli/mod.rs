@@ -1,6 +1,7 @@
 //! Verbs: what was typed, turned into a call of the library. One file per verb; the same definitions make the parser, the
 //! help, the man pages and the completions.
 
+mod bench;
 mod capture;
 mod client;
 mod cni;
@@ -86,6 +87,7 @@ enum Verb {
     Capture(capture::Arguments),
     Keygen(keygen::Arguments),
     Pubkey(pubkey::Arguments),
+    Bench(bench::Arguments),
     Demo(demo::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
@@ -160,6 +162,7 @@ impl Cli {
             Verb::Capture(arguments) => arguments.run(),
             Verb::Keygen(arguments) => arguments.run(),
             Verb::Pubkey(arguments) => arguments.run(),
+            Verb::Bench(arguments) => arguments.run(),
             Verb::Demo(arguments) => arguments.run(),
             Verb::Completions(arguments) => arguments.run(),
             Verb::Man(arguments) => arguments.run(),
@@ -239,6 +242,13 @@ mod tests {
             ("adit exec web", 2),
             ("adit exec -- sleep 1", 2),
             ("adit ps web", 2),
+            ("adit bench warp", 2),
+            ("adit bench --rounds 0", 2),
+            ("adit bench --seconds 0", 2),
+            ("adit bench --seconds NaN", 2),
+            ("adit bench --to berlin sealed", 2),
+            ("adit bench --to berlin --svg f", 2),
+            ("adit bench --device adit0", 2),
             ("adit inside", 2),
             ("adit trace", 2),
             ("adit trace 10.42.1.1 --icmp --udp 9", 2),

@@ -46,11 +46,7 @@ impl Arguments {
             Response::Changed { sentence } => output::print(&format!("{device}: {sentence}\n")).map(drop),
             Response::Fault { sentence } => Err(Failure::usage(sentence)),
             Response::Error { sentence } => Err(Failure::failed(sentence)),
-            Response::Done
-            | Response::Status(_)
-            | Response::Examined(_)
-            | Response::Tracing { .. }
-            | Response::Traced(_) => Err(Failure::failed(format!("the daemon of {device} answered something else"))),
+            _ => Err(Failure::failed(format!("the daemon of {device} answered something else"))),
         }
     }
 }

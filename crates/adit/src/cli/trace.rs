@@ -132,7 +132,7 @@ impl Arguments {
 /// The trace: the daemon watches, we send.
 fn trace(wish: &Wish, from: Option<(String, NetNs)>, directories: &Directories, device: &str) -> Result<Trace> {
     let path = api::control_socket(&directories.runtime, device);
-    let (id, sought, host) = match api::call_within(&path, Request::TraceBegin { trace: *wish }, PATIENCE)? {
+    let (id, sought, host) = match api::call_within(&path, Request::TraceBegin(*wish), PATIENCE)? {
         Response::Tracing { id, sought, host } => (id, sought, host),
         other => return Err(unexpected(device, other)),
     };
@@ -141,7 +141,7 @@ fn trace(wish: &Wish, from: Option<(String, NetNs)>, directories: &Directories, 
         Some((name, namespace)) => send_from(wish, &sought, (name, namespace), &host),
     };
     // Also where nothing could be sent: it is to end.
-    let mut gathered = match api::call_within(&path, Request::TraceCollect { id }, PATIENCE)? {
+    let mut gathered = match api::call_within(&path, Request::TraceCollect(id), PATIENCE)? {
         Response::Traced(gathered) => *gathered,
         other => return Err(unexpected(device, other)),
     };

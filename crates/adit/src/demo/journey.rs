@@ -23,7 +23,7 @@ use wire::udp::UdpDatagram;
 use super::layout::{ADIT, BRIDGE, CARD, HOSTS, UNDERLAY};
 use super::report::{Crossing, Header, Hop, Packet};
 use super::topology::Topology;
-use super::watch::Watch;
+use crate::lab::watch::Watch;
 use crate::{Failure, Result};
 
 /// The UDP port on both ends, one that nothing is registered for.

@@ -5,7 +5,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::Ipv4Net;
+
+use crate::lab::daemon::{End, Way};
+use crate::lab::{ip_net, net};
 
 /// What the names of all our network namespaces begin with.
 pub(super) const PREFIX: &str = "adit-demo-";
@@ -121,26 +124,25 @@ impl Lane {
         Ipv4Addr::new(10, self.nodes, 0, host.number)
     }
 
+    /// The tunnel's end on a host.
+    pub(super) fn end<'a>(&self, host: &Host, way: Way<'a>) -> End<'a> {
+        let other = host.other();
+        End {
+            host: host.name,
+            device: self.device,
+            own: ip_net(self.node(host), 24),
+            listen: self.endpoint(host),
+            peer: other.name,
+            endpoint: self.endpoint(other),
+            allowed: vec![ip_net(self.node(other), 32), self.subnet(other).into()],
+            way,
+        }
+    }
+
     /// Where a host takes the lane's datagrams.
     pub(super) fn endpoint(&self, host: &Host) -> SocketAddr {
         SocketAddr::new(IpAddr::V4(host.underlay()), self.port)
     }
-}
-
-/// An address with the length of its network's prefix; a length beyond 32 counts as 32.
-pub(super) fn net(address: Ipv4Addr, prefix: u8) -> Ipv4Net {
-    Ipv4Net::new(address, prefix).unwrap_or_else(|_| Ipv4Net::from(address))
-}
-
-/// The same for interfaces that take both families.
-pub(super) fn ip_net(address: Ipv4Addr, prefix: u8) -> IpNet {
-    IpNet::V4(net(address, prefix))
-}
-
-/// A link-layer address that spells an IPv4 address, so that captures can be read; locally administered (IEEE 802, bit 1).
-pub(super) fn mac(address: Ipv4Addr) -> [u8; 6] {
-    let [a, b, c, d] = address.octets();
-    [0x02, 0x00, a, b, c, d]
 }
 
 #[cfg(test)]

@@ -10,32 +10,29 @@
 //!
 //! Nothing is made in the caller's own network namespace, and no other program is needed.
 
-mod daemon;
 mod journey;
 mod layout;
-mod load;
-mod place;
 mod reach;
 mod report;
 mod throughput;
 mod topology;
-mod watch;
 
 use std::time::{Duration, Instant};
 
-use linux::netns::NetNs;
-use linux::privilege::{self, Capability, has_capability};
-
 use crate::api::Status;
-use crate::key::PrivateKey;
+use crate::lab::daemon::{Daemon, Keys, Way};
+use crate::lab::namespace::Namespace;
+use crate::lab::place::{Lock, Place};
+use crate::lab::screen::Screen;
+use crate::lab::watch::Watch;
+use crate::lab::{become_able, net, new_key, print_json};
 use crate::{Failure, Result};
-use daemon::{Daemon, Way};
 use layout::{ADIT, BRIDGE, CARD, HOSTS, UNDERLAY_MTU};
-use place::{Lock, Place};
-use report::screen::Screen;
 use report::{Buffers, Pairs, Removed, Report, drawing, text};
 use topology::Topology;
-use watch::Watch;
+
+/// What names the lock and the files of a run.
+const KIND: &str = "demo";
 
 /// What `adit demo` was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,12 +68,12 @@ impl Effort {
 pub fn run(options: Options) -> Result<()> {
     // Signals and namespaces of this process can be arranged only while it has a single thread.
     let watch = Watch::new()?;
-    let lock = Lock::take()?;
+    let lock = Lock::take(KIND)?;
     let start = Instant::now();
     let rootless = become_able()?;
     let screen = Screen::new(options.json);
-    let (place, had_files) = Place::make()?;
-    let repaired = Topology::remove_leftovers()?;
+    let (place, had_files) = Place::make(KIND)?;
+    let repaired = Namespace::remove_leftovers(layout::PREFIX)?;
     if had_files || !repaired.is_empty() {
         screen.say("Removed what an earlier run left behind.");
     }
@@ -105,17 +102,6 @@ pub fn run(options: Options) -> Result<()> {
     }
 }
 
-/// Makes sure that namespaces, devices and captures can be made; answers whether it took a user namespace.
-fn become_able() -> Result<bool> {
-    privilege::check_tun()?;
-    let needed = [Capability::SysAdmin, Capability::NetAdmin, Capability::NetRaw];
-    let rootless = !needed.into_iter().all(has_capability);
-    if rootless {
-        privilege::reenter_user_namespace()?;
-    }
-    Ok(rootless)
-}
-
 /// What is built and has to go.
 struct Stage {
     topology: Option<Topology>,
@@ -132,8 +118,8 @@ impl Stage {
         for (host, own, other) in HOSTS.iter().zip([(&berlin, &paris), (&paris, &berlin)]).map(|(h, (o, p))| (h, o, p))
         {
             watch.check()?;
-            let way = Way::Sealed { own, other: other.public_key() };
-            self.daemons.push(Daemon::start(host, topology.host(host)?.net(), &ADIT, way, self.place.path())?);
+            let end = ADIT.end(host, Way::Sealed(Keys { own, other: other.public_key() }));
+            self.daemons.push(Daemon::start(&end, topology.host(host)?.net(), self.place.path())?);
         }
         self.daemons.iter_mut().try_for_each(|daemon| daemon.wait_ready(watch))?;
         let states = self.daemons.iter().map(|daemon| daemon.wait_session(watch)).collect::<Result<Vec<_>>>()?;
@@ -154,18 +140,13 @@ impl Stage {
         stopped?;
         let namespaces = namespaces?;
         files?;
-        let left: Vec<_> = NetNs::list_named()?.into_iter().filter(|name| name.starts_with(layout::PREFIX)).collect();
+        let left = Namespace::present(layout::PREFIX)?;
         if left.is_empty() {
             Ok(Removed { complete: true, namespaces, daemons: pids })
         } else {
             Err(Failure::failed(format!("namespaces are left: {}", left.join(", "))))
         }
     }
-}
-
-/// A key for this run. Its file is removed with all others.
-fn new_key() -> Result<PrivateKey> {
-    PrivateKey::generate().map_err(|error| Failure::failed(format!("cannot make a key: {error}")))
 }
 
 fn tell(stage: &mut Stage, options: Options, rootless: bool, (screen, watch): (&Screen, &Watch)) -> Result<Report> {
@@ -268,9 +249,9 @@ fn describe(states: &[Status]) -> report::Topology {
     let host = |(host, status): (&layout::Host, &Status)| report::Host {
         name: host.name,
         namespace: host.namespace(),
-        underlay: layout::net(host.underlay(), 24).to_string(),
+        underlay: net(host.underlay(), 24).to_string(),
         bridge: BRIDGE,
-        gateway: layout::net(ADIT.gateway(host), 24).to_string(),
+        gateway: net(ADIT.gateway(host), 24).to_string(),
         device: status.device.name.clone(),
         addresses: status.device.addresses.iter().map(ToString::to_string).collect(),
         mtu: status.device.mtu,
@@ -306,11 +287,4 @@ fn buffers(states: &[Status]) -> Vec<Buffers> {
         send: status.transport.send_buffer,
     };
     HOSTS.iter().zip(states).map(granted).collect()
-}
-
-fn print_json(report: &Report) -> Result<()> {
-    use std::io::Write;
-    let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("cannot write the report: {error}"));
-    let text = serde_json::to_string_pretty(report).map_err(|error| failed(&error))?;
-    writeln!(std::io::stdout(), "{text}").map_err(|error| failed(&error))
 }

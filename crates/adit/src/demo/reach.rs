@@ -4,16 +4,13 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use linux::netns::NetNs;
-use linux::ping::Pinger;
 
 use super::layout::{ADIT, HOSTS, Host};
 use super::report::{Pairs, Reach};
 use super::topology::Topology;
-use super::watch::Watch;
-use crate::{Failure, Result};
+use crate::lab::watch::Watch;
+use crate::{Failure, Result, lab};
 
-/// How long a new path may take to carry its first packet: carriers come up, neighbours are asked for.
-const FIRST: Duration = Duration::from_secs(5);
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_millis(500);
 
@@ -47,12 +44,10 @@ pub(super) fn paths(topology: &Topology) -> Result<[Try<'_>; 3]> {
 /// Nothing comes back in time, or a signal.
 pub(super) fn measure(attempt: &Try<'_>, count: usize, watch: &Watch) -> Result<Reach> {
     let (to, address) = attempt.to;
-    let mut pinger = open(attempt.from.1, address)?;
-    let reached = watch.until(FIRST, || Ok(pinger.round_trip(Duration::from_millis(100))?))?;
-    if reached.is_none() {
+    let Some(mut pinger) = lab::await_path(attempt.from.1, address, watch)? else {
         let (from, path) = (attempt.from.0, attempt.path);
         return Err(Failure::failed(format!("{from} does not reach {to} at {address} ({path}) within 5 seconds")));
-    }
+    };
     let mut times = Vec::with_capacity(count);
     for _ in 0..count {
         watch.check()?;
@@ -82,17 +77,11 @@ pub(super) fn all_pairs(topology: &Topology, watch: &Watch) -> Result<Pairs> {
     for (_, from) in containers() {
         for (host, to) in containers().filter(|(_, to)| *to != from) {
             watch.check()?;
-            let mut pinger = open(topology.container(from)?.net(), ADIT.address(host, to))?;
             pairs.of += 1;
             // The first packet to a container may be lost to a carrier that is just coming up.
-            let answer = watch.until(FIRST, || Ok(pinger.round_trip(Duration::from_millis(100))?))?;
+            let answer = lab::await_path(topology.container(from)?.net(), ADIT.address(host, to), watch)?;
             pairs.reached += usize::from(answer.is_some());
         }
     }
     Ok(pairs)
-}
-
-fn open(net: &NetNs, address: Ipv4Addr) -> Result<Pinger> {
-    let identifier = (std::process::id() & 0xffff) as u16;
-    Ok(net.run(|| Pinger::open(address, identifier))??)
 }

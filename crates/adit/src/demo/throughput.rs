@@ -6,17 +6,19 @@ use std::time::Duration;
 
 use linux::netns::NetNs;
 
-use super::daemon::{Daemon, Way};
 use super::layout::{ADIT, CLASSIC, HOSTS, Host, Lane, PLAIN, VXLAN};
-use super::load::{self, Load};
 use super::reach::{self, Try};
-use super::report::screen::Screen;
 use super::report::{PerCall, Throughput};
 use super::topology::Topology;
-use super::watch::Watch;
 use crate::Result;
 use crate::api::Status;
 use crate::api::status::WorkerStatus;
+use crate::lab::daemon::{Daemon, Way};
+use crate::lab::figures::median;
+use crate::lab::load::{self, Load};
+use crate::lab::namespace::Namespace;
+use crate::lab::screen::Screen;
+use crate::lab::watch::Watch;
 
 /// Names of the two paths that others are compared with.
 const VETH_PATH: &str = "veth pair";
@@ -53,10 +55,10 @@ struct Rivals<'a> {
 
 impl<'a> Rivals<'a> {
     fn build(topology: &'a Topology, place: &FilePath, watch: &Watch) -> Result<Self> {
-        let start = |lane, way| {
+        let start = |lane: &Lane, way| {
             HOSTS
                 .iter()
-                .map(|host| Daemon::start(host, topology.host(host)?.net(), lane, way, place))
+                .map(|host| Daemon::start(&lane.end(host, way), topology.host(host)?.net(), place))
                 .collect::<Result<Vec<_>>>()
         };
         let (mut plain, mut classic) = (start(&PLAIN, Way::Plain)?, start(&CLASSIC, Way::Classic)?);
@@ -120,7 +122,7 @@ pub(super) fn measure(
 fn paths<'a>(topology: &'a Topology, sealed: &'a [Daemon], rivals: &'a Rivals<'_>) -> Result<Vec<Path<'a>>> {
     let [berlin, paris] = &HOSTS;
     let ([web, db], [app, _]) = (&berlin.containers, &paris.containers);
-    let host = |host: &Host| topology.host(host).map(super::topology::Namespace::net);
+    let host = |host: &Host| topology.host(host).map(Namespace::net);
     let from = (web.name, topology.container(web)?.net());
     let target = topology.container(app)?.net();
     let across = |name, what, lane: &Lane, daemons| Path {
@@ -165,7 +167,7 @@ fn pair(daemons: &[Daemon]) -> Option<[&Daemon; 2]> {
 fn one(path: &Path<'_>, duration: Duration, watch: &Watch) -> Result<(Load, Option<PerCall>)> {
     let status = || path.daemons.map(|daemons| daemons.map(Daemon::status));
     let before = status();
-    let load = load::measure(path.from.1, (path.to.1, path.to.2), duration, watch)?;
+    let load = load::measure(path.from.1, (path.to.1, path.to.2), 1, duration, watch)?;
     let per_call = match (before, status()) {
         (Some([sender_before, receiver_before]), Some([sender, receiver])) => {
             Some(per_call([&sender_before?, &sender?], [&receiver_before?, &receiver?]))
@@ -228,28 +230,4 @@ fn summarise(paths: &[Path<'_>], rounds: &[Vec<(Load, Option<PerCall>)>]) -> Vec
             }
         })
         .collect()
-}
-
-/// The middle value, of an even number the mean of the two in the middle; 0 of none.
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let half = values.len() / 2;
-    match (values.len() % 2, values.get(half), half.checked_sub(1).and_then(|below| values.get(below))) {
-        (1, Some(middle), _) => *middle,
-        (0, Some(above), Some(below)) => f64::midpoint(*above, *below),
-        _ => 0.0,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_median_is_the_middle() {
-        assert_eq!(median(vec![]), 0.0);
-        assert_eq!(median(vec![3.0]), 3.0);
-        assert_eq!(median(vec![4.0, 1.0]), 2.5);
-        assert_eq!(median(vec![9.0, 1.0, 2.0]), 2.0);
-    }
 }

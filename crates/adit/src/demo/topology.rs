@@ -4,75 +4,15 @@
 
 use std::net::Ipv4Addr;
 
-use linux::netlink::{LinkChange, Netlink, Route, VethEnd, Vxlan};
-use linux::netns::NetNs;
-use linux::sysctl;
+use linux::netlink::{LinkChange, Route, VethEnd, Vxlan};
 
-use super::layout::{
-    ADIT, BRIDGE, CARD, Container, HOSTS, Host, Lane, PREFIX, UNDERLAY, UNDERLAY_MTU, VXLAN, VXLAN_OVERHEAD, ip_net,
-    mac,
-};
+use super::layout::{ADIT, BRIDGE, CARD, Container, HOSTS, Host, Lane, UNDERLAY, UNDERLAY_MTU, VXLAN, VXLAN_OVERHEAD};
+use crate::lab::namespace::Namespace;
+use crate::lab::{ip_net, mac};
 use crate::{Failure, Result};
 
 /// The number of the network in VXLAN headers.
 const VXLAN_ID: u32 = 42;
-/// The loopback device is the first of every namespace.
-const LOOPBACK: u32 = 1;
-
-/// A named network namespace; the name goes with this value, and what is inside with the name.
-#[derive(Debug)]
-pub(super) struct Namespace {
-    name: String,
-    net: NetNs,
-    removed: bool,
-}
-
-impl Namespace {
-    fn create(name: String, router: bool) -> Result<Self> {
-        let net = NetNs::create_named(&name)?;
-        let namespace = Self { name, net, removed: false };
-        namespace.netlink()?.set_up(LOOPBACK, true)?;
-        namespace.net.run(|| settings(router))??;
-        Ok(namespace)
-    }
-
-    /// The namespace itself.
-    pub(super) fn net(&self) -> &NetNs {
-        &self.net
-    }
-
-    fn netlink(&self) -> Result<Netlink> {
-        Ok(Netlink::open_in(&self.net)?)
-    }
-
-    fn remove(&mut self) -> Result<()> {
-        if !self.removed {
-            self.removed = true;
-            NetNs::delete_named(&self.name)?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = self.remove();
-    }
-}
-
-/// Settings of the calling thread's namespace.
-fn settings(router: bool) -> Result<()> {
-    // A yardstick must not change with the machine's default; a kernel without it measures with what it has.
-    let _ = sysctl::set(&["net", "ipv4", "tcp_congestion_control"], "cubic");
-    if router {
-        sysctl::set(&["net", "ipv4", "ip_forward"], "1").map_err(|error| {
-            Failure::from(error)
-                .with_remedy("in a container, start it with `--privileged` or with a writable /proc/sys")
-        })?;
-    }
-    Ok(())
-}
-
 /// The hosts with what is on them.
 #[derive(Debug)]
 pub(super) struct Topology {
@@ -81,18 +21,6 @@ pub(super) struct Topology {
 }
 
 impl Topology {
-    /// Removes the namespaces of a run that was killed, and answers their names.
-    ///
-    /// # Errors
-    /// A namespace cannot be removed.
-    pub(super) fn remove_leftovers() -> Result<Vec<String>> {
-        let names: Vec<_> = NetNs::list_named()?.into_iter().filter(|name| name.starts_with(PREFIX)).collect();
-        for name in &names {
-            NetNs::delete_named(name)?;
-        }
-        Ok(names)
-    }
-
     /// Makes the two hosts and the network between them.
     ///
     /// # Errors
@@ -264,14 +192,7 @@ impl Topology {
     /// # Errors
     /// The first namespace that could not be removed; all others were tried as well.
     pub(super) fn remove(mut self) -> Result<Vec<String>> {
-        let (mut names, mut outcome) = (Vec::new(), Ok(()));
-        for namespace in self.containers.iter_mut().chain(&mut self.hosts) {
-            match namespace.remove() {
-                Ok(()) => names.push(namespace.name.clone()),
-                Err(failure) => outcome = outcome.and(Err(failure)),
-            }
-        }
-        outcome.map(|()| names)
+        Namespace::remove_all(self.containers.iter_mut().chain(&mut self.hosts))
     }
 }
 
@@ -279,6 +200,6 @@ fn find<'n>(namespaces: &'n [Namespace], name: &str) -> Result<&'n Namespace> {
     // Asked for before it was made: a fault of ours that is told, not one to die of.
     namespaces
         .iter()
-        .find(|namespace| namespace.name == name)
+        .find(|namespace| namespace.name() == name)
         .ok_or_else(|| Failure::failed(format!("the demo has no namespace {name} yet")))
 }

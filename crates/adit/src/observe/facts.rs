@@ -209,13 +209,6 @@ impl Facts {
         self.changed.notify_one();
     }
 
-    /// The peer with this number, as it is configured.
-    pub fn peer(&self, id: PeerId) -> Option<Peer> {
-        let known = self.known.load();
-        let at = known.peers.iter().position(|peer| peer.id == id)?;
-        known.tunnel.peers.get(at).cloned()
-    }
-
     /// The name of the device.
     pub fn device_name(&self) -> &str {
         &self.name
@@ -229,6 +222,22 @@ impl Facts {
     /// The addresses of the device, with the prefix length of their network.
     pub fn addresses(&self) -> Vec<IpNet> {
         self.known.load().tunnel.addresses().collect()
+    }
+
+    /// The peer of this name, as it is configured, and its number.
+    pub fn peer_named(&self, name: &str) -> Option<(PeerId, Peer)> {
+        self.find_peer(|_, peer| peer.name == name)
+    }
+
+    /// The peer of this number, as it is configured.
+    pub fn peer(&self, id: PeerId) -> Option<Peer> {
+        self.find_peer(|facts, _| facts.id == id).map(|(_, peer)| peer)
+    }
+
+    fn find_peer(&self, is_meant: impl Fn(&PeerFacts, &Peer) -> bool) -> Option<(PeerId, Peer)> {
+        let known = self.known.load();
+        let mut all = known.peers.iter().zip(&known.tunnel.peers);
+        all.find(|(facts, peer)| is_meant(facts, peer)).map(|(facts, peer)| (facts.id, peer.clone()))
     }
 
     /// The address and port that the sockets are bound to.

@@ -1,5 +1,6 @@
 //! What a person reads about a running daemon.
 
+pub mod bench;
 pub mod containers;
 pub mod doctor;
 pub mod facts;

@@ -12,6 +12,25 @@ pub fn clean(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
 }
 
+/// Text of one or more lines with none longer than `width` where words allow it; what goes on is set in by two spaces.
+pub fn wrap(text: &str, width: usize) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for line in text.lines() {
+        let mut words = line.split(' ');
+        let mut current = words.next().unwrap_or_default().to_owned();
+        for word in words {
+            if current.chars().count() + 1 + word.chars().count() > width {
+                lines.push(std::mem::replace(&mut current, format!("  {word}")));
+            } else {
+                current.push(' ');
+                current.push_str(word);
+            }
+        }
+        lines.push(current);
+    }
+    lines.join("\n")
+}
+
 impl Table {
     /// A table with these column titles.
     pub fn new(titles: &[&str]) -> Self {
@@ -48,6 +67,13 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_lines_go_on_below() {
+        assert_eq!(wrap("one two three\n\n  four", 8), "one two\n  three\n\n  four");
+        assert_eq!(wrap("supercalifragilistic x", 8), "supercalifragilistic\n  x");
+        assert_eq!(wrap("", 8), "");
+    }
 
     #[test]
     fn columns_line_up() {

@@ -76,7 +76,7 @@ fn a_hosts_own_operator_does_not_wait_for_a_peers_trace() {
         count: 1,
     };
     let socket = api::control_socket(&scene.daemons[0].place.runtime(), "adit0");
-    let begin = || api::call_within(&socket, api::Request::TraceBegin { trace: wish }, PATIENCE).unwrap();
+    let begin = || api::call_within(&socket, api::Request::TraceBegin(wish), PATIENCE).unwrap();
     assert!(matches!(begin(), api::Response::Tracing { .. }));
     let api::Response::Error { sentence } = begin() else { panic!("two at once") };
     assert!(sentence.contains("another trace is under way"), "{sentence}");

@@ -1,7 +1,6 @@
 //! What the demo found, as data: the schema of `adit demo --json` (docs/DEMO.md), and how it is told on a terminal.
 
 pub(super) mod drawing;
-pub(super) mod screen;
 pub(super) mod text;
 
 use serde::Serialize;

@@ -1,8 +1,8 @@
 //! The parts of the report as text, at most 100 columns wide.
 
-use super::screen::Style;
 use super::{Buffers, Crossing, Hop, Packet, Pairs, PerCall, Reach, Throughput, Topology};
 use crate::demo::throughput::{CLASSIC_PATH, PLAIN_PATH, SEALED_PATH};
+use crate::lab::screen::Style;
 
 /// Columns of the longest bar.
 const BAR: usize = 20;

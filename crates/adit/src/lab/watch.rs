@@ -1,5 +1,6 @@
-//! Ctrl-C: it arrives by a descriptor, is looked for between steps and while waiting, and ends the demo as a failure does.
+//! Ctrl-C: it arrives by a descriptor, is looked for between steps and while waiting, and ends a run as a failure does.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -11,26 +12,28 @@ use crate::{Failure, Result};
 
 /// Looks for the signals that ask us to stop.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(crate) struct Watch {
     signals: Signals,
+    /// A signal comes once, and is to end every step that is still to come.
+    came: Cell<bool>,
 }
 
 impl Watch {
     /// Takes SIGINT and SIGTERM out of normal delivery. To be called before the first thread starts.
-    pub(super) fn new() -> Result<Self> {
-        Ok(Self { signals: Signals::termination()? })
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self { signals: Signals::termination()?, came: Cell::new(false) })
     }
 
     /// Fails once a signal has arrived.
-    pub(super) fn check(&self) -> Result<()> {
-        match self.signals.take() {
-            Some(_) => Err(Failure::failed("interrupted")),
-            None => Ok(()),
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.signals.take().is_some() {
+            self.came.set(true);
         }
+        if self.came.get() { Err(Failure::failed("interrupted")) } else { Ok(()) }
     }
 
     /// Waits that long; fails as soon as a signal arrives.
-    pub(super) fn pause(&self, duration: Duration) -> Result<()> {
+    pub(crate) fn pause(&self, duration: Duration) -> Result<()> {
         let deadline = Instant::now() + duration;
         loop {
             self.check()?;
@@ -43,7 +46,7 @@ impl Watch {
     }
 
     /// Asks `condition` again and again until it has something; `None` after `limit`.
-    pub(super) fn until<T>(
+    pub(crate) fn until<T>(
         &self,
         limit: Duration,
         mut condition: impl FnMut() -> Result<Option<T>>,
@@ -62,7 +65,7 @@ impl Watch {
 
     /// Waits for a line on standard input or for a signal, whichever comes first; neither is a failure here. Where standard
     /// input has nothing to give, only a signal ends the wait.
-    pub(super) fn enter_or_signal(&self) -> Result<()> {
+    pub(crate) fn enter_or_signal(&self) -> Result<()> {
         // Not by `io::stdin()`: what its buffer had taken in would not be seen by waiting for the descriptor.
         let mut stdin = io::stdin().as_fd().try_clone_to_owned().ok().map(File::from);
         loop {

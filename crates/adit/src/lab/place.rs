@@ -1,11 +1,13 @@
-//! That there is one demo at a time, and where it keeps its files.
+//! That there is one run of a kind at a time, and where it keeps its files.
 //!
-//! The lock stands where every demo of a user finds it, and goes with its holder, however that ends. Whoever holds it may
+//! The lock stands where every run of a user finds it, and goes with its holder, however that ends. Whoever holds it may
 //! remove what else there is: it can only be of a run that was killed.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -15,7 +17,7 @@ use crate::{Failure, Result};
 
 /// The lock; released and removed with this value.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     /// Held open, since re-entering a user namespace hides the path that leads there.
     directory: File,
     name: String,
@@ -23,27 +25,27 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock.
+    /// Takes the lock of `kind`: `demo` or `bench`.
     ///
     /// # Errors
-    /// A demo is running already (its process is named), or there is no directory for the lock.
-    pub(super) fn take() -> Result<Self> {
+    /// One is running already (its process is named), or there is no directory for the lock.
+    pub(crate) fn take(kind: &'static str) -> Result<Self> {
         // /proc/self belongs to the user whose process it is.
         let uid = fs::metadata("/proc/self").map_or(u32::MAX, |metadata| metadata.uid());
         let own = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
         if uid == 0 && Path::new("/run").is_dir() {
-            return Self::take_in(Path::new("/run"), "adit-demo.lock");
+            return Self::take_in(kind, Path::new("/run"), &format!("adit-{kind}.lock"));
         }
         match own.filter(|directory| directory.is_dir()) {
-            Some(directory) => Self::take_in(&directory, "adit-demo.lock"),
-            None => Self::take_in(&std::env::temp_dir(), &format!("adit-demo-{uid}.lock")),
+            Some(directory) => Self::take_in(kind, &directory, &format!("adit-{kind}.lock")),
+            None => Self::take_in(kind, &std::env::temp_dir(), &format!("adit-{kind}-{uid}.lock")),
         }
     }
 
-    fn take_in(directory: &Path, name: &str) -> Result<Self> {
+    fn take_in(kind: &str, directory: &Path, name: &str) -> Result<Self> {
         let path = directory.join(name);
         let failed = |error: io::Error| {
-            Failure::failed(format!("the demo cannot lock {}: {error}", path.display()))
+            Failure::failed(format!("the {kind} cannot lock {}: {error}", path.display()))
                 .with_remedy("remove that file, or set XDG_RUNTIME_DIR to a directory of your own")
         };
         let directory = File::open(directory).map_err(failed)?;
@@ -53,7 +55,7 @@ impl Lock {
             let mut file = options.open(&path).map_err(failed)?;
             match file.try_lock() {
                 Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(already_running(&mut file)),
+                Err(TryLockError::WouldBlock) => return Err(already_running(kind, &mut file)),
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
             }
             // Its last holder may have removed the file between our opening and locking it: then it protects nothing.
@@ -72,20 +74,20 @@ impl Drop for Lock {
     }
 }
 
-fn already_running(file: &mut File) -> Failure {
+fn already_running(kind: &str, file: &mut File) -> Failure {
     let mut text = String::new();
     let _ = file.rewind().and_then(|()| file.take(20).read_to_string(&mut text));
     let who = text.trim().parse::<u32>().map_or_else(|_| String::new(), |pid| format!(" (pid {pid})"));
-    Failure::failed(format!("a demo is already running{who}")).with_remedy("wait for it, or stop it with Ctrl-C")
+    Failure::failed(format!("a {kind} is already running{who}")).with_remedy("wait for it, or stop it with Ctrl-C")
 }
 
 /// How long the daemons of a killed run may take to end and to let go of their files.
 const LETTING_GO: Duration = Duration::from_secs(5);
 
-/// The directory of the demo with one for the files of this run in it; removed with this value. In a re-entered namespace `/run`
+/// The directory of a kind of run with one for the files of this run in it; removed with this value. In a re-entered namespace `/run`
 /// is ours alone.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     base: PathBuf,
     run: PathBuf,
     removed: bool,
@@ -96,14 +98,16 @@ impl Place {
     ///
     /// # Errors
     /// It cannot be made, or that of the killed run cannot be removed.
-    pub(super) fn make() -> Result<(Self, bool)> {
-        Self::make_at("/run/adit-demo".into())
+    pub(crate) fn make(kind: &str) -> Result<(Self, bool)> {
+        Self::make_at(Path::new("/run").join(format!("adit-{kind}")))
     }
 
     fn make_at(base: PathBuf) -> Result<(Self, bool)> {
-        let failed = |error: io::Error| {
-            Failure::failed(format!("the demo cannot make its directory {}: {error}", base.display()))
-        };
+        let failed =
+            |error: io::Error| Failure::failed(format!("cannot make the directory {}: {error}", base.display()));
+        if base.exists() {
+            await_users(&base);
+        }
         let had_leftovers = remove_patiently(&base).map_err(failed)?;
         // A name that differs from run to run: a daemon of a killed one must not remove the sockets of its successor.
         let run = base.join(std::process::id().to_string());
@@ -112,7 +116,7 @@ impl Place {
     }
 
     /// Where files of this run go.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.run
     }
 
@@ -120,12 +124,29 @@ impl Place {
     ///
     /// # Errors
     /// What could not be removed.
-    pub(super) fn remove(mut self) -> Result<()> {
+    pub(crate) fn remove(mut self) -> Result<()> {
         self.removed = true;
         remove_patiently(&self.base).map(drop).map_err(|error| {
             Failure::failed(format!("cannot remove {}: {error}", self.base.display())).with_remedy("remove it by hand")
         })
     }
+}
+
+/// Waits for the daemons of a killed run, which have its files on their command line: one that is just starting would make them anew.
+fn await_users(path: &Path) {
+    let deadline = Instant::now() + LETTING_GO;
+    while is_used(path) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether a process was started with a path within this one.
+fn is_used(path: &Path) -> bool {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    lines
+        .into_iter()
+        .any(|line| line.split(|byte| *byte == 0).any(|word| Path::new(OsStr::from_bytes(word)).starts_with(path)))
 }
 
 /// Removes a directory in which others may still be removing their own; answers whether there was one.
@@ -158,11 +179,11 @@ mod tests {
     #[test]
     fn there_is_one_at_a_time_and_no_lock_is_left() {
         let outer = tempfile::tempdir().unwrap();
-        let first = Lock::take_in(outer.path(), "lock").unwrap();
-        let refused = Lock::take_in(outer.path(), "lock").unwrap_err();
+        let first = Lock::take_in("demo", outer.path(), "lock").unwrap();
+        let refused = Lock::take_in("demo", outer.path(), "lock").unwrap_err();
         assert!(refused.sentence().starts_with(&format!("a demo is already running (pid {})", std::process::id())));
         drop(first);
-        drop(Lock::take_in(outer.path(), "lock").unwrap());
+        drop(Lock::take_in("demo", outer.path(), "lock").unwrap());
         assert_eq!(fs::read_dir(outer.path()).unwrap().count(), 0);
     }
 
@@ -172,8 +193,23 @@ mod tests {
         let target = outer.path().join("target");
         fs::write(&target, "precious").unwrap();
         std::os::unix::fs::symlink(&target, outer.path().join("lock")).unwrap();
-        Lock::take_in(outer.path(), "lock").unwrap_err();
+        Lock::take_in("demo", outer.path(), "lock").unwrap_err();
         assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_daemon_that_is_about_to_end_is_waited_for() {
+        let outer = tempfile::tempdir().unwrap();
+        let path = outer.path().join("adit-demo");
+        fs::create_dir_all(&path).unwrap();
+        // It makes a directory of its own anew, as it ends.
+        let script = "sleep 0.2; mkdir -p \"$0\"";
+        let mut late = std::process::Command::new("sh").args(["-c", script]).arg(path.join("1/run")).spawn().unwrap();
+        assert!(is_used(&path) && !is_used(&outer.path().join("adit")));
+        let (place, _) = Place::make_at(path.clone()).unwrap();
+        assert!(late.try_wait().unwrap().is_some(), "it was waited for");
+        drop(place);
+        assert!(!path.exists());
     }
 
     #[test]
