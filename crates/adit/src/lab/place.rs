@@ -202,10 +202,13 @@ mod tests {
         let outer = tempfile::tempdir().unwrap();
         let path = outer.path().join("adit-demo");
         fs::create_dir_all(&path).unwrap();
-        // It makes a directory of its own anew, as it ends.
-        let script = "sleep 0.2; mkdir -p \"$0\"";
-        let mut late = std::process::Command::new("sh").args(["-c", script]).arg(path.join("1/run")).spawn().unwrap();
+        // It makes a directory of its own anew, as it ends; and it does not end before it is told to.
+        let script = "read x; sleep 0.2; mkdir -p \"$0\"";
+        let mut late = std::process::Command::new("sh");
+        late.args(["-c", script]).arg(path.join("1/run")).stdin(std::process::Stdio::piped());
+        let mut late = late.spawn().unwrap();
         assert!(is_used(&path) && !is_used(&outer.path().join("adit")));
+        drop(late.stdin.take());
         let (place, _) = Place::make_at(path.clone()).unwrap();
         assert!(late.try_wait().unwrap().is_some(), "it was waited for");
         drop(place);
