@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use crossbeam_queue::ArrayQueue;
@@ -19,6 +21,10 @@ use super::probe::{Course, Sought};
 /// What all workers together may have seen before somebody collects it: one megabyte, which is there while somebody traces.
 const CAPACITY: usize = 4096;
 
+/// How long a worker that has a probe in hand is waited for: the kernel may let others run, and an answer arrive, before a call that
+/// sent it returns.
+const IN_HAND: Duration = Duration::from_millis(200);
+
 /// Whether workers look for probes.
 #[derive(Default)]
 pub struct Gate {
@@ -35,7 +41,7 @@ impl Gate {
 
     /// Lets workers look from their next turns on.
     pub(super) fn open(&self, sought: Sought) -> Arc<Tap> {
-        let tap = Arc::new(Tap { sought, seen: ArrayQueue::new(CAPACITY), lost: AtomicU64::new(0) });
+        let tap = Arc::new(Tap { sought, seen: ArrayQueue::new(CAPACITY), lost: AtomicU64::new(0), in_hand: Arc::default() });
         self.tap.store(Some(Arc::clone(&tap)));
         self.open.store(true, Ordering::Release);
         tap
@@ -53,6 +59,8 @@ pub struct Tap {
     sought: Sought,
     seen: ArrayQueue<Seen>,
     lost: AtomicU64,
+    /// Every datagram that waits to be sent holds one of these.
+    in_hand: Arc<()>,
 }
 
 /// The beginning of a packet.
@@ -94,6 +102,7 @@ pub struct Waiting {
     outer: Option<Outer>,
     size: usize,
     head: Head,
+    _in_hand: Arc<()>,
 }
 
 /// A probe that was taken from the socket: not known yet whether it may go on.
@@ -134,13 +143,14 @@ impl Tap {
         let outer = outer(header);
         let seen = self.whole((worker, Step::Sealed), probe, &VnetHdr::NONE, packet);
         self.note(Seen { at: now(), outer, checksum: Checksum::Unknown, ..seen });
-        Waiting { probe, tag, outer, size, head: Head::of(header) }
+        Waiting { probe, tag, outer, size, head: Head::of(header), _in_hand: Arc::clone(&self.in_hand) }
     }
 
     /// A packet was written into a datagram as it is.
     #[cold]
     pub fn enclosed(&self, (probe, tag): (u32, u32), packet: &[u8]) -> Waiting {
-        Waiting { probe, tag, outer: None, size: packet.len(), head: Head::of(packet) }
+        let (size, head) = (packet.len(), Head::of(packet));
+        Waiting { probe, tag, outer: None, size, head, _in_hand: Arc::clone(&self.in_hand) }
     }
 
     /// A datagram that waited was sent, at this time.
@@ -213,6 +223,14 @@ impl Tap {
     fn note(&self, seen: Seen) {
         if self.seen.push(seen).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits for workers that have a probe in hand, so that what they do with it is among what is taken next.
+    pub(super) fn settle(&self) {
+        let deadline = Instant::now() + IN_HAND;
+        while Arc::strong_count(&self.in_hand) > 1 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
         }
     }
 

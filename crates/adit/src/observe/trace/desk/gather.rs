@@ -16,6 +16,7 @@ impl Desk {
     pub(super) fn gather(&self, handle: &Handle, running: &Running, wanted: &[Run]) -> Result<Gathered> {
         let facts = handle.facts();
         let own = self.own_name(handle);
+        running.tap.settle();
         let (mut observations, lost) = running.tap.take();
         let runs = [wanted, &Run::join(outers(&observations, |_| true))].concat();
         let helper = self.helper.as_ref().ok_or_else(|| Failure::failed("this daemon has no process that captures"))?;
