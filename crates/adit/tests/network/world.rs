@@ -311,7 +311,7 @@ pub(crate) fn said(output: &Output) -> String {
 }
 
 /// The token in what a verb printed.
-fn token(text: &str) -> String {
+pub(crate) fn token(text: &str) -> String {
     let line = text.lines().find_map(|line| line.trim().strip_prefix("adit join "));
     line.unwrap_or_else(|| panic!("no token in {text}")).to_owned()
 }

@@ -6,7 +6,7 @@ use crate::bed::Bed;
 use crate::bed::attached::{attach, directories};
 use crate::bed::wait_for;
 use crate::scene::{Traced, observe};
-use crate::world::Node;
+use crate::world::{Daemon, Node, token};
 
 /// A container of `adit run`, which ends with this.
 struct Sleeping(Child);
@@ -18,24 +18,59 @@ impl Drop for Sleeping {
     }
 }
 
+/// Two nodes of these names that permit traces, each knowing of the other.
+fn network<'n, 'h>(nodes: &'n [Node<'h>], names: [&str; 2]) -> [Daemon<'n, 'h>; 2] {
+    let files = [nodes[0].file(), nodes[1].file()];
+    let printed = nodes[0].adit(&["init", "--config", &files[0], "--name", names[0], "--no-start", "--uses", "2"]);
+    let token = token(&printed);
+    nodes[0].configure(observe(true));
+    let first = nodes[0].up();
+    nodes[1].adit(&["join", &token, "--config", &files[1], "--name", names[1], "--no-start"]);
+    nodes[1].configure(observe(true));
+    let daemons = [first, nodes[1].up()];
+    daemons.iter().for_each(|daemon| daemon.await_nodes(1));
+    daemons
+}
+
+/// A container of `adit run` on a node.
+fn sleeping(node: &Node<'_>, name: &str) -> Sleeping {
+    let mut run = node.command(&["run", "--name", name, "--", "sleep", "1000"]);
+    run.stdout(Stdio::null()).stderr(Stdio::null());
+    let sleeping = Sleeping(node.host.namespace.run(|| run.spawn()).unwrap().unwrap());
+    wait_for(name, || node.adit(&["ps"]).contains(name).then_some(()));
+    sleeping
+}
+
+/// Where docs/pictures/take wants the figure of the documents, if it runs this.
+#[test]
+fn the_figure_of_the_documents_can_be_drawn() {
+    let bed = Bed::new(2);
+    let nodes: Vec<Node<'_>> = bed.hosts.iter().map(Node::new).collect();
+    let _daemons = network(&nodes, ["berlin", "paris"]);
+    let _web = sleeping(&nodes[0], "web");
+    let _app = sleeping(&nodes[1], "app");
+    let place = tempfile::tempdir().unwrap();
+    let svg = std::env::var_os("ADIT_PICTURES").map_or(place.path().to_owned(), Into::into).join("trace.svg");
+    let listed: serde_json::Value = serde_json::from_str(&nodes[1].adit(&["ps", "--json"])).unwrap();
+    let app = listed[0]["addresses"][0].as_str().unwrap().split('/').next().unwrap().to_owned();
+    let wanted = ["trace", &app, "--from", "web", "--super", "--count", "1", "--svg", svg.to_str().unwrap()];
+    // The first packets find the neighbours and the session; a figure is of what goes on every day.
+    nodes[0].try_adit(&wanted);
+    let told = nodes[0].try_adit(&wanted);
+    print!("{}", String::from_utf8_lossy(&told.stdout));
+    let figure = std::fs::read_to_string(&svg).unwrap();
+    assert!(figure.contains("<svg") && figure.contains("paris"), "{}", String::from_utf8_lossy(&told.stderr));
+}
+
 #[test]
 fn a_probe_goes_from_container_to_container() {
     let bed = Bed::new(2);
     let nodes: Vec<Node<'_>> = bed.hosts.iter().map(Node::new).collect();
-    let token = nodes[0].init(&["--uses", "2"]);
-    nodes[0].configure(observe(true));
-    let mut daemons = vec![nodes[0].up()];
-    nodes[1].join(&token);
-    nodes[1].configure(observe(true));
-    daemons.push(nodes[1].up());
-    daemons.iter().for_each(|daemon| daemon.await_nodes(1));
+    let _daemons = network(&nodes, ["host1", "host2"]);
     let web = attach(nodes[0].host, &directories(nodes[0].directory.path()), "web");
     let other = attach(nodes[1].host, &directories(nodes[1].directory.path()), "other");
     let destination = other.ip(false).to_string();
-    let mut run = nodes[0].command(&["run", "--name", "shell", "--", "sleep", "1000"]);
-    run.stdout(Stdio::null()).stderr(Stdio::null());
-    let _shell = Sleeping(nodes[0].host.namespace.run(|| run.spawn()).unwrap().unwrap());
-    wait_for("the container shell", || nodes[0].adit(&["ps"]).contains("shell").then_some(()));
+    let _shell = sleeping(&nodes[0], "shell");
 
     for from in ["web", "shell", "id-of-web"] {
         let told = nodes[0].try_adit(&["trace", &destination, "--from", from, "--json", "--count", "2"]);
@@ -45,12 +80,10 @@ fn a_probe_goes_from_container_to_container() {
         let there = traced.places(1, "there", "host1");
         // Out of the container, by its veth and the bridge into the stack, through the tunnel, and by bridge and veth into the other.
         assert_eq!(there[0], format!("host1 {name}:eth0 out"), "{there:?}");
-        let bridge = |host: &str, way: &str| format!("{host} adit0-br {way}");
         let veth = |host: &str, way: &str| {
             there.iter().position(|place| place.starts_with(&format!("{host} ad")) && place.ends_with(way))
         };
         assert!(veth("host1", " in").is_some() && veth("host2", " out").is_some(), "{there:?}");
-        let _ = bridge;
         for step in ["read", "sealed", "sent"] {
             assert!(there.contains(&format!("host1 {step}")), "{there:?}");
         }

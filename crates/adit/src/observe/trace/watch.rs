@@ -41,7 +41,8 @@ impl Gate {
 
     /// Lets workers look from their next turns on.
     pub(super) fn open(&self, sought: Sought) -> Arc<Tap> {
-        let tap = Arc::new(Tap { sought, seen: ArrayQueue::new(CAPACITY), lost: AtomicU64::new(0), in_hand: Arc::default() });
+        let tap =
+            Arc::new(Tap { sought, seen: ArrayQueue::new(CAPACITY), lost: AtomicU64::new(0), in_hand: Arc::default() });
         self.tap.store(Some(Arc::clone(&tap)));
         self.open.store(true, Ordering::Release);
         tap
