@@ -12,6 +12,7 @@ Systems:
   vxlan                  the kernel's tunnel, no encryption
   sealed, wireguard      adit, encrypted: its own transport, and WireGuard's
   sealed-1, sealed-2     the same as sealed with 1 and with 2 workers, whatever the machine has
+  sealed-tap             the same as sealed with frames instead of packets: mode = "tap"
   plain                  adit without encryption
   classic                adit without encryption and offloads, one packet per system call: flannel's UDP mode as it was
   sealed-poll, plain-poll  adit that looks for 50 us before it sleeps
@@ -146,7 +147,7 @@ def wireguard_userspace(command):
     return system
 
 
-def adit(transport, extra=""):
+def adit(transport, extra="", mode="tun"):
     def system(bed):
         private, public = keys()
         for i in (0, 1):
@@ -155,10 +156,11 @@ def adit(transport, extra=""):
             with open(f"{base}/key", "w", opener=lambda p, fl: os.open(p, fl, 0o600)) as f:
                 f.write(private[i] + "\n")
             with open(f"{base}/adit.toml", "w") as f:
-                f.write(f'[device]\nname = "adit0"\naddresses = ["{INNER[i]}/24"]\nprivate-key-file = "{base}/key"\n'
+                reached = 'allowed-ips = ["10.77.0.0/24"]\n' if mode == "tun" else ""
+                f.write(f'[device]\nname = "adit0"\nmode = "{mode}"\naddresses = ["{INNER[i]}/24"]\nprivate-key-file = "{base}/key"\n'
                         f'[transport]\nlisten = "{UNDERLAY[i]}:7777"\n{extra}\n'
                         f'[[peer]]\nname = "other"\npublic-key = "{public[1 - i]}"\nendpoint = "{UNDERLAY[1 - i]}:7777"\n'
-                        f'allowed-ips = ["10.77.0.0/24"]\ntransport = "{transport}"\n')
+                        f'{reached}transport = "{transport}"\n')
             bed.start(NS[i], f"{bed.adit} up --config {base}/adit.toml --runtime-dir {base}/run --state-dir {base}/state")
         time.sleep(1)
     return system
@@ -198,13 +200,14 @@ SYSTEMS = {
     "veth": veth, "vxlan": vxlan,
     "sealed": adit("sealed"), "wireguard": adit("wireguard"), "plain": adit("plain"), "classic": adit("plain", "offload = false"),
     "sealed-1": adit("sealed", "workers = 1"), "sealed-2": adit("sealed", "workers = 2"),
+    "sealed-tap": adit("sealed", mode="tap"),
     "sealed-poll": adit("sealed", 'busy-poll = "50us"'), "plain-poll": adit("plain", 'busy-poll = "50us"'),
     "wireguard-go": wireguard_userspace("env WG_PROCESS_FOREGROUND=1 wireguard-go -f {device}"),
     "boringtun": wireguard_userspace("env WG_SUDO=1 boringtun-cli -f --disable-drop-privileges {device}"),
     "gotatun": wireguard_userspace("gotatun -f --disable-drop-privileges {device}"),
     "openvpn": openvpn, "tinc": tinc,
 }
-ADIT = {"sealed", "wireguard", "plain", "classic", "sealed-1", "sealed-2", "sealed-poll", "plain-poll"}
+ADIT = {"sealed", "wireguard", "plain", "classic", "sealed-1", "sealed-2", "sealed-tap", "sealed-poll", "plain-poll"}
 PROGRAM = {"wireguard-go": "wireguard-go", "boringtun": "boringtun-cli", "gotatun": "gotatun", "openvpn": "openvpn", "tinc": "tincd"}
 
 
