@@ -26,6 +26,7 @@ mod service;
 mod status;
 mod token;
 mod up;
+mod vm_tap;
 mod wireguard;
 
 use std::{ffi::OsString, io::IsTerminal, path::PathBuf};
@@ -71,6 +72,7 @@ enum Verb {
     Run(run::Arguments),
     Exec(exec::Arguments),
     Ps(ps::Arguments),
+    VmTap(vm_tap::Arguments),
     #[command(hide = true)]
     Inside(inside::Arguments),
     Keygen(keygen::Arguments),
@@ -143,6 +145,7 @@ impl Cli {
             Verb::Run(arguments) => arguments.run(),
             Verb::Exec(arguments) => arguments.run(),
             Verb::Ps(arguments) => arguments.run(),
+            Verb::VmTap(arguments) => arguments.run(),
             Verb::Inside(arguments) => arguments.run(),
             Verb::Keygen(arguments) => arguments.run(),
             Verb::Pubkey(arguments) => arguments.run(),
@@ -236,6 +239,9 @@ mod tests {
             ("adit exec web", 2),
             ("adit exec -- sleep 1", 2),
             ("adit ps web", 2),
+            ("adit vm-tap", 2),
+            ("adit vm-tap db --queues 0", 2),
+            ("adit vm-tap db --delete --owner root", 2),
             ("adit inside", 2),
             ("adit up --config", 2),
             ("adit down --device a --config b", 2),
