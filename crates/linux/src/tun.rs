@@ -166,6 +166,14 @@ impl Device {
     }
 }
 
+impl Device {
+    /// Has the kernel hand over nothing that the next program to open the device would have to finish; that one asks for what it can do.
+    pub fn forget_offloads(&self) -> Result<()> {
+        let Some(first) = self.queues.first() else { return Ok(()) };
+        first.control(libc::TUNSETOFFLOAD, 0, &format!("switch the offloads of {} off", self.name))
+    }
+}
+
 impl Queue {
     fn attach(options: &Options<'_>) -> Result<(Self, String)> {
         let operation = || format!("open the tun device {}", options.name);

@@ -41,6 +41,8 @@ pub struct Status {
 pub struct SwitchStatus {
     /// The bridge that the device is a port of, if it is one's.
     pub bridge: Option<String>,
+    /// Ranges of addresses for virtual machines of this host.
+    pub reserve: Vec<IpNet>,
     /// Link-layer addresses known to be on this host's side.
     pub local_macs: u64,
     /// Those known to be with peers.
@@ -149,9 +151,9 @@ pub struct ContainerStatus {
     pub name: String,
     /// As whoever made it calls it.
     pub id: String,
-    /// By which door it came: `cni`, `docker` or `run`.
+    /// By which door it came: `cni`, `docker`, `run` or `vm`.
     pub door: String,
-    /// The device inside.
+    /// The device inside; of a virtual machine its TAP on the host.
     pub interface: String,
     /// Its addresses, with the prefix length of the node's subnet.
     pub addresses: Vec<IpNet>,

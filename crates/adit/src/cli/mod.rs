@@ -30,6 +30,7 @@ mod status;
 mod token;
 mod trace;
 mod up;
+mod vm_tap;
 mod wireguard;
 
 use std::{ffi::OsString, path::PathBuf};
@@ -81,6 +82,7 @@ enum Verb {
     Exec(exec::Arguments),
     Ps(ps::Arguments),
     Trace(trace::Arguments),
+    VmTap(vm_tap::Arguments),
     #[command(hide = true)]
     Inside(inside::Arguments),
     #[command(hide = true)]
@@ -158,6 +160,7 @@ impl Cli {
             Verb::Exec(arguments) => arguments.run(),
             Verb::Ps(arguments) => arguments.run(),
             Verb::Trace(arguments) => arguments.run(),
+            Verb::VmTap(arguments) => arguments.run(),
             Verb::Inside(arguments) => arguments.run(),
             Verb::Capture(arguments) => arguments.run(),
             Verb::Keygen(arguments) => arguments.run(),
@@ -249,6 +252,9 @@ mod tests {
             ("adit bench --to berlin sealed", 2),
             ("adit bench --to berlin --svg f", 2),
             ("adit bench --device adit0", 2),
+            ("adit vm-tap", 2),
+            ("adit vm-tap db --queues 0", 2),
+            ("adit vm-tap db --delete --owner root", 2),
             ("adit inside", 2),
             ("adit trace", 2),
             ("adit trace 10.42.1.1 --icmp --udp 9", 2),

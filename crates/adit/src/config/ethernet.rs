@@ -51,11 +51,28 @@ pub(super) fn resolve(document: &Document, device: &raw::Device, switch: raw::Sw
         }
         reserve.push(net);
     }
-    // It comes with what makes cards for virtual machines.
-    if let Some(typed) = &device.reserve {
-        return Err(document.error(&typed.span, "reserve is not in this version yet: remove it"));
+    if let Some(typed) = device.reserve.as_ref().filter(|_| bridge.is_none()) {
+        let sentence = "reserve is for cards of virtual machines, which are ports of a bridge: name it with bridge = \"br0\", or remove reserve";
+        return Err(document.error(&typed.span, sentence));
     }
     Ok(Ethernet { bridge, reserve, switch: settings(document, switch)? })
+}
+
+/// Refuses ranges that are not of the bridge's own networks, as far as the file says those, or that hold an address of its own.
+pub(super) fn check_reserve(document: &Document, device: &raw::Device, addresses: &[IpNet]) -> Result<(), Error> {
+    for text in device.reserve.iter().flat_map(|typed| &typed.value) {
+        let range = parse_network(&text.value).map_err(|fault| refuse(document, text, fault))?;
+        if let Some(own) = addresses.iter().find(|own| range.contains(&own.addr())) {
+            let fault = format!("contains {}, which the device has: choose a range beside it", own.addr());
+            return Err(refuse(document, text, fault));
+        }
+        if !addresses.is_empty() && !addresses.iter().any(|own| own.trunc().contains(&range)) {
+            let networks: Vec<String> = addresses.iter().map(|own| own.trunc().to_string()).collect();
+            let fault = format!("is not of the device's network: choose a part of {}", networks.join(" or "));
+            return Err(refuse(document, text, fault));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses what only a switch has, of a file with `mode = "tun"`.

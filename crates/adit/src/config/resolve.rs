@@ -67,6 +67,9 @@ pub(super) fn tunnel(document: &Document, raw: raw::Tunnel) -> Result<Tunnel, Er
         (None, None) if tap => Vec::new(),
         (typed, _) => addresses(document, &device.span, typed.as_ref())?,
     };
+    if tap {
+        ethernet::check_reserve(document, &device, &addresses)?;
+    }
     let transport = self::transport(document, transport)?;
     let typed_peers = if tap { peers.clone() } else { Vec::new() };
     let preshared: Vec<raw::Text> = peers.iter().map(|peer| peer.preshared_key_file.clone()).collect();

@@ -3,9 +3,10 @@
 use linux::netlink::{LinkChange, Netlink, PortChange};
 use linux::nft::{Family, Nft};
 use linux::sysctl;
+use linux::tun::{self, Device};
 
 use super::plan::{self, Actual, Operation, Told};
-use super::{Fault, FaultKind, Record, filters, ports};
+use super::{Fault, FaultKind, Record, Tap, filters, ports};
 use crate::plan::ALIAS;
 
 /// The kernel's two sides that containers need.
@@ -41,7 +42,7 @@ impl Kernel {
     pub(super) fn observe_port(&mut self, record: &Record, actual: &mut Actual) -> Result<(), Fault> {
         let name = &record.host_interface;
         if let Some(link) = self.netlink.link(name)? {
-            actual.veths.insert(name.clone(), link);
+            actual.devices.insert(name.clone(), link);
         }
         let told = self.told(Family::Netdev, &filters::table(name))?;
         if !told.is_empty() {
@@ -105,6 +106,7 @@ impl Kernel {
             Operation::DeleteFilters { family, table } => {
                 self.nft.delete(*family, table).or_else(|e| ignore(e, ABSENT))?;
             }
+            Operation::CreateTap { name, tap } => self.create_tap(name, *tap)?,
             Operation::Join { name, bridge, hairpin, isolated } => {
                 let (index, bridge) = (netlink.existing_link(name)?.index, netlink.existing_link(bridge)?.index);
                 netlink.change_link(index, &LinkChange { controller: Some(Some(bridge)), ..LinkChange::default() })?;
@@ -113,6 +115,27 @@ impl Kernel {
             }
         }
         Ok(())
+    }
+
+    fn create_tap(&mut self, name: &str, tap: Tap) -> Result<(), Fault> {
+        let device = Device::open(tun::Options {
+            layer: tun::Layer::Frames,
+            multi_queue: tap.queues > 1,
+            persistent: Some(true),
+            // Of a device without an owner anybody may open a queue.
+            owner: Some(tap.owner),
+            exclusive: true,
+            ..tun::Options::new(name)
+        })?;
+        let marked = device.forget_offloads().and_then(|()| {
+            let index = self.netlink.existing_link(name)?.index;
+            let change = LinkChange { alias: Some(ALIAS), mtu: Some(tap.mtu), ..LinkChange::default() };
+            self.netlink.change_link(index, &change)
+        });
+        if marked.is_err() {
+            device.set_persistent(false)?;
+        }
+        Ok(marked?)
     }
 
     /// Removes a device of ours; one that is not there is removed already.

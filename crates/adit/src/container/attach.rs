@@ -14,8 +14,8 @@ use linux::nft::Family;
 use super::apply::Kernel;
 use super::record::{Process, Stage};
 use super::{
-    Door, Fault, FaultKind, Key, Locked, Node, Published, Record, Store, filters, inside, ipam, leftovers, node, plan,
-    ports,
+    Door, Fault, FaultKind, Key, Locked, Node, Published, Record, Store, Tap, filters, inside, ipam, leftovers, node,
+    plan, ports,
 };
 use crate::plan::ALIAS;
 
@@ -31,6 +31,8 @@ pub enum Place {
     },
     /// Docker moves and configures it: it is born on the host, as [`Key::inner_interface`].
     Host,
+    /// There is no pair but a TAP, which a virtual machine has for its card.
+    Machine(Tap),
 }
 
 /// What is asked for a container.
@@ -166,7 +168,8 @@ fn sweep_lost(kernel: &mut Kernel, locked: &Locked<'_>, records: Vec<Record>) ->
     let boot = clock::realtime().saturating_sub(Duration::from_nanos(clock::boottime())).as_secs();
     let (lost, records): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| {
         let may_be = record.key.door == Door::Cni || record.created < boot;
-        may_be && record.stage == Stage::Made && !devices.contains(&record.host_interface)
+        // A TAP that is gone is made again.
+        may_be && record.tap.is_none() && record.stage == Stage::Made && !devices.contains(&record.host_interface)
     });
     lost.iter().try_for_each(|record| tear_down(kernel, record))?;
     // Nothing leads to an address before it is somebody else's.
@@ -180,7 +183,7 @@ fn sweep_lost(kernel: &mut Kernel, locked: &Locked<'_>, records: Vec<Record>) ->
     Ok(records)
 }
 
-fn publishes(records: &[Record]) -> bool {
+pub(super) fn publishes(records: &[Record]) -> bool {
     records.iter().any(|record| !record.ports.is_empty())
 }
 
@@ -192,8 +195,8 @@ fn claim(node: &Node, locked: &Locked<'_>, records: &[Record], request: &Request
             format!("the container {} is attached as {} already; remove it first", key.container, key.interface);
         return Err(Fault::new(FaultKind::Exists, sentence));
     }
-    let namesake =
-        |record: &&Record| key.door == Door::Run && record.key.door == Door::Run && record.name == request.name;
+    let named = |door| matches!(door, Door::Run | Door::Vm);
+    let namesake = |record: &&Record| named(key.door) && named(record.key.door) && record.name == request.name;
     if let Some(record) = records.iter().find(namesake) {
         let sentence = format!("there is a container {} already; choose another name, or end that one", record.title());
         return Err(Fault::new(FaultKind::Exists, sentence));
@@ -229,7 +232,7 @@ fn claim(node: &Node, locked: &Locked<'_>, records: &[Record], request: &Request
 fn new_record(node: &Node, request: &Request, addresses: Vec<IpNet>) -> Record {
     let (netns, netns_id) = match &request.place {
         Place::Namespace { namespace, path } => (Some(path.clone()), Some(namespace.id())),
-        Place::Host => (None, None),
+        Place::Host | Place::Machine(_) => (None, None),
     };
     let first = addresses.first().map(IpNet::addr);
     Record {
@@ -246,11 +249,15 @@ fn new_record(node: &Node, request: &Request, addresses: Vec<IpNet>) -> Record {
         ports: request.ports.clone(),
         isolated: request.isolated,
         process: request.process,
+        tap: match request.place {
+            Place::Machine(tap) => Some(tap),
+            Place::Namespace { .. } | Place::Host => None,
+        },
         created: now(),
     }
 }
 
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -258,14 +265,15 @@ fn now() -> u64 {
 fn build(kernel: &mut Kernel, node: &Node, record: &Record, request: &Request) -> Result<(), Fault> {
     let mtu = Some(request.mtu.unwrap_or(node.mtu));
     let inner_name = request.key.inner_interface();
+    // What a killed program left under this name, which is nobody else's.
+    kernel.delete_link(&record.host_interface, record.kind())?;
     let inner = match &request.place {
         Place::Namespace { namespace, .. } => {
             VethEnd { name: &record.key.interface, netns: Some(namespace), mac: Some(record.mac), mtu }
         }
         Place::Host => VethEnd { name: &inner_name, netns: None, mac: Some(record.mac), mtu },
+        Place::Machine(_) => return put_port(kernel, node, record),
     };
-    // What a killed program left under this name, which is nobody else's.
-    kernel.delete_link(&record.host_interface, "veth")?;
     let host = VethEnd { name: &record.host_interface, mtu, ..VethEnd::default() };
     kernel.netlink.create_veth(&host, &inner).map_err(|error| match error.errno() {
         Some(17) => Fault::new(
@@ -276,14 +284,19 @@ fn build(kernel: &mut Kernel, node: &Node, record: &Record, request: &Request) -
     })?;
     let index = kernel.netlink.existing_link(&record.host_interface)?.index;
     kernel.netlink.change_link(index, &LinkChange { alias: Some(ALIAS), ..LinkChange::default() })?;
+    put_port(kernel, node, record)?;
+    match &request.place {
+        Place::Namespace { namespace, .. } => inside::configure(namespace, node, record, request.default_route),
+        Place::Host | Place::Machine(_) => Ok(()),
+    }
+}
+
+/// The device of an attachment on the host, as it should be.
+pub(super) fn put_port(kernel: &mut Kernel, node: &Node, record: &Record) -> Result<(), Fault> {
     let mut actual = kernel.observe(&record.bridge, &node.device)?;
     kernel.observe_port(record, &mut actual)?;
     let bridge = actual.bridge.as_ref().map(|link| link.index);
-    kernel.apply(&plan::port(record, &actual, bridge))?;
-    match &request.place {
-        Place::Namespace { namespace, .. } => inside::configure(namespace, node, record, request.default_route),
-        Place::Host => Ok(()),
-    }
+    kernel.apply(&plan::port(record, &actual, bridge))
 }
 
 fn put_ports(kernel: &mut Kernel, node: &Node, records: &[Record]) -> Result<(), Fault> {
@@ -303,16 +316,18 @@ pub fn detach(store: &Store, key: &Key) -> Result<bool, Fault> {
         Err(fault) => return leftovers::detach(store, key, &fault).map(|()| true),
     };
     let mut kernel = Kernel::open()?;
+    // A TAP would be brought back meanwhile.
+    let held = record.tap.map(|_| store.lock()).transpose()?;
     tear_down(&mut kernel, &record)?;
-    let locked = store.lock()?;
+    let locked = held.map_or_else(|| store.lock(), Ok)?;
     forget(&mut kernel, &locked, &record)?;
     Ok(true)
 }
 
-/// Removes veth and filters of an attachment.
-fn tear_down(kernel: &mut Kernel, record: &Record) -> Result<(), Fault> {
+/// Removes the device and the filters of an attachment.
+pub(super) fn tear_down(kernel: &mut Kernel, record: &Record) -> Result<(), Fault> {
     // Its filters go after the device whose packets they hold.
-    kernel.delete_link(&record.host_interface, "veth")?;
+    kernel.delete_link(&record.host_interface, record.kind())?;
     kernel.delete_filters(Family::Netdev, &filters::table(&record.host_interface))
 }
 

@@ -58,6 +58,55 @@ pub fn choose(node: &Node, taken: &HashSet<IpAddr>, wanted: &[IpAddr], last: &[I
         .collect()
 }
 
+/// An address for a card on a LAN: of each family the next free one of its `reserve`, with the prefix length of that of the networks `lan` it is in.
+/// `taken` and `last` are as for [`choose`].
+///
+/// # Errors
+/// [`FaultKind::Exhausted`].
+pub fn of_reserve(
+    reserve: &[IpNet],
+    lan: &[IpNet],
+    taken: &HashSet<IpAddr>,
+    last: &[IpAddr],
+) -> Result<Vec<IpNet>, Fault> {
+    let mut given = Vec::new();
+    for v4 in [true, false] {
+        let ranges: Vec<&IpNet> = reserve.iter().filter(|range| range.addr().is_ipv4() == v4).collect();
+        if ranges.is_empty() {
+            continue;
+        }
+        let free = |after: bool| {
+            ranges.iter().find_map(|range| {
+                let network = lan.iter().find(|net| net.contains(&range.network())).unwrap_or(range);
+                let last = last.iter().find(|ip| range.contains(*ip)).filter(|_| after);
+                let (first, end) = (number(range.network()), number(range.broadcast()));
+                let start = last.map_or(first, |last| number(*last).saturating_add(1));
+                // No more steps than addresses are taken can fail, but for the first and the last of the network.
+                let most = taken.len().saturating_add(3);
+                let is_free = |ip: &IpAddr| !taken.contains(ip) && is_a_hosts(*ip, network);
+                let ip = (start..=end).take(most).map(|n| address(n, range)).find(is_free)?;
+                IpNet::new(ip, network.prefix_len()).ok()
+            })
+        };
+        given.push(free(true).or_else(|| free(false)).ok_or_else(|| {
+            let ranges: Vec<String> = ranges.iter().map(ToString::to_string).collect();
+            let sentence = format!(
+                "no address of {} is free; delete a card with `adit vm-tap NAME --delete`, or write a larger `reserve` under [device] and start the \
+                 daemon again",
+                ranges.join(" and ")
+            );
+            Fault::new(FaultKind::Exhausted, sentence)
+        })?);
+    }
+    Ok(given)
+}
+
+/// Whether an address may be one host's: the first of a network is nobody's, and the last of IPv4 is for all, except in networks of one or two.
+fn is_a_hosts(ip: IpAddr, network: &IpNet) -> bool {
+    let is_small = network.prefix_len() + 1 >= network.max_prefix_len();
+    is_small || (ip != network.network() && (ip.is_ipv6() || ip != network.broadcast()))
+}
+
 /// The next free address behind `after`, or from the start on.
 fn next_free(subnet: &IpNet, taken: &HashSet<IpAddr>, after: Option<IpAddr>) -> Option<IpAddr> {
     let (first, end) = bounds(subnet);
@@ -140,6 +189,30 @@ mod tests {
         ] {
             assert_eq!(choose(&node, &taken, &ips(wanted), &[]).unwrap_err().kind, kind, "{wanted:?}");
         }
+    }
+
+    #[test]
+    fn a_reserve_is_given_in_turn_and_without_what_is_no_hosts() {
+        let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpNet>>();
+        let said = |nets: Vec<IpNet>| nets.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let (reserve, lan) = (nets(&["10.20.0.252/30", "fd20::f0/124"]), nets(&["10.20.0.1/24", "fd20::1/64"]));
+        let mut taken = HashSet::new();
+        let mut last = Vec::new();
+        for expected in ["10.20.0.252/24", "10.20.0.253/24", "10.20.0.254/24"] {
+            let given = of_reserve(&reserve, &lan, &taken, &last).unwrap();
+            assert_eq!(given[0].to_string(), expected);
+            taken.extend(given.iter().map(IpNet::addr));
+            last = given.iter().map(IpNet::addr).collect();
+        }
+        let full = of_reserve(&reserve, &lan, &taken, &last).unwrap_err();
+        assert!(full.kind == FaultKind::Exhausted && full.sentence.contains("10.20.0.252/30"), "{full}");
+        taken.remove(&"10.20.0.252".parse().unwrap());
+        let given = of_reserve(&reserve, &lan, &taken, &last).unwrap();
+        assert_eq!(said(given), ["10.20.0.252/24", "fd20::f3/64"], "the search begins anew behind the last one");
+        // Of a network that nobody knows, the range is taken for the whole of it.
+        assert_eq!(said(of_reserve(&nets(&["10.20.0.0/30"]), &[], &taken, &[]).unwrap()), ["10.20.0.1/30"]);
+        assert_eq!(said(of_reserve(&nets(&["10.20.0.7/32"]), &[], &taken, &[]).unwrap()), ["10.20.0.7/32"]);
+        assert_eq!(said(of_reserve(&[], &lan, &taken, &[]).unwrap()), Vec::<String>::new());
     }
 
     proptest! {

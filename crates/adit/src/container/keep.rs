@@ -24,7 +24,7 @@ pub fn check(node: &Node, record: &Record) -> Result<(), Fault> {
     kernel.observe_port(record, &mut actual)?;
     let wrong = |what: String| Err(Fault::new(FaultKind::NotAsMade, what));
     let Some(bridge) = &actual.bridge else { return wrong(format!("the bridge {} is gone", record.bridge)) };
-    if !actual.veths.contains_key(&record.host_interface) {
+    if !actual.devices.contains_key(&record.host_interface) {
         return wrong(format!("the device {} of the container {} is gone", record.host_interface, record.title()));
     }
     if let Some(step) = plan::bridge(node, &actual, false)?.first() {
@@ -70,6 +70,7 @@ fn describe(step: &Operation) -> String {
         Operation::SetUp { .. } => "it is down".into(),
         Operation::Set { path, value } => format!("{} should be {value}", path.join(".")),
         Operation::ReplaceFilters(_) | Operation::DeleteFilters { .. } => "its packet filters are other ones".into(),
+        Operation::CreateTap { .. } => "it is gone".into(),
         Operation::Join { bridge, .. } => format!("it is no port of {bridge}, or not such a one"),
     }
 }
@@ -97,22 +98,48 @@ pub fn collect(store: &Store, valid: &dyn Fn(&Record) -> bool) -> Result<Vec<Rec
 }
 
 /// Brings back what somebody has taken from the host's side of containers: the bridge, what hangs on it, filters, published ports. A veth that is
-/// gone cannot come back, since its other end was in the container.
+/// gone cannot come back, since its other end was in the container; a TAP can.
 ///
 /// It waits for nobody: nothing is answered where something is amiss while somebody gives addresses out, who may be about to do what is missing.
 /// Where all is well nobody is kept from giving addresses out meanwhile. Otherwise it answers how many steps were done, and what could not be.
 pub fn repair(node: &Node, store: &Store) -> Option<(usize, Vec<Fault>)> {
+    carry_out(store, &|records| missing(node, records))
+}
+
+fn carry_out(
+    store: &Store,
+    missing: &dyn Fn(Vec<Record>) -> Result<(Kernel, Vec<Operation>), Fault>,
+) -> Option<(usize, Vec<Fault>)> {
     let repaired = (|| {
-        if missing(node, store.read_each()?.0)?.1.is_empty() {
+        if missing(store.read_each()?.0)?.1.is_empty() {
             return Ok(Some((0, Vec::new())));
         }
         let Some(locked) = store.try_lock()? else { return Ok(None) };
-        let (mut kernel, steps) = missing(node, locked.records()?)?;
+        let (mut kernel, steps) = missing(locked.records()?)?;
         let mut failures = Vec::new();
         let done = steps.iter().filter(|step| kernel.carry_out(step).map_err(|fault| failures.push(fault)).is_ok());
         Ok(Some((done.count(), failures)))
     })();
     repaired.unwrap_or_else(|fault| Some((0, vec![fault])))
+}
+
+/// The same for cards of virtual machines on a bridge that is a LAN: the TAPs, and that they are ports.
+pub fn repair_cards(bridge: &str, store: &Store) -> Option<(usize, Vec<Fault>)> {
+    let missing = |records: Vec<Record>| {
+        let mut kernel = Kernel::open()?;
+        let mut actual = kernel.observe(bridge, store.device())?;
+        let index = actual.bridge.as_ref().map(|link| link.index);
+        let is_kept = |record: &&Record| {
+            record.stage == Stage::Made && record.bridge == bridge && record.tap.is_some_and(|tap| tap.lan)
+        };
+        let mut steps = Vec::new();
+        for record in records.iter().filter(is_kept).filter(|_| index.is_some()) {
+            kernel.observe_port(record, &mut actual)?;
+            steps.extend(plan::port(record, &actual, index));
+        }
+        Ok((kernel, steps))
+    };
+    carry_out(store, &missing)
 }
 
 /// What is missing on the host's side of these containers.
@@ -153,20 +180,23 @@ pub fn remove_unused_bridge(name: &str) -> Result<bool, Fault> {
 pub fn remove_all(directories: &Directories, device: &str) -> Result<Vec<String>, Fault> {
     let store = Store::of(directories, device);
     let records = store.read_all()?;
-    let (mut count, mut outcome) = (0_usize, Ok(()));
+    let (mut containers, mut cards, mut outcome) = (0_usize, 0_usize, Ok(()));
     let bridges: std::collections::BTreeSet<_> = records.iter().map(|record| record.bridge.clone()).collect();
     for record in &records {
         match detach(&store, &record.key) {
-            Ok(_) => count += 1,
+            Ok(_) if record.tap.is_some() => cards += 1,
+            Ok(_) => containers += 1,
             Err(fault) => outcome = outcome.and(Err(fault)),
         }
     }
     outcome?;
     let mut removed = Vec::new();
-    match count {
-        0 => {}
-        1 => removed.push("1 container".to_owned()),
-        n => removed.push(format!("{n} containers")),
+    for (count, what) in [(containers, "container"), (cards, "virtual machine")] {
+        match count {
+            0 => {}
+            1 => removed.push(format!("1 {what}")),
+            n => removed.push(format!("{n} {what}s")),
+        }
     }
     if let Ok(mut kernel) = Kernel::open() {
         kernel.delete_filters(Family::Inet, &ports::table(device))?;

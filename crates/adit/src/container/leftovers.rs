@@ -72,6 +72,7 @@ pub(super) fn detach(store: &Store, key: &Key, fault: &Fault) -> Result<(), Faul
         None => None,
     };
     kernel.delete_link(&device, "veth")?;
+    kernel.delete_link(&device, "tun")?;
     kernel.delete_filters(Family::Netdev, &filters::table(&device))?;
     let locked = store.lock()?;
     locked.remove(key)?;

@@ -1,14 +1,15 @@
-//! Containers on this node: one plan, three front doors.
+//! Containers on this node: one plan, four front doors.
 //!
 //! ```text
 //!  cni/    a runtime calls the plugin          ┐                       ┌─ Record: addresses, pins, ports; on disk before it is made
 //!  docker/ dockerd calls `adit docker-plugin`  ├─► Request ─► attach ──┤
-//!  run/    a person types `adit run -- CMD`    ┘                       └─ plan ─► apply: bridge, veth, filters, inside
+//!  run/    a person types `adit run -- CMD`    ┤                       └─ plan ─► apply: bridge, veth or TAP, filters, inside
+//!  vm/     a person types `adit vm-tap NAME`   ┘
 //! ```
 //!
-//! A container hangs on the bridge of its node by a veth pair. Its address is one of the node's lease; the directory of [records](record) is all that
+//! A container hangs on the bridge of its node by a veth pair, a virtual machine by a TAP. Its address is one of the node's lease; the directory of [records](record) is all that
 //! gives addresses out, under one lock, so that plugins that run side by side, and ones that are killed, never give one away twice. What a container
-//! sends is held to its own addresses by [filters] on its veth, before the bridge sees it.
+//! sends is held to its own addresses by [filters] on its device, before the bridge sees it.
 //!
 //! The doors are short programs with root's rights (a namespace is entered by them, never by the daemon). The daemon tells them [what the node
 //! is](node), and keeps what they made as it should be.
@@ -27,13 +28,14 @@ mod plan;
 pub mod ports;
 pub mod record;
 pub mod run;
+pub mod vm;
 
 pub use attach::{Place, Request, attach, detach, publish, reserve, sweep_at_start};
-pub use keep::{check, collect, open_namespace, remove_all, remove_unused_bridge, repair};
+pub use keep::{check, collect, open_namespace, remove_all, remove_unused_bridge, repair, repair_cards};
 pub use leftovers::Damaged;
 pub use node::Node;
 pub use ports::Published;
-pub use record::{Door, Found, Key, Locked, Process, Record, Stage, Store};
+pub use record::{Door, Found, Key, Locked, Process, Record, Stage, Store, Tap};
 
 /// Why something cannot be done for a container, as each door has to say it in its own way.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use linux::netlink::{Link, Port};
 use linux::nft::{Family, Ruleset};
 
-use super::{Fault, FaultKind, Node, Record, filters, ports};
+use super::{Fault, FaultKind, Node, Record, Tap, filters, ports};
 use crate::plan::ALIAS;
 
 /// The length of the prefix of addresses of a link (RFC 4291, section 2.5.6).
@@ -23,8 +23,8 @@ pub(super) struct Actual {
     pub(super) bridge: Option<Link>,
     /// Its addresses.
     pub(super) addresses: Vec<IpNet>,
-    /// Host ends of veth pairs by name.
-    pub(super) veths: HashMap<String, Link>,
+    /// Host ends of veth pairs, and TAPs, by name.
+    pub(super) devices: HashMap<String, Link>,
     /// The filters of each, by its name.
     pub(super) filters: HashMap<String, Told>,
     /// The table of published ports.
@@ -52,6 +52,8 @@ pub(super) enum Operation {
     ReplaceFilters(Ruleset),
     /// Removes a table of packet filters.
     DeleteFilters { family: Family, table: String },
+    /// Makes the card of a virtual machine.
+    CreateTap { name: String, tap: Tap },
     /// Makes a device a port of the bridge.
     Join { name: String, bridge: String, hairpin: bool, isolated: bool },
 }
@@ -125,23 +127,32 @@ fn is_half_made(link: &Link) -> bool {
     link.kind.as_deref() == Some("bridge") && link.alias.is_none() && !link.up && as_ours
 }
 
-/// The steps for the host's end of an attachment, whose veth pair is there. `bridge`: the number of the bridge, if that is there already.
+/// The steps for the host's end of an attachment. A veth pair has to be there; a TAP is made. `bridge`: the number of the bridge, if that is there already.
 pub(super) fn port(record: &Record, actual: &Actual, bridge: Option<u32>) -> Vec<Operation> {
     let name = || record.host_interface.clone();
-    let Some(link) = actual.veths.get(&record.host_interface) else { return Vec::new() };
     let mut steps = Vec::new();
+    let link = actual.devices.get(&record.host_interface);
+    match (link, record.tap) {
+        (Some(link), Some(tap)) if link.mtu != tap.mtu => steps.push(Operation::SetMtu { name: name(), mtu: tap.mtu }),
+        (None, Some(tap)) => steps.push(Operation::CreateTap { name: name(), tap }),
+        (None, None) => return steps,
+        _ => {}
+    }
     // Before it can send.
-    let ruleset = filters::ruleset(record);
-    if actual.filters.get(&record.host_interface) != Some(&filters::told(&ruleset)) {
-        steps.push(Operation::ReplaceFilters(ruleset));
+    if record.tap.is_none_or(|tap| !tap.lan) {
+        let ruleset = filters::ruleset(record);
+        // Those of a device that is gone went with it, even if their table is there.
+        if link.is_none() || actual.filters.get(&record.host_interface) != Some(&filters::told(&ruleset)) {
+            steps.push(Operation::ReplaceFilters(ruleset));
+        }
     }
     let hairpin = !record.ports.is_empty();
-    let is_port = link.controller.is_some() && link.controller == bridge;
+    let is_port = |link: &Link| link.controller.is_some() && link.controller == bridge;
     let is_so = |port: &Port| port.hairpin == hairpin && port.isolated == record.isolated;
-    if !is_port || !link.port.as_ref().is_some_and(is_so) {
+    if !link.is_some_and(|link| is_port(link) && link.port.as_ref().is_some_and(is_so)) {
         steps.push(Operation::Join { name: name(), bridge: record.bridge.clone(), hairpin, isolated: record.isolated });
     }
-    if !link.up {
+    if link.is_none_or(|link| !link.up) {
         // The end on the host has no address, and speaks to nobody.
         let path = ["net", "ipv6", "conf", &record.host_interface, "disable_ipv6"].map(str::to_owned);
         steps.push(Operation::Set { path, value: "1" });

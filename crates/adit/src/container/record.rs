@@ -37,6 +37,8 @@ pub enum Door {
     Docker,
     /// `adit run`.
     Run,
+    /// `adit vm-tap`: no container, but a virtual machine.
+    Vm,
 }
 
 impl Door {
@@ -46,6 +48,7 @@ impl Door {
             Self::Cni => "cni",
             Self::Docker => "docker",
             Self::Run => "run",
+            Self::Vm => "vm",
         }
     }
 }
@@ -74,7 +77,7 @@ impl Key {
         context.finish().as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The name of the veth end on the host: `ad` and 12 hexadecimal digits.
+    /// The name of the veth end, or of the TAP, on the host: `ad` and 12 hexadecimal digits.
     pub fn host_interface(&self) -> String {
         format!("ad{:.12}", self.digest())
     }
@@ -139,6 +142,19 @@ impl Process {
     }
 }
 
+/// The card of a virtual machine, which is a TAP instead of a veth pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tap {
+    /// The number of the user that may open it without rights over the network.
+    pub owner: u32,
+    /// As many pairs of queues; with one it is no multi-queue device.
+    pub queues: u16,
+    /// Largest packet in bytes.
+    pub mtu: u32,
+    /// Whether its bridge is a LAN, where it may say what it likes; else it is held to its own addresses, as containers are.
+    pub lan: bool,
+}
+
 /// An attachment of a container to the network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -157,7 +173,7 @@ pub struct Record {
     pub netns_id: Option<(u64, u64)>,
     /// The bridge that it hangs on.
     pub bridge: String,
-    /// The veth end on the host.
+    /// The veth end, or the TAP, on the host.
     pub host_interface: String,
     /// The link-layer address inside.
     pub mac: [u8; 6],
@@ -172,6 +188,9 @@ pub struct Record {
     /// Of `adit run`: the first process inside.
     #[serde(default)]
     pub process: Option<Process>,
+    /// Of a virtual machine: its card.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tap: Option<Tap>,
     /// When it was made, in seconds since 1970.
     pub created: u64,
 }
@@ -180,6 +199,11 @@ impl Record {
     /// How a person knows it: its name, or as much of its number as Docker and Podman show.
     pub fn title(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.key.container.chars().take(12).collect())
+    }
+
+    /// The kernel's word for what its device on the host is.
+    pub fn kind(&self) -> &'static str {
+        if self.tap.is_some() { "tun" } else { "veth" }
     }
 
     /// Whether nobody will finish or undo it: its maker was killed before it was told of. One that was read a moment ago may have been finished since;
@@ -473,6 +497,7 @@ pub(crate) mod tests {
             ports: super::super::ports::parse("8080:80").unwrap(),
             isolated: false,
             process: None,
+            tap: None,
             created: 1_795_000_000,
         }
     }

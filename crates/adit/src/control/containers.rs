@@ -84,7 +84,7 @@ impl Control {
         }
         let (records, damaged) = self.store.read_each()?;
         let told = self.tell_doors(&records).and(damaged.into_iter().next().map_or(Ok(()), |fault| Err(fault.into())));
-        let Some(node) = &self.told else { return told.map(|()| false) };
+        let Some(node) = &self.told else { return told.and_then(|()| self.keep_cards(&records)) };
         self.cut_off = say_when_new(self.cut_off.take(), strangers(&records, &node.subnets));
         if records.is_empty() {
             return told.map(|()| false);
@@ -105,6 +105,17 @@ impl Control {
             Some(fault) => Err(fault.into()),
             None => Ok(false),
         }
+    }
+
+    /// Brings back cards of virtual machines on the bridge of a tunnel from a file; answers as [`Control::keep_containers`].
+    fn keep_cards(&self, records: &[Record]) -> Result<bool> {
+        let bridge = self.tunnel.ethernet.as_ref().and_then(|ethernet| ethernet.bridge.as_ref());
+        let Some(bridge) = bridge.filter(|_| !records.is_empty()) else { return Ok(false) };
+        let Some((done, faults)) = container::repair_cards(bridge, &self.store) else { return Ok(true) };
+        if done > 0 {
+            tracing::info!("brought the virtual machines' cards on {bridge} back to what they were ({done} changes)");
+        }
+        faults.into_iter().next().map_or(Ok(false), |fault| Err(fault.into()))
     }
 
     /// Says what the node is, where that is news or the file was taken away.

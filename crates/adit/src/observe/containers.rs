@@ -26,7 +26,7 @@ pub fn status(record: &Record) -> ContainerStatus {
         name: record.title(),
         id: record.key.container.clone(),
         door: record.key.door.as_str().to_owned(),
-        interface: record.key.interface.clone(),
+        interface: if record.tap.is_some() { record.host_interface.clone() } else { record.key.interface.clone() },
         addresses: record.addresses.clone(),
         ports: record.ports.iter().map(ToString::to_string).collect(),
         isolated: record.isolated,

@@ -363,6 +363,7 @@ impl Facts {
         let held = held.map(|(peer, facts)| (peer.name.clone(), switch.held_by(facts.id) as u64));
         Some(SwitchStatus {
             bridge: known.tunnel.ethernet.as_ref().and_then(|ethernet| ethernet.bridge.clone()),
+            reserve: known.tunnel.ethernet.as_ref().map(|ethernet| ethernet.reserve.clone()).unwrap_or_default(),
             local_macs: counts.local as u64,
             peer_macs: counts.remote as u64,
             neighbours: counts.neighbours as u64,

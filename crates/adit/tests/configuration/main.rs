@@ -509,11 +509,12 @@ fn a_switch_has_what_bridges_have_by_default() {
     assert_eq!(ethernet.switch, tunnel::switch::Settings::default());
     assert!(tunnel.device.addresses.is_empty() && tunnel.peers[0].allowed_ips.is_empty());
     let all = "macs = [\"52:54:00:12:34:56\", \"52-54-00-12-34-56\"]\n[switch]\nage = \"10s\"\nmacs-per-peer = 16384\nstorm-limit = 10\nstp = true\nsuppress = false";
-    let text = texts::switched(all).replace("mode", "bridge = \"br0\"\nmode");
+    let reserve = "reserve = [\"10.77.0.128/25\"]";
+    let text = texts::switched(all).replace("mode", &format!("bridge = \"br0\"\n{reserve}\nmode"));
     let tunnel = read(text);
     let macs = tunnel.peers[0].macs.clone();
     let ethernet = tunnel.ethernet.unwrap();
-    assert_eq!((ethernet.bridge.as_deref(), ethernet.reserve.len()), (Some("br0"), 0));
+    assert_eq!((ethernet.bridge.as_deref(), ethernet.reserve), (Some("br0"), vec!["10.77.0.128/25".parse().unwrap()]));
     let settings = tunnel::switch::Settings {
         age: Duration::from_secs(10),
         macs_per_peer: 16384,

@@ -12,7 +12,7 @@ pub use capability::{
     Capability, drop_to, drop_to_net_admin, forbid_dumps, forbid_new_privileges, has_capability, keep_capabilities,
     keep_in_this_thread,
 };
-pub use peer::{Credentials, peer_credentials, user_in_group};
+pub use peer::{Credentials, peer_credentials, user_id, user_in_group, user_name};
 pub use user_namespace::{in_user_namespace, reenter_user_namespace, user_namespace_remedy};
 
 use std::fs::OpenOptions;

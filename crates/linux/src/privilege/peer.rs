@@ -42,6 +42,28 @@ pub fn user_in_group(uid: u32, group: &str) -> Result<bool> {
     Ok(primary == gid || groups_of(&user, primary).contains(&gid))
 }
 
+/// The number of a user, as the user database says; none if there is none of this name.
+pub fn user_id(name: &str) -> Result<Option<u32>> {
+    let Ok(name) = CString::new(name) else { return Ok(None) };
+    // SAFETY: an all-zero passwd (null pointers, numbers) is a valid value of this plain structure.
+    let mut entry: libc::passwd = unsafe { std::mem::zeroed() };
+    let found = look_up(|buffer| {
+        let mut found = std::ptr::null_mut();
+        // SAFETY: all pointers are to things that outlive the call, and the length is that of the buffer.
+        let errno =
+            unsafe { libc::getpwnam_r(name.as_ptr(), &mut entry, buffer.as_mut_ptr(), buffer.len(), &mut found) };
+        (errno, !found.is_null())
+    });
+    let found = found.map_err(|source| Error::new(format!("look up user {}", name.to_string_lossy()), source))?;
+    Ok(found.then_some(entry.pw_uid))
+}
+
+/// The name of a user, as the user database says; none if there is no user of this number.
+pub fn user_name(uid: u32) -> Result<Option<String>> {
+    let user = user_of(uid).map_err(|source| Error::new(format!("look up user {uid}"), source))?;
+    Ok(user.map(|(name, _)| name.to_string_lossy().into_owned()))
+}
+
 fn group_id(name: &CStr) -> io::Result<Option<u32>> {
     // SAFETY: an all-zero group (null pointers, numbers) is a valid value of this plain structure.
     let mut entry: libc::group = unsafe { std::mem::zeroed() };
@@ -107,6 +129,14 @@ fn groups_of(user: &CStr, primary: u32) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn users_have_names_and_numbers() {
+        assert_eq!(user_id("root").unwrap(), Some(0));
+        assert_eq!(user_name(0).unwrap().as_deref(), Some("root"));
+        assert_eq!(user_id("nobody of this name").unwrap(), None);
+        assert_eq!(user_id("a\0b").unwrap(), None);
+    }
 
     #[test]
     fn the_other_end_of_our_own_socket_is_us() {

@@ -55,6 +55,9 @@ fn open(directories: &Directories, device: &str, name: &str) -> Result<Namespace
         (Door::Docker, _) => {
             return Err(Failure::failed(format!("{name} is a container of Docker; use `docker exec {name}`")));
         }
+        (Door::Vm, _) => {
+            return Err(Failure::failed(format!("{name} is a virtual machine; use a console of it, or ssh")));
+        }
         (Door::Run, process) => process,
     };
     let ended = || Failure::failed(format!("the container {name} has ended"));

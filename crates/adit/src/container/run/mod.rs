@@ -15,7 +15,7 @@ mod attend;
 mod exec;
 mod files;
 mod inside;
-mod name;
+pub(super) mod name;
 
 pub use exec::exec;
 pub use inside::{Orders, inside};

@@ -44,7 +44,8 @@ pub(super) fn check_host(name: &str) -> Result<()> {
     )))
 }
 
-fn is_label(text: &str) -> bool {
+/// Whether this is a label of DNS.
+pub(in crate::container) fn is_label(text: &str) -> bool {
     (1..=LABEL).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
         && !text.starts_with('-')
