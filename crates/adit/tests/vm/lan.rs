@@ -8,7 +8,7 @@ use crate::bed::daemon::Place;
 use crate::bed::traffic::exchange_tcp;
 use crate::bed::{Family, wait_for};
 use crate::lans::{World, await_sessions};
-use crate::played::{Machine, strings};
+use crate::played::{Machine, standing, strings};
 use crate::world::Program;
 
 /// The directory of a place, in which our program looks for the same things.
@@ -30,7 +30,7 @@ fn is_there(program: &Program<'_>, card: &Value) -> bool {
 #[test]
 fn machines_on_bridges_of_two_hosts_are_neighbours() {
     let world = World::new(2, |number, end| {
-        end.device_lines += &match number {
+        end.device_lines += match number {
             1 => "reserve = [\"10.88.0.64/26\", \"fd88::40/122\"]\n",
             _ => "reserve = [\"10.88.0.128/26\", \"fd88::80/122\"]\n",
         };
@@ -97,11 +97,10 @@ fn without_a_reserve_no_address_is_promised_and_a_full_one_is_said() {
     let first = card(&one, "db");
     assert_eq!(strings(&first["addresses"]), ["10.88.0.9/32"]);
     assert!(strings(&first["notes"])[0].contains("no address on the LAN"), "{first}");
-    let before = (one.host.state(), one.store().read_all().unwrap());
+    let before = standing(&one);
     let said = one.fails(1, &["vm-tap", "web"]);
     assert!(said.contains("no address of 10.88.0.9/32 is free; delete a card"), "{said}");
-    assert!((one.host.state(), one.store().read_all().unwrap()) == before);
-    // Purged, all of it goes, but for what others made.
+    assert_eq!(standing(&one), before);
     let said = one.succeeds(&["vm-tap", "db", "--delete"]);
     assert!(said.contains("another may get 10.88.0.9"), "{said}");
     assert_eq!(strings(&card(&one, "web")["addresses"]), ["10.88.0.9/32"]);
@@ -123,9 +122,9 @@ fn a_tunnel_without_a_bridge_says_what_to_write() {
         let _daemons = world.start();
         let directory = directory(&world.places[0]);
         let program = Program { host: world.host(1), directory: &directory };
-        let before = program.host.state();
+        let before = standing(&program);
         let said = program.fails(1, &["vm-tap", "db"]);
         assert!(said.contains(words), "{said}");
-        assert_eq!(program.host.state(), before);
+        assert_eq!(standing(&program), before);
     }
 }

@@ -1,5 +1,6 @@
 //! A virtual machine that we play: a network stack of its own, whose card is joined to the TAP as a hypervisor joins them.
 
+use std::fmt::Debug;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::process::Command;
@@ -19,9 +20,20 @@ use wire::vnet::VnetHdr;
 
 use crate::bed::traffic::End;
 use crate::bed::{Host, await_address};
+use crate::world::Program;
 
 /// How long a joint may sleep before it looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// What a verb may change: devices and their places, records, packet filters without what they counted. Not addresses and routes, which the kernel
+/// makes usable when it likes.
+pub(crate) fn standing(program: &Program<'_>) -> impl PartialEq + Debug {
+    let mut links: Vec<_> = program.host.netlink().links().unwrap().into_iter().collect();
+    links.sort_by_key(|link| link.index);
+    let links: Vec<_> =
+        links.into_iter().map(|link| (link.index, link.name, link.mtu, link.mac, link.up, link.controller)).collect();
+    (links, program.store().read_all().unwrap(), program.host.run("nft", &["-s", "list", "ruleset"]))
+}
 
 /// The strings of a list.
 pub(crate) fn strings(value: &Value) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! What cannot be had is refused in a sentence that says what to do, and the host is as it was.
 
+use crate::played::{standing, there_are_others};
 use crate::world::World;
 
 #[test]
@@ -9,11 +10,7 @@ fn what_is_wrong_is_refused_and_nothing_is_half_made() {
     let web = program.container("web", &[], "echo ready; read x");
     let pod = program.attach_pod();
     program.succeeds(&["vm-tap", "db"]);
-    let before = (
-        program.host.state(),
-        program.store().read_all().unwrap(),
-        program.host.run("nft", &["-s", "list", "ruleset"]),
-    );
+    let before = standing(&program);
     let long = "x".repeat(64);
     for (code, arguments, words) in [
         (2, &["Db"][..], "\"Db\" is no name for a virtual machine: use 1 to 63 of a to z"),
@@ -35,12 +32,7 @@ fn what_is_wrong_is_refused_and_nothing_is_half_made() {
     ] {
         let said = program.fails(code, &[&["vm-tap"], arguments].concat());
         assert!(said.contains(words), "{arguments:?}: {said}");
-        let now = (
-            program.host.state(),
-            program.store().read_all().unwrap(),
-            program.host.run("nft", &["-s", "list", "ruleset"]),
-        );
-        assert!(now == before, "{arguments:?}");
+        assert_eq!(standing(&program), before, "{arguments:?}");
     }
     assert!(
         program
@@ -65,7 +57,7 @@ fn what_is_wrong_is_refused_and_nothing_is_half_made() {
 fn whoever_is_not_root_is_told_so() {
     let world = World::new();
     let program = world.program();
-    if !crate::played::there_are_others() {
+    if !there_are_others() {
         return;
     }
     // Its directory is closed to others, and so may the program's be.
@@ -93,10 +85,10 @@ fn a_card_that_cannot_be_made_leaves_nothing() {
     };
     let device = key.host_interface();
     program.host.run("ip", &["link", "add", &device, "type", "veth", "peer", "name", "other"]);
-    let before = program.host.state();
+    let before = standing(&program);
     let said = program.fails(1, &["vm-tap", "db"]);
     assert!(said.contains(&device), "{said}");
-    assert_eq!(program.host.state(), before);
+    assert_eq!(standing(&program), before);
     assert_eq!(program.store().read_all().unwrap(), []);
     program.host.run("ip", &["link", "delete", &device]);
     world.is_clean();
