@@ -1,5 +1,6 @@
 //! What cannot be had is refused in a sentence that says what to do, and the host is as it was.
 
+use crate::bed::wait_for;
 use crate::played::{standing, there_are_others};
 use crate::world::World;
 
@@ -9,6 +10,9 @@ fn what_is_wrong_is_refused_and_nothing_is_half_made() {
     let program = world.program();
     let web = program.container("web", &[], "echo ready; read x");
     let pod = program.attach_pod();
+    // The kernel ends its namespace when it likes, and its device with it.
+    let device = pod.host_interface();
+    wait_for("the end of its device", || program.host.netlink().link(&device).unwrap().is_none().then_some(()));
     program.succeeds(&["vm-tap", "db"]);
     let before = standing(&program);
     let long = "x".repeat(64);
