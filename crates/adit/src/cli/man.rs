@@ -78,6 +78,7 @@ mod tests {
                 "adit-run.1",
                 "adit-exec.1",
                 "adit-ps.1",
+                "adit-vm-tap.1",
                 "adit-keygen.1",
                 "adit-pubkey.1",
                 "adit-demo.1",
