@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use linux::netlink::{LinkChange, Netlink};
 use linux::poll::Waker;
+use linux::privilege;
 use linux::tun::{self, Device, Layer, Offload};
 use linux::udp::{self, Socket};
 
@@ -127,7 +128,9 @@ pub fn open_device(netlink: &mut Netlink, tunnel: &Tunnel, queues: usize) -> Res
     // Ours or not there: else this fails.
     apply::observe(netlink, name)?;
     let layer = if tunnel.ethernet.is_some() { Layer::Frames } else { Layer::Packets };
-    let options = tun::Options { layer, queues, offload, ..tun::Options::new(name) };
+    // Of a device without an owner every user of the host could open a queue, and read and write as the tunnel does.
+    let owner = Some(privilege::effective_user());
+    let options = tun::Options { layer, queues, offload, owner, ..tun::Options::new(name) };
     let device = Device::open(options).map_err(|e| explain_device(&e, name))?;
     // Marked first: a device that outlives us must carry our mark.
     let index = netlink.existing_link(name)?.index;
@@ -150,7 +153,9 @@ pub fn open_device(netlink: &mut Netlink, tunnel: &Tunnel, queues: usize) -> Res
 /// # Errors
 /// There is a device of that name; no right to make one.
 pub fn open_bare_device(netlink: &mut Netlink, name: &str, queues: usize, offload: bool, mtu: u32) -> Result<Device> {
-    let options = tun::Options { queues, offload, exclusive: true, persistent: Some(false), ..tun::Options::new(name) };
+    let owner = Some(privilege::effective_user());
+    let options =
+        tun::Options { queues, offload, owner, exclusive: true, persistent: Some(false), ..tun::Options::new(name) };
     let device = Device::open(options).map_err(|e| explain_device(&e, name))?;
     let index = netlink.existing_link(name)?.index;
     netlink.change_link(index, &LinkChange { mtu: Some(mtu), ..LinkChange::default() })?;

@@ -257,3 +257,34 @@ fn a_bad_datagram_costs_none_of_its_neighbours() {
     }
     assert_eq!(inside.collect(), [[0u8; 0]; 0], "nothing reaches the inner side");
 }
+
+#[test]
+fn a_stranger_of_the_host_opens_no_queue() {
+    // In the namespace of an ordinary user there are no others.
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap();
+    let others = map.split_whitespace().nth(2).is_some_and(|count| count.parse::<u64>().unwrap() > 1);
+    let live_scene = Scene::new();
+    let _live = live_scene.start();
+    const SCRIPT: &str = "\
+import fcntl, os, struct, sys
+device = os.open('/dev/net/tun', os.O_RDWR)
+uid = int(sys.argv[1])
+if uid:
+    os.setresuid(uid, uid, uid)
+IFF_TUN, IFF_NO_PI, IFF_VNET_HDR, IFF_MULTI_QUEUE, TUNSETIFF = 0x0001, 0x1000, 0x4000, 0x0100, 0x400454ca
+try:
+    fcntl.ioctl(device, TUNSETIFF, struct.pack('16sH22x', b'adit0', IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE))
+except PermissionError:
+    sys.exit(9)
+";
+    let opens = |uid: &str| {
+        let mut command = std::process::Command::new("python3");
+        command.args(["-c", SCRIPT, uid]);
+        live_scene.bed.host(1).namespace.run(|| command.status()).unwrap().unwrap().code()
+    };
+    // Root may: it is the daemon's own user, and has every right.
+    assert_eq!(opens("0"), Some(0));
+    if others {
+        assert_eq!(opens("65534"), Some(9));
+    }
+}

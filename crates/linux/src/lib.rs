@@ -20,6 +20,7 @@
 //! | [`privilege`] | user-namespace re-entry, capabilities, and what a process gives up |
 //! | [`terminal`] | how large a terminal is |
 //! | [`sandbox`] | programs in namespaces of their own: mounts, signals, the terminal |
+//! | [`local`] | sockets in the file system |
 //! | [`name_service`] | whom a program without shared libraries asks for names |
 //! | [`daemon`] | leaving the session and the streams of whoever started the process |
 //! | [`watch`] | being told when a file is removed or replaced, or what a directory holds changes |
@@ -32,6 +33,7 @@ pub mod capture;
 pub mod clock;
 pub mod cpu;
 pub mod daemon;
+pub mod local;
 pub mod name_service;
 pub mod netlink;
 pub mod netns;

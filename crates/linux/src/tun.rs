@@ -144,15 +144,16 @@ impl Device {
             let exclusive = options.exclusive && i == 0;
             let (queue, given) = Queue::attach(&Options { name: &name, exclusive, ..options })?;
             name = given;
+            // At once: of a device without an owner anybody may open a queue.
+            if let (0, Some(owner)) = (i, options.owner) {
+                queue.control(libc::TUNSETOWNER, owner.into(), &format!("set the owner of {name}"))?;
+            }
             queues.push(queue);
         }
         let offloads = match queues.first() {
             Some(first) => first.negotiate(&name, options.offload)?,
             None => Offloads { level: Offload::None, reason: None },
         };
-        if let (Some(first), Some(owner)) = (queues.first(), options.owner) {
-            first.control(libc::TUNSETOWNER, owner.into(), &format!("set the owner of {name}"))?;
-        }
         let device = Self { name, offloads, queues };
         if let Some(persistent) = options.persistent {
             device.set_persistent(persistent)?;

@@ -80,6 +80,7 @@ mod tests {
                 "adit-exec.1",
                 "adit-ps.1",
                 "adit-trace.1",
+                "adit-vm-tap.1",
                 "adit-keygen.1",
                 "adit-pubkey.1",
                 "adit-bench.1",

@@ -41,7 +41,8 @@ impl Kernel {
     /// Adds what there is of an attachment.
     pub(super) fn observe_port(&mut self, record: &Record, actual: &mut Actual) -> Result<(), Fault> {
         let name = &record.host_interface;
-        if let Some(link) = self.netlink.link(name)? {
+        // Another kind of device is another's.
+        if let Some(link) = self.netlink.link(name)?.filter(|link| link.kind.as_deref() == Some(record.kind())) {
             actual.devices.insert(name.clone(), link);
         }
         let told = self.told(Family::Netdev, &filters::table(name))?;

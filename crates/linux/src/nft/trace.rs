@@ -15,6 +15,9 @@ const FIRST: i32 = -450;
 /// Verdicts of other messages that are kept at most.
 const KEPT: usize = 256;
 
+/// Messages of the kernel that are read in one go at most: whoever sends enough would have it go on for ever.
+const DATAGRAMS: usize = 4096;
+
 /// `NFNLGRP_NFTRACE` (linux/netfilter/nfnetlink.h).
 const GROUP: libc::c_uint = 9;
 
@@ -64,10 +67,10 @@ impl Tracer {
         Ok(Self { _table: connection, told })
     }
 
-    /// Who dropped a traced packet since the last call, each once; does not wait.
+    /// Who dropped a traced packet since the last call, each once; does not wait, and does not read on for as long as more comes.
     pub fn refusals(&mut self) -> Result<Vec<Refused>> {
         let mut refusals = Vec::new();
-        loop {
+        for _ in 0..DATAGRAMS {
             match self.told.receive() {
                 Ok(datagram) => {
                     for message in messages(datagram).filter(|message| message.kind == message_type(TRACE)) {
@@ -81,6 +84,7 @@ impl Tracer {
                 Err(error) => return Err(Error::new("read what rules did with traced packets", error)),
             }
         }
+        Ok(refusals)
     }
 }
 

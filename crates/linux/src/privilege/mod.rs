@@ -27,6 +27,12 @@ pub fn is_root() -> bool {
     unsafe { libc::geteuid() == 0 }
 }
 
+/// The number of the user with whose rights the process runs.
+pub fn effective_user() -> u32 {
+    // SAFETY: the call takes nothing and cannot fail.
+    unsafe { libc::geteuid() }
+}
+
 /// Whether TUN and TAP devices can be had: opens `/dev/net/tun`, and says what to do if that fails.
 pub fn check_tun() -> Result<()> {
     let path = Path::new("/dev/net/tun");

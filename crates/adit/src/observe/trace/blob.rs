@@ -16,6 +16,12 @@ pub(super) const MAX_BLOB: usize = 256 << 10;
 /// Bytes of a head that travel: headers of all layers, and the stamp.
 const HEAD: usize = 128;
 
+/// Bytes of a host's or device's name at most: every record has a copy.
+const NAME: usize = 255;
+
+/// Records that are read at most.
+const MOST: usize = 8192;
+
 /// What was seen, and what was found.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Gathered {
@@ -92,8 +98,12 @@ pub(super) fn unpack(blob: &[u8]) -> Option<Gathered> {
     let mut reader = Reader(blob.get(..blob.len().min(MAX_BLOB))?);
     let length = u32::from_le_bytes(reader.array()?) as usize;
     let preface: Preface = serde_json::from_slice(reader.take(length)?).ok()?;
+    let is_long = |place: &Place| matches!(place, Place::Device { name, .. } if name.len() > NAME);
+    if preface.hosts.iter().any(|host| host.len() > NAME) || preface.places.iter().any(is_long) {
+        return None;
+    }
     let mut observations = Vec::new();
-    while !reader.0.is_empty() {
+    while !reader.0.is_empty() && observations.len() < MOST {
         let [host] = reader.array()?;
         let place = u16::from_le_bytes(reader.array()?);
         let mut seen = Observation {

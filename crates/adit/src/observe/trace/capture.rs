@@ -32,6 +32,9 @@ const MAX_FACTS: usize = 64;
 /// Packets that are read in one go, so that whoever asks something is heard.
 const BATCH: usize = 256;
 
+/// How many such goes what has passed already is worth at the end.
+const LAST_LOOKS: usize = 64;
+
 /// A device's own name for itself, by its number.
 #[derive(Clone)]
 struct Device {
@@ -92,7 +95,8 @@ struct Passed {
 
 /// A capture that is under way.
 pub(super) struct Watch {
-    capture: Capture,
+    /// None once it has ended.
+    capture: Option<Capture>,
     sought: Sought,
     port: u16,
     netlink: Netlink,
@@ -125,7 +129,7 @@ impl Watch {
         let netlink = Netlink::open()?;
         let capture = Capture::open_everywhere(&filter::program(&sought, port))?;
         let mut watch = Self {
-            capture,
+            capture: Some(capture),
             sought,
             port,
             netlink,
@@ -142,17 +146,31 @@ impl Watch {
         Ok(watch)
     }
 
-    /// What becomes readable when something passed.
-    pub(super) fn capture(&self) -> &Capture {
-        &self.capture
+    /// What becomes readable when something passed, until the end.
+    pub(super) fn capture(&self) -> Option<&Capture> {
+        self.capture.as_ref()
     }
 
-    /// Takes what passed since the last call.
-    pub(super) fn look(&mut self) {
+    /// Captures no longer. What passed so far stays.
+    pub(super) fn end(&mut self) {
+        for _ in 0..LAST_LOOKS {
+            if !self.look() {
+                break;
+            }
+        }
+        let tally = self.capture.take().and_then(|mut capture| capture.tally().ok());
+        self.lost += tally.map_or(0, |tally| tally.lost + tally.unreadable);
+    }
+
+    /// Takes what passed since the last call; answers whether there may be more.
+    pub(super) fn look(&mut self) -> bool {
         let mut buffer = std::mem::take(&mut self.buffer);
-        for _ in 0..BATCH {
-            match self.capture.recv(&mut buffer) {
+        let mut taken = 0;
+        while taken < BATCH {
+            let Some(capture) = &mut self.capture else { break };
+            match capture.recv(&mut buffer) {
                 Ok(Some(captured)) => {
+                    taken += 1;
                     let bytes = buffer.get(..captured.length).unwrap_or_default();
                     self.note(&captured, bytes);
                 }
@@ -165,6 +183,7 @@ impl Watch {
             }
         }
         self.buffer = buffer;
+        taken == BATCH
     }
 
     /// What was seen so far; of sealed datagrams those of these runs.
@@ -173,7 +192,8 @@ impl Watch {
         let matching = self.datagrams.iter().filter(|passed| wanted.iter().any(|run| run.overlaps(&passed.run)));
         let found: Vec<Observation> = matching.filter_map(|passed| self.observe_passed(passed)).collect();
         let room = MAX_OBSERVATIONS.saturating_sub(self.observations.len());
-        let lost = self.lost + self.capture.tally().map_or(0, |tally| tally.lost + tally.unreadable);
+        let tally = self.capture.as_mut().and_then(|capture| capture.tally().ok());
+        let lost = self.lost + tally.map_or(0, |tally| tally.lost + tally.unreadable);
         let lost = lost + found.len().saturating_sub(room) as u64;
         let observations = self.observations.iter().cloned().chain(found.into_iter().take(room)).collect();
         Collected { observations, facts: self.facts.clone(), about_datagrams: self.about_datagrams.clone(), lost }

@@ -151,7 +151,7 @@ impl Desk {
     pub fn begin(self: &Arc<Self>, handle: &Handle, wish: &Wish) -> Result<(u64, Sought)> {
         let (id, marker) = (random()?, random()?);
         let &Wish { destination, protocol, port, .. } = wish;
-        let sought = Sought { protocol, marker, port };
+        let sought = Sought { protocol, marker, port, only: None };
         let ms = u32::try_from(LONGEST.as_millis()).unwrap_or(u32::MAX);
         self.start(handle, id, None, Begin { sought, destination, ms, ttl: HOPS })?;
         Ok((id, sought))
@@ -218,6 +218,8 @@ impl Desk {
         }
         current.starting = Some((id, asker));
         let former = current.running.take();
+        // Whatever becomes of the next one, nobody looks for the former's probes any more.
+        self.gate.close();
         drop(current);
         // Its rules are in the table that the next one makes.
         let tracer = former.and_then(|running| lock(&running.tracer).take());

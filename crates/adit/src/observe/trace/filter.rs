@@ -280,7 +280,7 @@ mod tests {
     const NONE: u32 = 0xfffe;
 
     fn sought(protocol: Protocol) -> Sought {
-        Sought { protocol, marker: 0x0123_4567_89ab_cdef, port: 4000 }
+        Sought { protocol, marker: 0x0123_4567_89ab_cdef, port: 4000, only: None }
     }
 
     fn ends(six: bool) -> (IpAddr, IpAddr) {

@@ -203,20 +203,24 @@ pub fn serve() -> Result<()> {
     loop {
         let now = Instant::now();
         armed = armed.filter(|armed| now < armed.forget);
-        let asked = match &armed {
-            Some(Armed { watch, until, .. }) if now < *until => {
+        if let Some(armed) = armed.as_mut().filter(|armed| now >= armed.until) {
+            armed.watch.end();
+        }
+        let open = armed.as_ref().and_then(|armed| Some((armed.watch.capture()?, armed.until)));
+        let asked = match (&armed, open) {
+            (_, Some((capture, until))) => {
                 let [asked, passed] =
-                    readable([stream.as_fd(), watch.capture().as_fd()], Some(until.saturating_duration_since(now)))?;
+                    readable([stream.as_fd(), capture.as_fd()], Some(until.saturating_duration_since(now)))?;
                 if passed && let Some(armed) = &mut armed {
                     armed.watch.look();
                 }
                 asked
             }
-            Some(Armed { forget, .. }) => {
+            (Some(Armed { forget, .. }), None) => {
                 let [asked] = readable([stream.as_fd()], Some(forget.saturating_duration_since(now)))?;
                 asked
             }
-            None => readable([stream.as_fd()], None)? == [true],
+            (None, None) => readable([stream.as_fd()], None)? == [true],
         };
         if asked {
             match read_message::<Ask>(&mut stream) {

@@ -4,6 +4,8 @@
 //! the probe; a super-packet carries both at the start of every segment. A TCP SYN has no room for that: there the sequence number, and the
 //! port that it is sent from, follow from the number.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 use wire::icmp::{self, IcmpHeader, IcmpMessage, v4, v6};
 use wire::ip::{Fragment, IpHeader, IpPacket, V4_HEADER_LEN, V6_HEADER_LEN, Version, protocol};
@@ -44,6 +46,10 @@ pub struct Sought {
     pub marker: u64,
     /// Where they go, of UDP and TCP.
     pub port: u16,
+    /// Their destination, where nothing else is to be seen: a peer that asks chooses the number, which may be what others' packets begin
+    /// with. This host's own operator may follow a probe whose destination is changed on its way.
+    #[serde(default)]
+    pub only: Option<IpAddr>,
 }
 
 /// Which way a packet of the trace goes.
@@ -84,9 +90,23 @@ impl Sought {
         if packet.fragment() == Fragment::Later {
             return None;
         }
+        let spotted = self.spot_any(&packet)?;
+        let Some(only) = self.only else { return Some(spotted) };
+        let about = match spotted.course {
+            Course::Forth => packet.destination(),
+            Course::Back => packet.source(),
+            Course::Error => {
+                let message = IcmpMessage::parse(packet.payload()).ok()?;
+                IpPacket::parse_cut(message.payload()).ok()?.destination()
+            }
+        };
+        (about == only).then_some(spotted)
+    }
+
+    fn spot_any(&self, packet: &IpPacket<'_>) -> Option<Spotted> {
         let payload = packet.payload();
         match packet.protocol() {
-            protocol::ICMP | protocol::ICMPV6 => self.spot_icmp(&packet),
+            protocol::ICMP | protocol::ICMPV6 => self.spot_icmp(packet),
             protocol::UDP if self.protocol == Protocol::Udp => {
                 let datagram = UdpDatagram::parse_cut(payload).ok()?;
                 let course = if datagram.destination_port() == self.port { Course::Forth } else { Course::Back };
@@ -168,7 +188,7 @@ impl Sought {
 
     /// An echo request of an IP packet of `size` bytes.
     #[must_use]
-    pub(super) fn echo_request(&self, probe: u32, size: u32, from: std::net::IpAddr, to: std::net::IpAddr) -> Vec<u8> {
+    pub(super) fn echo_request(&self, probe: u32, size: u32, from: IpAddr, to: IpAddr) -> Vec<u8> {
         let header = if to.is_ipv4() { V4_HEADER_LEN } else { V6_HEADER_LEN };
         let length = (size as usize).saturating_sub(header + icmp::HEADER_LEN).max(STAMP);
         let payload = self.payload(probe, length, length);
@@ -187,7 +207,7 @@ impl Sought {
 
     /// The segment that opens a connection.
     #[must_use]
-    pub(super) fn syn(&self, probe: u32, from: std::net::IpAddr, to: std::net::IpAddr) -> Vec<u8> {
+    pub(super) fn syn(&self, probe: u32, from: IpAddr, to: IpAddr) -> Vec<u8> {
         let header = TcpHeader {
             source_port: self.source_port().wrapping_add(probe as u16),
             destination_port: self.port,
@@ -204,6 +224,6 @@ impl Sought {
 }
 
 /// The sum over the addresses that checksums begin with.
-fn pseudo(from: std::net::IpAddr, to: std::net::IpAddr, protocol: u8) -> wire::checksum::Sum {
+fn pseudo(from: IpAddr, to: IpAddr, protocol: u8) -> wire::checksum::Sum {
     IpHeader::new(from, to, protocol).pseudo_header()
 }

@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn messages_survive_their_notes() {
         let begin = Begin {
-            sought: Sought { protocol: Protocol::Tcp, marker: u64::MAX, port: 65535 },
+            sought: Sought { protocol: Protocol::Tcp, marker: u64::MAX, port: 65535, only: None },
             destination: "2001:db8:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap(),
             ms: u32::MAX,
             ttl: HOPS,

@@ -1,5 +1,6 @@
 //! What peers ask, and what they are answered.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::thread;
 
@@ -9,6 +10,7 @@ use super::{Denied, Desk, Handing, Running, lock};
 use crate::notes::{Note, topic};
 use crate::observe::trace::blob::{self, Gathered};
 use crate::observe::trace::capture::Run;
+use crate::observe::trace::probe::Sought;
 use crate::observe::trace::remote::{Begin, Message, PART, Verdict};
 use crate::observe::trace::watch::now;
 use crate::request::Handle;
@@ -74,6 +76,11 @@ impl Desk {
         if self.current().starting == Some((id, Some(peer))) {
             return;
         }
+        let to = begin.destination;
+        if to.is_multicast() || to.is_unspecified() || to == IpAddr::V4(Ipv4Addr::BROADCAST) {
+            return tell(handle, Verdict::Forbidden);
+        }
+        let begin = Begin { sought: Sought { only: Some(to), ..begin.sought }, ..begin };
         // Another host may have to be asked first, and this thread hands out its answers.
         let (desk, handle) = (Arc::clone(self), handle.clone());
         let begin = move || {
