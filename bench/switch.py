@@ -3,6 +3,7 @@
 
     cargo build --release
     sudo bench/switch.py                     # 5 interleaved rounds
+    sudo bench/switch.py --rate 3G           # a stream that does not need all of the machine
     sudo bench/switch.py --rounds 1 --seconds 4
 
 Three hosts, each a namespace with a daemon of mode = "tap", sealed. The stream goes from the first to the second. The third sends, at the same pace:
@@ -88,14 +89,14 @@ def await_ping(source, target):
     raise SystemExit(f"{source} does not reach {target}")
 
 
-def measure(kind, seconds, pace, first):
+def measure(kind, seconds, pace, first, rate):
     server = subprocess.Popen(["ip", "netns", "exec", NAMES[1], "iperf3", "-s", "-1", "-B", "10.77.0.2"], stdout=subprocess.DEVNULL)
     sender = None
     if kind != "nothing":
         sender = subprocess.Popen(["ip", "netns", "exec", NAMES[2], "python3", "-c", SENDER, kind, str(seconds + 3), str(pace), first],
                                   stdout=subprocess.PIPE, text=True)
     time.sleep(1)
-    told = json.loads(inside(NAMES[0], f"iperf3 -c 10.77.0.2 -t {seconds} -J"))
+    told = json.loads(inside(NAMES[0], f"iperf3 -c 10.77.0.2 -t {seconds} -b {rate} -J"))
     sent = int(sender.communicate()[0]) if sender else 0
     server.wait()
     return told["end"]["sum_received"]["bits_per_second"] / 1e9, sent
@@ -107,6 +108,7 @@ def main():
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--seconds", type=int, default=8, help="of each stream")
     p.add_argument("--pace", type=int, default=100_000, help="frames a second that the third host sends, if it can")
+    p.add_argument("--rate", default="0", help="what the stream is held to, as iperf3 -b takes it: 3G; 0: as fast as it goes")
     o = p.parse_args()
     adit, kinds = os.path.abspath(o.adit), ["nothing", "ordinary", "addresses", "storm"]
     figures, frames = {kind: [] for kind in kinds}, {kind: 0 for kind in kinds}
@@ -120,7 +122,7 @@ def main():
             first = json.loads(inside(NAMES[0], "ip -j link show adit0"))[0]["address"]
             for round in range(o.rounds):
                 for kind in kinds[round % 4:] + kinds[:round % 4]:
-                    figure, sent = measure(kind, o.seconds, o.pace, first)
+                    figure, sent = measure(kind, o.seconds, o.pace, first, o.rate)
                     figures[kind].append(figure)
                     frames[kind] += sent
             base = os.path.join(directory, NAMES[0])

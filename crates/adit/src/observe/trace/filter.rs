@@ -1,5 +1,5 @@
-//! The program by which the kernel picks packets for a capture: the probes of one trace, and the datagrams of our own UDP port. Nothing
-//! else ever reaches us, whoever asked for the trace.
+//! The program by which the kernel picks packets for a capture: the probes of one trace, and the datagrams of our own UDP port. What
+//! is let through for a peer is then also held to the destination of its probes ([`Sought::only`]), since a peer chooses the number.
 //!
 //! Classic BPF (filter.txt of the kernel's documentation): register A, index register X, a few words of memory, jumps forward only. A load
 //! beyond the packet's end ends the program, and the packet is not captured.
@@ -342,6 +342,11 @@ mod tests {
                 let others = Sought { marker: !ours.marker, ..ours };
                 assert_eq!(run(&filter, NONE, &probe(&others, six, 0)), 0, "{protocol:?} {six}");
                 assert_eq!(ours.spot(&probe(&others, six, 0)), None);
+                // A peer that asks may see what goes where its probes go, and nothing that only looks like one.
+                let (here, there) = ends(six);
+                let packet = probe(&ours, six, 0);
+                assert!(Sought { only: Some(there), ..ours }.spot(&packet).is_some());
+                assert_eq!(Sought { only: Some(here), ..ours }.spot(&packet), None);
             }
         }
     }
@@ -360,6 +365,9 @@ mod tests {
                 assert_eq!(run(&filter, NONE, &error[..length]), HEAD, "{protocol:?} {six}");
                 let spotted = ours.spot(&error[..length]).unwrap();
                 assert_eq!((spotted.probe, spotted.course), (3, super::super::probe::Course::Error));
+                let (here, there) = ends(six);
+                assert_eq!(Sought { only: Some(there), ..ours }.spot(&error[..length]), Some(spotted));
+                assert_eq!(Sought { only: Some(here), ..ours }.spot(&error[..length]), None);
             }
         }
     }
