@@ -207,7 +207,13 @@ mod tests {
         let mut late = std::process::Command::new("sh");
         late.args(["-c", script]).arg(path.join("1/run")).stdin(std::process::Stdio::piped());
         let mut late = late.spawn().unwrap();
-        assert!(is_used(&path) && !is_used(&outer.path().join("adit")));
+        // A program that has just begun has no arguments to be read for a moment.
+        let deadline = std::time::Instant::now() + LETTING_GO;
+        while !is_used(&path) {
+            assert!(std::time::Instant::now() < deadline);
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(!is_used(&outer.path().join("adit")));
         drop(late.stdin.take());
         let (place, _) = Place::make_at(path.clone()).unwrap();
         assert!(late.try_wait().unwrap().is_some(), "it was waited for");

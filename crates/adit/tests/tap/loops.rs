@@ -1,5 +1,6 @@
 //! Bridges that are joined twice.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use linux::netlink::VethEnd;
@@ -8,7 +9,7 @@ use crate::bed::daemon::Daemon;
 use crate::bed::sniffer::Sniffer;
 use crate::bed::traffic::{exchange_tcp, exchange_udp};
 use crate::bed::{Bed, Family, wait_for};
-use crate::world::{ALL, World, plug, strange, switch};
+use crate::world::{ALL, Machine, World, plug, strange, switch};
 
 /// Joins the bridges of two hosts by a cable beside the tunnel.
 fn cable(bed: &Bed, hosts: [usize; 2]) {
@@ -23,6 +24,13 @@ fn cut(bed: &Bed, host: usize) {
     let mut netlink = bed.host(host).netlink();
     let index = netlink.existing_link("cable").unwrap().index;
     netlink.delete_link(index).unwrap();
+}
+
+/// Waits until bridges know again where each is: frames that went round have taught them otherwise.
+fn reaches(one: &Machine, other: &Machine, family: Family) {
+    let to = other.ip(family).to_string();
+    let ping = || Command::new("ping").args(["-c1", "-W1", &to]).output().unwrap().status.success();
+    wait_for("a way to the other", || one.namespace.run(ping).unwrap().then_some(()));
 }
 
 fn problem(daemon: &Daemon<'_>) -> Option<String> {
@@ -60,6 +68,7 @@ fn a_loop_is_found_said_and_cut_and_the_network_is_whole_with_and_without_it() {
     card.send(&frame);
     for (one, other) in [(&a, &b), (&a, &c), (&b, &c)] {
         for family in [Family::V4, Family::V6] {
+            reaches(one, other, family);
             exchange_udp(one.end(family), other.end(family), [100, 1000]);
         }
         exchange_tcp(one.end(Family::V4), other.end(Family::V4), 100_000, 100_000);
@@ -71,13 +80,7 @@ fn a_loop_is_found_said_and_cut_and_the_network_is_whole_with_and_without_it() {
         (problem(&daemons[0]).is_none() && problem(&daemons[1]).is_none()).then_some(())
     });
     for (one, other) in [(&a, &b), (&b, &c)] {
-        wait_for("the way by the tunnel", || {
-            let run = || {
-                let to = other.ip(Family::V4).to_string();
-                std::process::Command::new("ping").args(["-c1", "-W1", &to]).output().unwrap().status.success()
-            };
-            one.namespace.run(run).unwrap().then_some(())
-        });
+        reaches(one, other, Family::V4);
         exchange_tcp(one.end(Family::V4), other.end(Family::V4), 100_000, 100_000);
     }
 }
