@@ -1,5 +1,5 @@
 //! How large a packet the way to a peer takes at this moment, for a person who asks: seconds instead of the half minute that
-//! [`MtuSearch`](crate::probe) takes its time for, which nobody waits for.
+//! `MtuSearch` (`probe.rs`) takes its time for, which nobody waits for.
 //!
 //! 1. The largest size and the smallest are tried at the same time, three times each. If both come back, that is all.
 //! 2. If only the smallest does, something on the way swallows large ones: four sizes at a time divide what is left, twice each, until it is

@@ -2,8 +2,8 @@
 //!
 //! | question | where |
 //! |---|---|
-//! | what may be asked, and how often | [`Desk::reserve`] |
-//! | which host is asked next | [`Desk::ask_further`] |
+//! | what may be asked, and how often | `reserve` |
+//! | which host is asked next | `ask_further` |
 //! | what is put together and handed over | `gather.rs` |
 //! | what peers ask | `serve.rs` |
 

@@ -2,7 +2,7 @@
 //! crossed between kernel and user space, and where it ended.
 //!
 //! What is seen is where the packet was, when, and with which bytes. Crossings follow from where it was seen before and after. Copies
-//! are by the model of [`Totals::copies`], and never counted.
+//! are by the model of `Totals::copies_by_model`, and never counted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

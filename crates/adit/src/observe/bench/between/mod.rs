@@ -8,7 +8,7 @@
 //!
 //! What is asked and answered travels inside the sealed session, the random token that opens the service too. The service is bound to the
 //! tunnel device, takes connections from the one address that the session's owner has, one bench at a time, and ends by itself: when the
-//! client leaves, after the time that was agreed, or after [`MAX_BYTES`](serve::MAX_BYTES).
+//! client leaves, after the time that was agreed, or after `serve::MAX_BYTES`.
 //!
 //! | module | what it is for |
 //! |---|---|
