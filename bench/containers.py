@@ -12,12 +12,12 @@ ratios with its 95 % interval (Student's t). A namespace begins with net.bridge.
 frames between containers pass the host's packet filters and connection tracking, which the bare bridge has none of; --no-bridge-nf is a host without. Processor time is that of the whole machine, per gigabyte carried: keep it quiet.
 Needs root, iproute2, iperf3; traffic stays inside the namespaces.
 """
-import argparse, json, math, os, statistics, subprocess, tempfile, time
+import argparse, json, os, statistics, subprocess, tempfile, time
+
+from pairs import interval
 
 NAMES = ["adit-ct-a", "adit-ct-b", "adit-ct-bare"]
 HERE = os.path.dirname(os.path.abspath(__file__))
-# Student's t, two-sided 95 %, for n - 1 degrees of freedom.
-T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 9: 2.26, 14: 2.14, 19: 2.09, 29: 2.05, 39: 2.02}
 
 
 def sh(command, check=True, **more):
@@ -119,16 +119,6 @@ def tcp(client, server, address):
     finally:
         listener.kill()
         listener.wait()
-
-
-def interval(values):
-    """Geometric mean and its 95 % interval."""
-    logs = [math.log(value) for value in values]
-    mean, n = statistics.mean(logs), len(logs)
-    if n < 2:
-        return math.exp(mean), float("nan"), float("nan")
-    half = T95.get(n - 1, 2.0) * statistics.stdev(logs) / math.sqrt(n)
-    return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
 
 
 def compare(title, ours, least):

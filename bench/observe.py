@@ -10,13 +10,13 @@ listens to /events as a browser does and asks for /metrics once a second; what a
 ways, one right after the other, in alternating order; the ratio is the geometric mean of the pairs' ratios with its 95 % interval (Student's t).
 Processor time is that of the two daemons, per gigabyte carried. Keep the machine quiet. Needs root, iproute2, iperf3; traffic stays inside the namespaces.
 """
-import argparse, json, math, os, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, statistics, subprocess, sys, tempfile, time
+
+from pairs import interval
 
 NAMES = ["adit-ob-a", "adit-ob-b"]
 HERE = os.path.dirname(os.path.abspath(__file__))
 PAGE = "127.0.0.1:7790"
-# Student's t, two-sided 95 %, for n - 1 degrees of freedom.
-T95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 9: 2.26, 14: 2.14, 19: 2.09, 29: 2.05, 39: 2.02}
 
 # Runs within a namespace: listens, scrapes, and says at its end how often it got both.
 LOOKER = r"""
@@ -134,16 +134,6 @@ def tcp(nodes, looked_at):
             seen.append([int(word) for word in said])
         listener.kill()
         listener.wait()
-
-
-def interval(values):
-    """Geometric mean and its 95 % interval."""
-    logs = [math.log(value) for value in values]
-    mean, n = statistics.mean(logs), len(logs)
-    if n < 2:
-        return math.exp(mean), float("nan"), float("nan")
-    half = T95.get(n - 1, 2.0) * statistics.stdev(logs) / math.sqrt(n)
-    return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
