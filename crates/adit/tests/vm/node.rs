@@ -1,6 +1,8 @@
 //! A virtual machine on a node of a network is as a container.
 
 use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Instant;
 
 use etherparse::PacketBuilder;
 use linux::netns::NetNs;
@@ -8,6 +10,7 @@ use linux::nft::Family as Table;
 use serde_json::Value;
 use wire::vnet::VnetHdr;
 
+use crate::bed::daemon::ADIT;
 use crate::bed::sniffer::{Sniffer, contains};
 use crate::bed::traffic::{End, exchange_tcp};
 use crate::bed::{Bed, packet, wait_for};
@@ -64,6 +67,38 @@ fn a_card_is_made_listed_made_again_and_deleted() {
     assert!(said.contains("db is deleted") && said.contains(FIRST), "{said}");
     assert!(program.fails(1, &["vm-tap", "db", "--delete"]).contains("there is no virtual machine db"));
     program.succeeds(&["vm-tap", "web", "--delete"]);
+    world.is_clean();
+}
+
+#[test]
+fn who_is_killed_half_way_is_followed_by_one_who_mends_it() {
+    let world = World::new();
+    let program = world.program();
+    let begin = Instant::now();
+    let usual = card(&program, &["first"]);
+    let (life, mut random, mut killed) = (begin.elapsed(), packet::Random::new(5), 0);
+    let names: Vec<String> = (0..24).map(|number| format!("db{number}")).collect();
+    for name in &names {
+        let mut running = program.start(program.command(ADIT, &["vm-tap", name]).stdout(Stdio::null()));
+        // Not a wait for anything to happen: where in its work it is hit is what is drawn.
+        std::thread::sleep(life.mul_f64(random.below(1000) as f64 / 1000.0));
+        running.child.kill().unwrap();
+        killed += usize::from(running.child.wait().unwrap().code().is_none());
+    }
+    assert!(killed > 0, "none was hit in its work");
+    // Whatever stage it was left in, the next one makes it whole, and no address is two machines'.
+    let mut addresses = vec![usual["addresses"].to_string()];
+    for name in &names {
+        let made = card(&program, &[name]);
+        assert!(is_there(&program, &made), "{made}");
+        addresses.push(made["addresses"].to_string());
+    }
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(addresses.len(), names.len() + 1);
+    for name in names.iter().map(String::as_str).chain(["first"]) {
+        program.succeeds(&["vm-tap", name, "--delete"]);
+    }
     world.is_clean();
 }
 
