@@ -126,7 +126,7 @@ fn explain(error: &linux::Error, listen: SocketAddr) -> Refusal {
 pub fn open_device(netlink: &mut Netlink, tunnel: &Tunnel, queues: usize) -> Result<Device> {
     let (name, offload) = (tunnel.device.name.as_str(), tunnel.transport.offload);
     // Ours or not there: else this fails.
-    apply::observe(netlink, name)?;
+    apply::observe(netlink, name, None)?;
     let layer = if tunnel.ethernet.is_some() { Layer::Frames } else { Layer::Packets };
     // Of a device without an owner every user of the host could open a queue, and read and write as the tunnel does.
     let owner = Some(privilege::effective_user());

@@ -187,7 +187,8 @@ fn run_with<S>(
     // Carrier means that somebody holds a queue: a daemon with another runtime directory, with which ours would share the
     // packets.
     if scope == Scope::Host
-        && let Some(device) = apply::observe(&mut netlink, &tunnel.device.name)?.device.filter(|device| device.running)
+        && let Some(device) =
+            apply::observe(&mut netlink, &tunnel.device.name, None)?.device.filter(|device| device.running)
     {
         return Err(Failure::failed(format!("the device {} is in use by another daemon", device.name))
             .with_remedy("stop that one, or choose another `name` under [device]"));

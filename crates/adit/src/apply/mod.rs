@@ -40,15 +40,19 @@ impl fmt::Display for Removed {
     }
 }
 
-/// The host as far as the device named `device` and our routes go.
+/// The host as far as the device named `device`, the bridge it is a port of, and our routes go.
 ///
 /// # Errors
-/// A device of that name that is not ours: it is not touched.
-pub fn observe(netlink: &mut Netlink, device: &str) -> Result<Actual> {
-    observe_all(netlink, device, None)
+/// A device of that name that is not ours: it is not touched. A bridge of that name that is none.
+pub fn observe(netlink: &mut Netlink, device: &str, bridge: Option<&str>) -> Result<Actual> {
+    let mut actual = observe_all(netlink, device, None)?;
+    if let Some(name) = bridge {
+        actual.bridge = observe_bridge(netlink, name, device)?;
+    }
+    Ok(actual)
 }
 
-/// The same with who forwards, if that is ours to say, or was.
+/// The same with who forwards, if that is ours to say, or was, and with a bridge that is ours.
 ///
 /// # Errors
 /// As [`observe`].
@@ -290,7 +294,7 @@ pub fn try_all(netlink: &mut Netlink, device: &str, steps: &[Operation]) -> Vec<
 
 /// Removes the device if it is there and ours.
 pub fn delete_device(netlink: &mut Netlink, device: &str) -> Result<bool> {
-    match observe(netlink, device)?.device {
+    match observe(netlink, device, None)?.device {
         Some(link) => netlink.delete_link(link.index).or_else(absent).map(|()| true).map_err(Failure::from),
         None => Ok(false),
     }

@@ -253,7 +253,7 @@ fn clean_up(device: &str, directories: &Directories) -> Result<Option<String>> {
     let claim = Claim::take(&directories.runtime, device)?;
     // First: questions for the tunnel's resolvers would go out in the clear without it. A daemon that holds the device (with another
     // runtime directory) keeps them; it is refused below.
-    let is_held = apply::observe(&mut Netlink::open()?, device)?.device.is_some_and(|device| device.running);
+    let is_held = apply::observe(&mut Netlink::open()?, device, None)?.device.is_some_and(|device| device.running);
     let resolvers = if is_held { Ok(false) } else { dns::remove_leftovers(device, &directories.state) };
     let mut removed = apply::remove_leftovers(device, &directories.state)?;
     if resolvers? {

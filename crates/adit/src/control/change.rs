@@ -329,7 +329,8 @@ impl Control {
         let name = self.tunnel.device.name.clone();
         let mtu = underlay::device_mtu(&new.tunnel, new.narrowest);
         let desired = roads::desired(&new.tunnel, mtu, new.road, new.port);
-        let actual = apply::observe(netlink, &name)?;
+        let actual = apply::observe(netlink, &name, desired.bridge.as_ref().map(|bridge| bridge.name.as_str()))?;
+        self.check_ports(&desired, &actual)?;
         let undo = Undo { steps: Vec::new(), owned: self.owned.clone() };
         self.owned.claim(&desired, &actual);
         let steps = plan::plan(&desired, &actual, &self.owned);

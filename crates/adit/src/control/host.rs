@@ -75,7 +75,7 @@ impl Control {
     }
 
     /// A bridge that is not ours has the addresses that whoever made it gave it.
-    fn check_ports(&self, desired: &Desired, actual: &Actual) -> Result<()> {
+    pub(super) fn check_ports(&self, desired: &Desired, actual: &Actual) -> Result<()> {
         let Some(bridge) = &desired.bridge else { return Ok(()) };
         let is_foreign = actual.bridge.is_some() && self.owned.bridge.as_ref() != Some(&bridge.name);
         if is_foreign && !bridge.addresses.is_empty() {

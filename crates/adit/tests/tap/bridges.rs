@@ -1,7 +1,7 @@
 //! The device and its bridge: made, used, mended, removed; and what is refused.
 
 use crate::bed::daemon::Configuration;
-use crate::bed::traffic::exchange_tcp;
+use crate::bed::traffic::{connection, exchange_over, exchange_tcp};
 use crate::bed::{Family, wait_for};
 use crate::world::{World, await_sessions};
 
@@ -69,6 +69,65 @@ fn a_bridge_that_others_use_stays_and_one_of_others_is_only_joined() {
     assert_eq!(world.host(2).state(), foreign);
     assert!(world.host(1).netlink().link("br0").unwrap().is_some(), "a machine is plugged into it");
     drop(machine);
+}
+
+#[test]
+fn peers_addresses_and_sizes_change_while_frames_pass() {
+    let world = World::new(3, |number, end| {
+        if number == 1 {
+            end.addresses = vec!["10.88.0.101/24".into()];
+        }
+    });
+    // That of the second host is somebody else's.
+    world.host(2).run("ip", &["link", "add", "br0", "type", "bridge"]);
+    world.host(2).run("ip", &["link", "set", "br0", "up"]);
+    let mut daemons = world.start();
+    let [here, there] = [world.machine(1, 1), world.machine(2, 2)];
+    let (client, server) = connection(here.end(Family::V4), there.end(Family::V4));
+    let passes = || exchange_over((&client, &server), &[1; 100_000], &[2; 100_000]);
+    passes();
+    let reload = |number: usize, change: &dyn Fn(&mut Configuration)| {
+        let mut end = world.ends[number - 1].clone();
+        change(&mut end);
+        world.places[number - 1].configure(&end);
+        let said = daemons[number - 1].reload();
+        assert_eq!(controller(&world, number, "adit0").as_deref(), Some("br0"), "{said}");
+        passes();
+        said
+    };
+    for number in [1, 2] {
+        assert_eq!(reload(number, &|end| end.peers.retain(|peer| peer.name != "host3")), "1 peer removed");
+        assert_eq!(reload(number, &|_| ()), "1 peer added");
+    }
+    let of_bridge = || {
+        let mut netlink = world.host(1).netlink();
+        let index = netlink.existing_link("br0").unwrap().index;
+        let addresses = netlink.addresses(Some(index)).unwrap().into_iter().map(|address| address.net.to_string());
+        addresses.filter(|net| net.contains('.')).collect::<Vec<_>>()
+    };
+    assert_eq!(of_bridge(), ["10.88.0.101/24"]);
+    reload(1, &|end| end.addresses = vec!["10.88.0.102/24".into()]);
+    assert_eq!(of_bridge(), ["10.88.0.102/24"]);
+    reload(1, &|end| {
+        end.addresses = vec!["10.88.0.102/24".into()];
+        end.device_lines += "mtu = 1300\n";
+    });
+    assert_eq!(world.host(1).netlink().existing_link("adit0").unwrap().mtu, 1300);
+    // A bridge of others gets no addresses by the back door either, and all stays as it was.
+    let mut end = world.ends[1].clone();
+    end.addresses = vec!["10.88.0.9/24".into()];
+    world.places[1].configure(&end);
+    let path = adit::api::control_socket(&world.places[1].runtime(), "adit0");
+    let answer = adit::api::call_within(&path, adit::api::Request::Reload, crate::bed::PATIENCE);
+    assert!(
+        matches!(&answer, Ok(adit::api::Response::Error { sentence } | adit::api::Response::Fault { sentence }) if sentence.contains("is not adit's")),
+        "{answer:?}"
+    );
+    passes();
+    // It goes without taking the other's bridge along.
+    daemons.remove(1).terminate();
+    assert!(world.host(2).netlink().link("br0").unwrap().is_some());
+    assert!(world.host(2).netlink().link("adit0").unwrap().is_none());
 }
 
 #[test]
