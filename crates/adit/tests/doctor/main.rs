@@ -6,8 +6,12 @@
 #[path = "../bed/mod.rs"]
 mod bed;
 mod firewalls;
+#[allow(dead_code, reason = "these tests use a part of it")]
+#[path = "../tap/world.rs"]
+mod lan;
 mod nodes;
 mod patient;
+mod switches;
 mod tunnels;
 mod well;
 #[allow(dead_code, reason = "these tests use a part of it")]

@@ -151,6 +151,7 @@ pub static CHECKS: &[Check] = &[
     checks::forwarding::CHECK,
     checks::rp_filter::CHECK,
     checks::br_netfilter::CHECK,
+    checks::switch::CHECK,
     checks::subnets::CHECK,
     checks::neighbours::CHECK,
     checks::path_mtu::CHECK,

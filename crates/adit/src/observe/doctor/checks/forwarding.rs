@@ -41,6 +41,8 @@ fn check(facts: &Facts) -> Vec<Finding> {
                 }
             }
             Some(_) => {}
+            // What is on a bridge beside a device that carries frames is neighbour to what the tunnel brings.
+            None if status.switch.is_some() => {}
             None => {
                 // A tunnel from a file says nothing of what lives behind this host; bridges and veth pairs with addresses do.
                 let leads_behind = |index: u32| {
@@ -144,5 +146,12 @@ mod tests {
             })
         };
         assert_eq!((ids(&behind(0)), ids(&behind(1))), (vec!["forwarding-behind"], vec![]));
+        let bridged = found(&CHECK, |facts| {
+            facts.host.links.push(link(5, "br0", Some("bridge")));
+            facts.host.addresses.push(address(5, "10.41.0.1/24"));
+            set(facts, "net.ipv4.conf.adit0.forwarding", 0);
+            super::super::super::facts::tests::status(facts).switch = Some(crate::api::status::SwitchStatus::default());
+        });
+        assert_eq!(ids(&bridged), [""; 0], "a device that carries frames forwards nothing");
     }
 }

@@ -18,6 +18,7 @@ pub mod rights;
 pub mod rp_filter;
 pub mod segmentation;
 pub mod subnets;
+pub mod switch;
 pub mod tun;
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 mod foreign;
 mod walk;
 
-pub(crate) use walk::{End, Packet, Place, walk};
+pub(crate) use walk::{End, Packet, Place, walk, walk_bridge};
 
 use linux::nft::{Family, Listing};
 

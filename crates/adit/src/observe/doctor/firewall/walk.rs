@@ -98,17 +98,28 @@ pub(crate) struct End {
 
 /// Leads the packet through all filtering chains of these places, in the kernel's order. Answers where it is dropped, if it is.
 pub(crate) fn walk(listing: &Listing, packet: &Packet, places: &[Place]) -> Option<End> {
+    through(listing, packet, places, |family| match family {
+        Family::Inet => true,
+        Family::Ip => !packet.v6,
+        Family::Ip6 => packet.v6,
+        Family::Bridge | Family::Netdev | Family::Arp => false,
+    })
+}
+
+/// Leads the packet, in its frame, through the chains that a bridge has for what it passes on from one port to another.
+pub(crate) fn walk_bridge(listing: &Listing, packet: &Packet) -> Option<End> {
+    // The places of a bridge have the same numbers (`NF_BR_*` of linux/netfilter_bridge.h).
+    let places = [Place::Prerouting, Place::Forward, Place::Postrouting];
+    through(listing, packet, &places, |family| family == Family::Bridge)
+}
+
+fn through(listing: &Listing, packet: &Packet, places: &[Place], sees: impl Fn(Family) -> bool) -> Option<End> {
     for place in places {
-        let sees = |chain: &&ListedChain| match chain.family {
-            Family::Inet => true,
-            Family::Ip => !packet.v6,
-            Family::Ip6 => packet.v6,
-            Family::Bridge | Family::Netdev | Family::Arp => false,
-        };
         let is_there = |chain: &&ListedChain| {
             chain.base.as_ref().is_some_and(|base| base.hook == place.number() && base.kind != "nat")
         };
-        let mut chains: Vec<&ListedChain> = listing.chains.iter().filter(sees).filter(is_there).collect();
+        let mut chains: Vec<&ListedChain> =
+            listing.chains.iter().filter(|chain| sees(chain.family)).filter(is_there).collect();
         chains.sort_by_key(|chain| chain.base.as_ref().map_or(0, |base| base.priority));
         for chain in chains {
             let mut walker = Walker { listing, packet, base: chain, certain: true, passed: Vec::new() };
@@ -287,7 +298,11 @@ impl<'a> Walker<'a> {
             META_OIF => number(&packet.output),
             META_IIFNAME => name(&packet.input),
             META_OIFNAME => name(&packet.output),
-            META_NFPROTO => known(&[if packet.v6 { libc::NFPROTO_IPV6 } else { libc::NFPROTO_IPV4 } as u8]),
+            META_NFPROTO => known(&[match (self.base.family, packet.v6) {
+                (Family::Bridge, _) => libc::NFPROTO_BRIDGE,
+                (_, true) => libc::NFPROTO_IPV6,
+                (_, false) => libc::NFPROTO_IPV4,
+            } as u8]),
             META_L4PROTO => known(&[packet.protocol]),
             _ => vec![None; 16],
         }
