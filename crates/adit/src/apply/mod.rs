@@ -83,7 +83,8 @@ fn observe_bridge(netlink: &mut Netlink, name: &str, device: &str) -> Result<Opt
     let addresses = netlink.addresses(Some(link.index))?.into_iter().map(|address| address.net).collect();
     let is_other = |port: &linux::netlink::Link| port.controller == Some(link.index) && port.name != device;
     let others = netlink.links()?.iter().filter(|port| is_other(port)).count();
-    Ok(Some(ActualBridge { link, addresses, others }))
+    let ours = plan::is_bridge_of(&link, device);
+    Ok(Some(ActualBridge { link, addresses, others, ours }))
 }
 
 fn observe_all(netlink: &mut Netlink, device: &str, asked: Option<(Option<&Territory>, &Owned)>) -> Result<Actual> {
@@ -192,10 +193,10 @@ fn carry_out(netlink: &mut Netlink, device: &str, step: &Operation) -> Result<()
         Operation::DeleteAddress(address) => {
             netlink.existing_link(device).and_then(|link| netlink.delete_address(link.index, *address)).or_else(absent)
         }
-        Operation::MakeBridge(name, mac) => netlink.create_bridge(name, Some(*mac)).and_then(|()| {
-            let index = netlink.existing_link(name)?.index;
-            quiet_bridge(name);
-            netlink.change_link(index, &LinkChange { alias: Some(ALIAS), ..LinkChange::default() })
+        Operation::MakeBridge(name, mac) => netlink.create_bridge(name, Some(*mac)).map(|()| quiet_bridge(name)),
+        Operation::MarkBridge(name) => netlink.existing_link(name).and_then(|link| {
+            let alias = plan::bridge_alias(device);
+            netlink.change_link(link.index, &LinkChange { alias: Some(&alias), ..LinkChange::default() })
         }),
         Operation::DeleteBridge(name) => {
             netlink.existing_link(name).and_then(|link| netlink.delete_link(link.index)).or_else(absent)

@@ -7,7 +7,7 @@ use linux::tun::{self, Device};
 
 use super::plan::{self, Actual, Operation, Told};
 use super::{Fault, FaultKind, Record, Tap, filters, ports};
-use crate::plan::ALIAS;
+use crate::plan::{ALIAS, is_bridge_of_ours};
 
 /// The kernel's two sides that containers need.
 pub(super) struct Kernel {
@@ -151,7 +151,7 @@ impl Kernel {
     /// Removes the bridge, unless something hangs on it still, or it is another's.
     pub(super) fn delete_bridge(&mut self, name: &str) -> Result<bool, Fault> {
         let Some(bridge) = self.netlink.link(name)? else { return Ok(false) };
-        if !plan::is_ours(&bridge) {
+        if !plan::is_ours(&bridge) && !is_bridge_of_ours(&bridge) {
             return Ok(false);
         }
         if self.netlink.links()?.iter().any(|link| link.controller == Some(bridge.index)) {

@@ -57,9 +57,11 @@ impl Control {
         underlay::check_mtu(&self.tunnel, self.narrowest())?;
         let desired = self.desired(self.narrowest());
         let before = apply::observe_for(netlink, &name, asked(&desired), &self.owned)?;
-        self.check_ports(&desired, &before)?;
+        self.check_bridge_of_others(&desired, &before)?;
+        self.part_with_former_bridge(netlink, &desired)?;
         let mut undo = Undo { steps: Vec::new(), device_was_there: before.device.is_some(), owned: self.owned.clone() };
         self.owned.claim(&desired, &before);
+        self.owned.claim_bridge(&desired, &before);
         self.note_addresses();
         let opened = self.record.write(&self.owned).and_then(|()| self.set_up(netlink, &name, &desired, &mut undo));
         let device = match opened {
@@ -74,16 +76,26 @@ impl Control {
         Ok((device, undo, desired.mtu))
     }
 
-    /// A bridge that is not ours has the addresses that whoever made it gave it.
-    pub(super) fn check_ports(&self, desired: &Desired, actual: &Actual) -> Result<()> {
+    /// A bridge that is not ours has the addresses that whoever made it gave it, and only he makes it again.
+    pub(super) fn check_bridge_of_others(&self, desired: &Desired, actual: &Actual) -> Result<()> {
         let Some(bridge) = &desired.bridge else { return Ok(()) };
-        let is_foreign = actual.bridge.is_some() && self.owned.bridge.as_ref() != Some(&bridge.name);
-        if is_foreign && !bridge.addresses.is_empty() {
-            return Err(Failure::failed(format!(
-                "the bridge {} is not adit's, which gives it no addresses",
-                bridge.name
-            ))
-            .with_remedy("take `addresses` out of [device], or name a bridge that is not there yet"));
+        match &actual.bridge {
+            Some(there) if !there.ours && !bridge.addresses.is_empty() => {
+                Err(Failure::failed(format!("the bridge {} is not adit's, which gives it no addresses", bridge.name))
+                    .with_remedy("take `addresses` out of [device], or name a bridge that is not there yet"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The bridge of an earlier start that was killed, where the configuration names another one now. It stays if others use it.
+    fn part_with_former_bridge(&self, netlink: &mut Netlink, desired: &Desired) -> Result<()> {
+        let wanted = desired.bridge.as_ref().map(|bridge| &bridge.name);
+        let Some(former) = self.owned.bridge.as_ref().filter(|former| Some(*former) != wanted) else { return Ok(()) };
+        let name = &self.tunnel.device.name;
+        let actual = apply::observe(netlink, name, Some(former))?;
+        for failure in apply::try_all(netlink, name, &plan::removal_of_bridge(&actual)) {
+            tracing::warn!("{failure}");
         }
         Ok(())
     }
@@ -134,12 +146,19 @@ impl Control {
             self.record.write(&self.owned)?;
         }
         let steps = plan::plan(desired, &actual, &self.owned);
-        let failures = apply::try_all(netlink, &name, &steps);
+        let mut failures = apply::try_all(netlink, &name, &steps);
         if steps.len() > failures.len() {
             self.surroundings.control.repairs.add((steps.len() - failures.len()) as u64);
             tracing::info!("brought {name} back to its configuration ({} changes)", steps.len() - failures.len());
         }
         say_who_forwards(&steps);
+        if let (Some(bridge), None) = (&desired.bridge, &actual.bridge)
+            && self.owned.bridge.as_ref() != Some(&bridge.name)
+        {
+            let failure = Failure::failed(format!("the bridge {} is gone, and {name} is a port of none", bridge.name));
+            failures.push(failure.with_remedy("make it again, since it was not adit's: it is joined then"));
+        }
+        failures.extend(self.check_bridge_of_others(desired, &actual).err());
         if failures.is_empty() && self.owned.keep_settings(desired, &actual) {
             self.record.write(&self.owned)?;
         }

@@ -12,7 +12,7 @@ mod territory;
 mod tests;
 
 pub use answering::{answering, may_be_ours};
-pub use bridge::{ActualBridge, Bridge, link_address};
+pub use bridge::{ActualBridge, Bridge, bridge_alias, is_bridge_of, is_bridge_of_ours, link_address};
 pub use forwarding::{Setting, Switches};
 pub use full_tunnel::{FIRST_PRIORITY, FullTunnel, MOST, PRIORITY_STEP, Road, everywhere};
 pub use nearby::{Nearby, asks_for_links, find as find_nearby};
@@ -123,8 +123,10 @@ pub enum Operation {
     DeleteAddress(IpNet),
     /// Sets the device up.
     SetUp,
-    /// Makes a bridge with this link-layer address, marked as ours.
+    /// Makes a bridge with this link-layer address.
     MakeBridge(String, [u8; 6]),
+    /// Marks a bridge as ours.
+    MarkBridge(String),
     /// Removes a bridge.
     DeleteBridge(String),
     /// Adds an address to a bridge.
@@ -169,6 +171,7 @@ impl Operation {
             | Self::ReplaceFilters(_, true)
             | Self::DeleteFilters
             | Self::DeleteBridge(_)
+            | Self::MarkBridge(_)
             | Self::SetBridgeUp(_)
             | Self::Part => None,
             Self::SetMtu(new, old) => Some(Self::SetMtu(*old, *new)),
@@ -213,7 +216,7 @@ pub fn plan(desired: &Desired, actual: &Actual, owned: &Owned) -> Vec<Operation>
     steps.extend(bridge::steps(desired, actual, owned));
     if let Some(device) = &actual.device {
         steps.extend(device_steps(desired, actual, device, &standing));
-        steps.extend(bridge::joining(desired, actual, device));
+        steps.extend(bridge::joining(desired, actual, owned, device));
     }
     steps.extend(rules.iter().filter(|rule| !actual.rules.contains(rule)).cloned().map(Operation::AddRule));
     let obsolete = actual.rules.iter().filter(|rule| owned.owns_rule(rule) && !rules.contains(rule));
@@ -312,9 +315,14 @@ pub fn removal(actual: &Actual, owned: &Owned) -> Vec<Operation> {
     let routes = unicast.into_iter().chain(others).map(Operation::DeleteRoute);
     let filters = (!actual.filters.is_empty()).then_some(Operation::DeleteFilters);
     let mark = owned.may_reset_valid_mark(actual).then_some(Operation::SetValidMark(false));
-    let mark = mark.into_iter().chain(bridge::removal(actual, owned));
+    let mark = mark.into_iter().chain(bridge::removal(actual));
     let answers = answering::steps(actual);
     rules.chain(routes).chain(answers).chain(switching(None, actual, owned)).chain(filters).chain(mark).collect()
+}
+
+/// The steps that remove the bridge, if it is ours and nobody uses it.
+pub fn removal_of_bridge(actual: &Actual) -> Vec<Operation> {
+    bridge::removal(actual).into_iter().collect()
 }
 
 /// Whether the kernel routes just this prefix through the device already, because it is the network of an address there. A part

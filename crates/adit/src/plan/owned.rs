@@ -22,7 +22,7 @@ pub struct Owned {
     pub territory: Option<Territory>,
     /// Settings that were changed, and what they were.
     pub settings: BTreeMap<Setting, u8>,
-    /// The bridge that was made for the device.
+    /// The name of the bridge that is made for the device, and made again where it is gone.
     pub bridge: Option<String>,
 }
 
@@ -43,13 +43,21 @@ impl Owned {
             self.roads.extend(Some(full.road).filter(|road| !self.roads.contains(road)));
             self.valid_mark |= !actual.valid_mark;
         }
-        if let Some(bridge) = desired.bridge.as_ref().filter(|_| actual.bridge.is_none()) {
-            self.bridge = Some(bridge.name.clone());
-        }
         if desired.territory.is_some() {
             self.territory.clone_from(&desired.territory);
         }
         self.claim_settings(desired, actual);
+    }
+
+    /// Notes whether the bridge is ours to make, at a start: it is not there, or is that of an earlier start.
+    pub fn claim_bridge(&mut self, desired: &Desired, actual: &Actual) {
+        let ours = actual.bridge.as_ref().is_none_or(|there| there.ours);
+        self.bridge = desired.bridge.as_ref().filter(|_| ours).map(|bridge| bridge.name.clone());
+    }
+
+    /// Whether the bridge of this name is ours to make.
+    pub(super) fn is_bridge(&self, name: &str) -> bool {
+        self.bridge.as_deref() == Some(name)
     }
 
     /// Notes the settings that will be changed; answers whether there are new ones.

@@ -28,6 +28,7 @@ fn main(prefix: &str) -> Prefix {
 fn owned(desired: &Desired) -> Owned {
     let mut owned = Owned::default();
     owned.claim(desired, &Actual::default());
+    owned.claim_bridge(desired, &Actual::default());
     owned
 }
 
@@ -85,7 +86,13 @@ fn after(mut actual: Actual, steps: &[Operation]) -> Actual {
                     mac: Some(*mac),
                     ..self::device()
                 };
-                actual.bridge = Some(ActualBridge { link, addresses: Vec::new(), others: 0 });
+                assert!(is_bridge_of(&link, "adit0"), "one that was not marked yet is known by its address");
+                actual.bridge = Some(ActualBridge { link, addresses: Vec::new(), others: 0, ours: true });
+            }
+            Operation::MarkBridge(_) => {
+                let there = actual.bridge.as_mut().unwrap();
+                there.link.alias = Some(bridge_alias("adit0"));
+                there.ours = is_bridge_of(&there.link, "adit0");
             }
             Operation::DeleteBridge(_) => actual.bridge = None,
             Operation::AddBridgeAddress(_, a) => actual.bridge.as_mut().unwrap().addresses.push(*a),
@@ -439,10 +446,10 @@ fn of_a_bridge_that_was_there_only_the_port_is_ours() {
     let mut desired = port();
     desired.bridge.as_mut().unwrap().addresses.clear();
     let link = Link { index: 9, name: "br0".into(), kind: Some("bridge".into()), up: false, ..device() };
-    let bridge = Some(ActualBridge { link, addresses: nets(&["192.0.2.1/24"]), others: 3 });
+    let bridge = Some(ActualBridge { link, addresses: nets(&["192.0.2.1/24"]), others: 3, ours: false });
     let there = Actual { device: Some(device()), bridge, ..Actual::default() };
     let mut owned = Owned::default();
-    owned.claim(&desired, &there);
+    owned.claim_bridge(&desired, &there);
     assert_eq!(owned.bridge, None);
     let steps = plan(&desired, &there, &owned);
     assert_eq!(steps.last(), Some(&Operation::Join("br0".into())));

@@ -1,9 +1,11 @@
 //! The device and its bridge: made, used, mended, removed; and what is refused.
 
-use crate::bed::daemon::Configuration;
+use std::process::Command;
+
+use crate::bed::daemon::{Configuration, Daemon};
 use crate::bed::traffic::{connection, exchange_over, exchange_tcp};
 use crate::bed::{Family, wait_for};
-use crate::world::{World, await_sessions};
+use crate::world::{World, await_sessions, strange};
 
 fn controller(world: &World, host: usize, device: &str) -> Option<String> {
     let mut netlink = world.host(host).netlink();
@@ -72,6 +74,110 @@ fn a_bridge_that_others_use_stays_and_one_of_others_is_only_joined() {
 }
 
 #[test]
+fn a_bridge_with_somebody_elses_port_is_ours_at_the_next_start_too() {
+    let world = World::new(2, |number, end| {
+        if number == 1 {
+            end.addresses = vec!["10.88.0.101/24".into()];
+        }
+    });
+    let before = world.host(1).state();
+    let [daemon, _other] = start_both(&world);
+    let machine = world.machine(1, 1);
+    daemon.terminate();
+    let mut netlink = world.host(1).netlink();
+    assert!(netlink.link("br0").unwrap().is_some() && netlink.link("adit0").unwrap().is_none());
+    // Once with its address, as it was, and once without.
+    let daemon = world.places[0].start();
+    assert_eq!(addresses(&world, 1), ["10.88.0.101/24"]);
+    daemon.terminate();
+    let mut end = world.ends[0].clone();
+    end.addresses.clear();
+    world.places[0].configure(&end);
+    let daemon = world.places[0].start();
+    assert_eq!((addresses(&world, 1), controller(&world, 1, "adit0").as_deref()), (vec![], Some("br0")));
+    world.host(1).run("ip", &["link", "delete", "m1"]);
+    drop(machine);
+    daemon.terminate();
+    assert_eq!(world.host(1).state(), before, "it goes with us when nobody is left on it");
+}
+
+#[test]
+fn a_bridge_that_somebody_put_in_the_place_of_ours_is_his() {
+    let world = World::new(2, |number, end| {
+        if number == 1 {
+            end.addresses = vec!["10.88.0.101/24".into()];
+        }
+    });
+    let host = world.host(1);
+    let another = || {
+        host.run("ip", &["link", "add", "br0", "type", "bridge"]);
+        host.run("ip", &["address", "add", "172.16.5.1/24", "dev", "br0"]);
+        host.run("ip", &["link", "set", "br0", "up"]);
+    };
+    let [daemon, _other] = start_both(&world);
+    assert_eq!(addresses(&world, 1), ["10.88.0.101/24"]);
+    host.run(
+        "sh",
+        &["-c", "ip link delete br0 && ip link add br0 type bridge && ip address add 172.16.5.1/24 dev br0"],
+    );
+    wait_for("the port", || (controller(&world, 1, "adit0").as_deref() == Some("br0")).then_some(()));
+    wait_for("a word about it", || daemon.log().contains("the bridge br0 is not adit's").then_some(()));
+    assert_eq!(addresses(&world, 1), ["172.16.5.1/24"]);
+    daemon.terminate();
+    assert_eq!(addresses(&world, 1), ["172.16.5.1/24"], "it is there still");
+    // The same where we were killed, and the host was started anew since.
+    host.run("ip", &["link", "delete", "br0"]);
+    world.places[0].start().crash();
+    host.run("ip", &["link", "delete", "br0"]);
+    host.run("ip", &["link", "delete", "adit0"]);
+    another();
+    let mut end = world.ends[0].clone();
+    end.addresses.clear();
+    world.places[0].configure(&end);
+    let daemon = world.places[0].start();
+    assert_eq!(controller(&world, 1, "adit0").as_deref(), Some("br0"));
+    assert_eq!(addresses(&world, 1), ["172.16.5.1/24"]);
+    // Whoever takes it away makes it again, and finds its name free; it is joined then.
+    host.run("ip", &["link", "delete", "br0"]);
+    wait_for("a word about it", || daemon.log().contains("the bridge br0 is gone").then_some(()));
+    another();
+    wait_for("the port", || (controller(&world, 1, "adit0").as_deref() == Some("br0")).then_some(()));
+    daemon.terminate();
+    assert_eq!(addresses(&world, 1), ["172.16.5.1/24"]);
+}
+
+#[test]
+fn a_bridge_of_another_name_is_removed_after_a_crash() {
+    let world = World::new(2, |_, _| ());
+    let [daemon, _other] = start_both(&world);
+    daemon.crash();
+    let mut end = world.ends[0].clone();
+    end.device_lines = end.device_lines.replace("br0", "br1");
+    world.places[0].configure(&end);
+    let _daemon = world.places[0].start();
+    assert_eq!(controller(&world, 1, "adit0").as_deref(), Some("br1"));
+    assert!(world.host(1).netlink().link("br0").unwrap().is_none());
+}
+
+/// Two daemons, with something to say to each other.
+fn start_both(world: &World) -> [Daemon<'_>; 2] {
+    let daemons = world.start();
+    let [here, there] = [world.card(1, 8), world.card(2, 9)];
+    let frame = strange(here.mac, there.mac, &[7; 100]);
+    here.send(&frame);
+    there.await_frame("a frame", &frame);
+    daemons.try_into().unwrap_or_else(|_| unreachable!())
+}
+
+/// The IPv4 addresses of a host's bridge.
+fn addresses(world: &World, host: usize) -> Vec<String> {
+    let mut netlink = world.host(host).netlink();
+    let index = netlink.existing_link("br0").unwrap().index;
+    let all = netlink.addresses(Some(index)).unwrap().into_iter().map(|address| address.net.to_string());
+    all.filter(|net| net.contains('.')).collect()
+}
+
+#[test]
 fn peers_addresses_and_sizes_change_while_frames_pass() {
     let world = World::new(3, |number, end| {
         if number == 1 {
@@ -96,18 +202,31 @@ fn peers_addresses_and_sizes_change_while_frames_pass() {
         said
     };
     for number in [1, 2] {
-        assert_eq!(reload(number, &|end| end.peers.retain(|peer| peer.name != "host3")), "1 peer removed");
-        assert_eq!(reload(number, &|_| ()), "1 peer added");
+        for other in ["host3", if number == 1 { "host2" } else { "host1" }] {
+            if other != "host3" {
+                // The stream waits meanwhile.
+                let mut end = world.ends[number - 1].clone();
+                end.peers.retain(|peer| peer.name != other);
+                world.places[number - 1].configure(&end);
+                assert_eq!(daemons[number - 1].reload(), "1 peer removed");
+            } else {
+                assert_eq!(reload(number, &|end| end.peers.retain(|peer| peer.name != other)), "1 peer removed");
+            }
+            assert_eq!(reload(number, &|_| ()), "1 peer added");
+        }
     }
-    let of_bridge = || {
-        let mut netlink = world.host(1).netlink();
-        let index = netlink.existing_link("br0").unwrap().index;
-        let addresses = netlink.addresses(Some(index)).unwrap().into_iter().map(|address| address.net.to_string());
-        addresses.filter(|net| net.contains('.')).collect::<Vec<_>>()
+    // A way that was made by a reload takes what one of the start does: 1426 bytes in a frame.
+    let to = there.ip(Family::V4).to_string();
+    let ping = |size: &str| {
+        let ping = || {
+            Command::new("ping").args(["-c1", "-W1", "-M", "do", "-s", size, &to]).output().unwrap().status.success()
+        };
+        here.namespace.run(ping).unwrap()
     };
-    assert_eq!(of_bridge(), ["10.88.0.101/24"]);
+    wait_for("a large packet", || ping("1398").then_some(()));
+    assert_eq!(addresses(&world, 1), ["10.88.0.101/24"]);
     reload(1, &|end| end.addresses = vec!["10.88.0.102/24".into()]);
-    assert_eq!(of_bridge(), ["10.88.0.102/24"]);
+    assert_eq!(addresses(&world, 1), ["10.88.0.102/24"]);
     reload(1, &|end| {
         end.addresses = vec!["10.88.0.102/24".into()];
         end.device_lines += "mtu = 1300\n";
@@ -212,12 +331,12 @@ fn another_switch_needs_another_start_and_addresses_of_a_peer_do_not() {
     world.places[0].configure(&end);
     assert_eq!(daemons[0].reload(), "1 peer changed");
     let [a, b] = [world.card(1, 1), world.card(2, 2)];
-    let frame = crate::world::strange([2, 9, 9, 9, 9, 9], a.mac, &[1; 50]);
+    let frame = strange([2, 9, 9, 9, 9, 9], a.mac, &[1; 50]);
     b.send(&frame);
     // What the bridge there says of itself counts too.
     wait_for("a refusal of it", || (daemons[0].drops("wrong_source") >= 1).then_some(()));
-    b.send(&crate::world::strange(b.mac, a.mac, &[2; 50]));
-    a.await_frame("what comes from its own address", &crate::world::strange(b.mac, a.mac, &[2; 50]));
+    b.send(&strange(b.mac, a.mac, &[2; 50]));
+    a.await_frame("what comes from its own address", &strange(b.mac, a.mac, &[2; 50]));
     end.device_lines += "[switch]\nstp = true\n";
     world.places[0].configure(&end);
     let path = adit::api::control_socket(&world.places[0].runtime(), "adit0");

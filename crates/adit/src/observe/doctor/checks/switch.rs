@@ -80,7 +80,10 @@ fn unplugged(facts: &Facts, (bridge, device): (&str, &Link)) -> Option<Finding> 
         return Some(
             UNPLUGGED
                 .found(format!("{bridge}, of which {name} is to be a port, is not there"))
-                .advise("the daemon makes it again within two seconds: if it does not, its log says why")
+                .advise(format!(
+                    "one of adit's own is made again within two seconds, and else the log says why; one of somebody else's is his to make, and \
+                     {name} is plugged into it as soon as it is there"
+                ))
                 .run(facts.as_root(format!("journalctl -u adit@{name} -n 20"))),
         );
     };
@@ -249,7 +252,8 @@ mod tests {
 
     #[test]
     fn a_device_that_is_not_plugged_in_is_told_with_the_cause() {
-        let cases: [(fn(&mut Facts), &str); 4] = [
+        type Change = fn(&mut Facts);
+        let cases: [(Change, &str); 4] = [
             (|facts| device(facts).controller = None, "ip link set adit0 master br0"),
             (|facts| device(facts).controller = Some(2), "ip link set adit0 master br0"),
             (|facts| facts.host.links.retain(|link| link.name != "br0"), "journalctl -u adit@adit0 -n 20"),
