@@ -3,6 +3,7 @@
 //! Once a second a beacon goes out by the device, and what others' beacons tell is asked about inside sessions
 //! ([`tunnel::switch::segment`]). While another node carries the frames of our segment, workers drop all of them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ const SWEEP: Duration = Duration::from_secs(10);
 /// How often all peers are told of a change.
 const TOLD: u8 = 3;
 
-/// Between two times that peers make us forget everything: more often would be their way to have all of our frames flooded.
+/// Between two times that a peer makes us forget where its addresses are: each costs a look at the whole table.
 const FORGETTING: Duration = Duration::from_millis(500);
 
 /// Beacons that are looked at in a second: more than these are made up.
@@ -49,19 +50,18 @@ pub(super) struct Ethernet {
     neighbours: Vec<PeerId>,
     /// How often all peers are still to be told of a change: what is told may be lost.
     to_tell: u8,
-    /// When a peer last made us forget everything.
-    forgot: Option<Instant>,
+    /// When each peer last made us forget its addresses.
+    forgot: BTreeMap<PeerId, Instant>,
 }
 
 impl Ethernet {
     /// That of a configuration, if its device carries frames.
     pub(super) fn of(tunnel: &Tunnel) -> Option<Self> {
         let ethernet = tunnel.ethernet.as_ref()?;
-        let own = tunnel.device.private_key.as_ref().map(|key| known_by(&key.public_key()));
         let now = Instant::now();
         Some(Self {
             switch: Arc::new(Switch::new(ethernet.switch.clone())),
-            segment: Segment::new(own.unwrap_or_default()),
+            segment: Segment::new(own_name(tunnel)),
             due: now,
             swept: now,
             left: BEACONS,
@@ -69,7 +69,7 @@ impl Ethernet {
             said: None,
             neighbours: Vec::new(),
             to_tell: 0,
-            forgot: None,
+            forgot: BTreeMap::new(),
         })
     }
 
@@ -84,6 +84,11 @@ fn known_by(key: &PublicKey) -> [u8; 16] {
     half
 }
 
+/// What this node is known by.
+fn own_name(tunnel: &Tunnel) -> [u8; 16] {
+    tunnel.device.private_key.as_ref().map(|key| known_by(&key.public_key())).unwrap_or_default()
+}
+
 fn now() -> Time {
     Time::from_nanos(clock::boottime())
 }
@@ -96,11 +101,19 @@ impl Control {
         Some(Frames { switch: Arc::clone(&ethernet.switch), members: Members::new(peers, ethernet.carrier.is_some()) })
     }
 
+    /// Our key may be another one, by which peers know us.
+    pub(super) fn name_segment(&mut self) {
+        if let Some(ethernet) = &mut self.ethernet {
+            ethernet.segment.rename(own_name(&self.tunnel));
+        }
+    }
+
     /// A peer is gone: its number will be another one's.
     pub(super) fn forget_addresses(&mut self, id: PeerId) {
         if let Some(ethernet) = &mut self.ethernet {
             ethernet.switch.forget(id);
             ethernet.segment.forget(id);
+            ethernet.forgot.remove(&id);
         }
     }
 
@@ -169,10 +182,11 @@ impl Control {
         let (Some(ethernet), Some(word)) = (&mut self.ethernet, Word::parse(body)) else { return };
         if word == Word::Changed {
             let clock = Instant::now();
-            let is_due = ethernet.forgot.is_none_or(|at| clock.saturating_duration_since(at) >= FORGETTING);
-            if is_due {
-                ethernet.forgot = Some(clock);
-                ethernet.switch.forget_all();
+            let last = ethernet.forgot.get(&id);
+            if last.is_none_or(|at| clock.saturating_duration_since(*at) >= FORGETTING) {
+                ethernet.forgot.insert(id, clock);
+                // Its own alone: it has no say about where others' are.
+                ethernet.switch.forget(id);
             }
             return;
         }
@@ -223,19 +237,17 @@ impl Control {
         if ethernet.carrier == carrier && ethernet.neighbours == present {
             return;
         }
+        // What was behind one of a segment's nodes is behind another now, so that each of them says so.
         ethernet.neighbours = present;
-        let moved = ethernet.carrier != carrier;
-        if moved {
-            ethernet.carrier = carrier;
-            ethernet.to_tell = TOLD;
-        }
+        ethernet.to_tell = TOLD;
+        let moved = std::mem::replace(&mut ethernet.carrier, carrier) != carrier;
         // What was learned while frames went round, or by the way that is closed now, is nothing to go by.
         ethernet.switch.forget_all();
         self.flush_port(netlink);
         if moved {
             self.publish();
-            self.tell_of_change();
         }
+        self.tell_of_change();
     }
 
     /// Has the bridge forget what it learned at our device.

@@ -18,6 +18,7 @@ use wire::mss::{Checksum, clamp_mss};
 use wire::segment::{Layout, SuperPacket};
 use wire::vnet::VnetHdr;
 
+use super::frames::Cast;
 use super::{EBADFD, Event, Link, Path, Progress, TURN_BYTES, View};
 use crate::observe::trace::observation::MAX_HEAD;
 use crate::observe::trace::watch;
@@ -416,9 +417,9 @@ impl Path {
                 let waited: VecDeque<_> = self.stage.take(id);
                 for mut staged in waited {
                     self.probe = self.tap.as_ref().and_then(|tap| tap.find(&staged.packet));
-                    // A frame that waited for one peer went to the others at once.
+                    // A frame that waited for one peer went to the others at once, if it was for all.
                     let outcome = match &view.frames {
-                        Some(_) => self.frame_to(view, id, staged.header, &mut staged.packet),
+                        Some(_) => self.frame_to(view, (id, Cast::Flood), staged.header, &mut staged.packet),
                         None => self.forward(view, staged.header, &mut staged.packet),
                     };
                     if let Err(reason) = outcome {

@@ -28,6 +28,15 @@ pub struct Frames {
     pub members: Members,
 }
 
+/// Why a peer gets a frame.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cast {
+    /// Its destination is there.
+    Owner,
+    /// It may be there, as it may be anywhere: what the way to this one takes says nothing of the way to it.
+    Flood,
+}
+
 impl Path {
     /// A frame of the device's.
     pub(super) fn forward_frame(
@@ -39,7 +48,7 @@ impl Path {
     ) -> Result<(), Reason> {
         let frame = Frame::parse(bytes).map_err(|_| Reason::Malformed)?;
         match frames.switch.egress(&frames.members, &frame, count(header, &frame), self.now)? {
-            SwitchWay::To(id) => self.frame_to(view, id, header, bytes),
+            SwitchWay::To(id) => self.frame_to(view, (id, Cast::Owner), header, bytes),
             SwitchWay::Flood => self.flood(view, frames.members.all(), header, bytes),
             SwitchWay::Answer(reply) => {
                 // One that the device does not take is asked for again.
@@ -64,18 +73,18 @@ impl Path {
         for id in others {
             copy.clear();
             copy.extend_from_slice(bytes);
-            if let Err(reason) = self.frame_to(view, *id, header, &mut copy) {
+            if let Err(reason) = self.frame_to(view, (*id, Cast::Flood), header, &mut copy) {
                 self.dropped(reason, 1);
             }
         }
-        self.frame_to(view, *last, header, bytes)
+        self.frame_to(view, (*last, Cast::Flood), header, bytes)
     }
 
     /// To one peer.
     pub(super) fn frame_to(
         &mut self,
         view: &View,
-        id: PeerId,
+        (id, cast): (PeerId, Cast),
         header: VnetHdr,
         bytes: &mut [u8],
     ) -> Result<(), Reason> {
@@ -108,7 +117,7 @@ impl Path {
         };
         let sealing = Sealing { id, session, remote, flow, mtu: peer.mtu.min(view.mtu) };
         if packets.segment_len() > peer.mtu {
-            return self.frame_too_long(view, &sealing, &frame, &packets, peer.mtu);
+            return self.frame_too_long(view, &sealing, (&frame, cast), &packets, peer.mtu);
         }
         let layout = packets.layout();
         let total = (0..layout.count()).map(|i| layout.len_of(i) + DATA_OVERHEAD).sum();
@@ -129,7 +138,7 @@ impl Path {
         &mut self,
         view: &View,
         sealing: &Sealing<'_>,
-        frame: &Frame<'_>,
+        (frame, cast): (&Frame<'_>, Cast),
         packets: &SuperPacket<'_>,
         mtu: usize,
     ) -> Result<(), Reason> {
@@ -137,7 +146,9 @@ impl Path {
             return Err(Reason::TooBig);
         };
         if packet.dont_fragment() {
-            self.tell_neighbour(frame, &packet, room);
+            if cast == Cast::Owner {
+                self.tell_neighbour(frame, &packet, room);
+            }
             self.dropped(Reason::TooBig, packets.count().saturating_sub(1));
             return Err(Reason::TooBig);
         }

@@ -2,13 +2,16 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use linux::netlink::Netlink;
+use wire::arp::{ArpPacket, Operation};
+use wire::ethernet::MacAddress;
 
 use crate::bed::sniffer::Sniffer;
 use crate::bed::traffic::{exchange_tcp, exchange_udp};
 use crate::bed::{Family, PATIENCE, wait_for};
-use crate::world::{Machine, World, switch};
+use crate::world::{ALL, Machine, World, switch};
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -61,6 +64,72 @@ fn a_question_whose_answer_is_known_is_not_asked_of_everybody() {
     let is_question = |frame: &Vec<u8>| frame[12..14] == [8, 6] || (frame[12..14] == [0x86, 0xdd] && frame[54] == 135);
     let questions: Vec<_> = watch.collect().into_iter().filter(is_question).collect();
     assert!(questions.is_empty(), "{questions:x?}");
+}
+
+#[test]
+fn who_claims_what_nobody_asked_for_is_not_believed_and_the_owner_is_asked() {
+    let world = World::new(3, |_, _| {});
+    let daemons = world.start();
+    let [asker, owner] = [world.machine(1, 1), world.machine(3, 30)];
+    let forger = world.card(2, 6);
+    let IpAddr::V4(address) = owner.ip(Family::V4) else { unreachable!() };
+    let claim = ArpPacket {
+        operation: Operation::Reply,
+        sender_mac: MacAddress(forger.mac),
+        sender: address,
+        target_mac: MacAddress::BROADCAST,
+        target: address,
+    };
+    forger.send(&claim.emit_frame());
+    wait_for("the claim to be heard", || (switch(&daemons[0]).peers.get("host2") >= Some(&1)).then_some(()));
+    exchange_udp(asker.end(Family::V4), owner.end(Family::V4), [100]);
+    // Where the owner was heard as well there is a dispute, and each question goes to everybody again: the forger hears it, and the owner answers.
+    let _ = forger.find(Duration::from_millis(10), |_| None::<()>);
+    forger.send(&claim.emit_frame());
+    let mac = asker.mac();
+    let to = owner.ip(Family::V4).to_string();
+    wait_for("a question that everybody hears", || {
+        let run = |program: &str, arguments: &[&str]| {
+            asker.namespace.run(|| Command::new(program).args(arguments).output()).unwrap().unwrap().status.success()
+        };
+        assert!(run("ip", &["neighbour", "flush", "dev", "eth0"]));
+        let answered = run("ping", &["-c1", "-W1", &to]);
+        let is_question = |bytes: &[u8]| bytes[..6] == ALL && bytes[6..12] == mac && bytes[12..14] == [8, 6];
+        let heard = forger.find(Duration::from_millis(100), |bytes| is_question(bytes).then_some(()));
+        heard.filter(|()| answered)
+    });
+}
+
+#[test]
+fn a_narrow_way_to_one_says_nothing_of_the_ways_to_others() {
+    let world = World::new(3, |_, end| end.mtu = Some(1500));
+    let daemons = world.start();
+    // The way to the third takes less, and whoever is meant is behind the second, where nobody has heard of it yet.
+    world.host(1).run("ip", &["route", "add", "192.0.2.3/32", "dev", "under0", "mtu", "1400"]);
+    wait_for("a narrow way", || {
+        daemons[0].status().peers.iter().find(|peer| peer.name == "host3")?.path_mtu.filter(|mtu| *mtu <= 1340)
+    });
+    let [asker, owner] = [world.machine(1, 1), world.machine(2, 20)];
+    let mac = owner.mac().map(|byte| format!("{byte:02x}")).join(":");
+    let to = owner.ip(Family::V4).to_string();
+    let ping = |size: &str| {
+        let ping = || Command::new("ping").args(["-c1", "-W1", "-M", "do", "-s", size, &to]).output();
+        let output = asker.namespace.run(ping).unwrap().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let known = || {
+        asker
+            .namespace
+            .run(|| Command::new("ip").args(["neighbour", "replace", &to, "lladdr", &mac, "dev", "eth0"]).status())
+    };
+    assert!(known().unwrap().unwrap().success());
+    // 1,398 bytes with their headers: too long for the way to the third, and not for that to the second.
+    let said = wait_for("an answer", || {
+        Some(ping("1370")).filter(|said| said.contains("1 received") || said.contains("Frag needed"))
+    });
+    assert!(said.contains("1 received"), "{said}");
+    // What is longer than the way to its owner takes is told.
+    wait_for("the news", || ping("1470").contains("Frag needed").then_some(()));
 }
 
 /// A program that is ended with its value.
@@ -180,7 +249,7 @@ fn a_machine_that_sends_longer_packets_is_told_or_served() {
         let to = there.local_addr().unwrap();
         let payload = vec![7; 1440];
         let mut buffer = [0; 2000];
-        there.set_read_timeout(Some(std::time::Duration::from_millis(100))).unwrap();
+        there.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let length = wait_for("a long datagram", || {
             // The first ones may be refused: by the news about the size.
             let _ = here.send_to(&payload, to);

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use linux::netlink::VethEnd;
 
-use crate::bed::daemon::Daemon;
+use crate::bed::daemon::{Configuration, Daemon};
 use crate::bed::sniffer::Sniffer;
 use crate::bed::traffic::{exchange_tcp, exchange_udp};
 use crate::bed::{Bed, Family, wait_for};
-use crate::world::{ALL, Machine, World, plug, strange, switch};
+use crate::world::{ALL, Machine, World, await_sessions, plug, strange, switch};
 
 /// Joins the bridges of two hosts by a cable beside the tunnel.
 fn cable(bed: &Bed, hosts: [usize; 2]) {
@@ -83,6 +83,25 @@ fn a_loop_is_found_said_and_cut_and_the_network_is_whole_with_and_without_it() {
         reaches(one, other, Family::V4);
         exchange_tcp(one.end(Family::V4), other.end(Family::V4), 100_000, 100_000);
     }
+}
+
+#[test]
+fn a_loop_is_cut_after_keys_were_changed_too() {
+    let world = World::new(2, |_, _| {});
+    let daemons = world.start();
+    // Each end gets another key, and the other's.
+    let mut ends = world.ends.clone();
+    let keys: Vec<_> = ends.iter_mut().map(Configuration::make_key).collect();
+    for (number, end) in ends.iter_mut().enumerate() {
+        end.peers[0].public_key = Some(keys[1 - number]);
+        world.places[number].configure(end);
+    }
+    daemons.iter().for_each(|daemon| drop(daemon.reload()));
+    daemons.iter().for_each(await_sessions);
+    cable(&world.bed, [1, 2]);
+    let said = wait_for("both to say so", || problem(&daemons[0]).zip(problem(&daemons[1])));
+    let still = [&said.0, &said.1].map(|sentence| sentence.contains("keeps still"));
+    assert!(still[0] != still[1], "one of them carries: {said:?}");
 }
 
 #[test]

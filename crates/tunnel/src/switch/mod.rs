@@ -26,7 +26,7 @@ use wire::frame::Frame;
 use crate::snapshot::PeerId;
 use crate::time::Time;
 use crate::verdict::Reason;
-use neighbours::Neighbours;
+use neighbours::{Neighbours, Side};
 use storm::StormLimit;
 pub use table::Owner;
 use table::{Learned, MacTable};
@@ -166,9 +166,9 @@ impl Switch {
         // An address that the configuration gives to a peer is there, whoever uses it here.
         if !members.fixed.contains_key(&source) {
             self.learn(source, Owner::Local, now);
-        }
-        if self.settings.suppress {
-            self.neighbours.hear(frame, now);
+            if self.settings.suppress {
+                self.neighbours.hear(frame, Side::Local, now);
+            }
         }
         if !destination.is_group() {
             match self.whereabouts(members, destination, now) {
@@ -212,7 +212,7 @@ impl Switch {
             None => self.learn(source, Owner::Peer(peer), now),
         }
         if self.settings.suppress {
-            self.neighbours.hear(frame, now);
+            self.neighbours.hear(frame, Side::Remote, now);
         }
         let is_known = !destination.is_group() && self.table.find(destination, now) == Some(Owner::Local);
         if is_known || self.storm.permits(Owner::Peer(peer), 1, now) { Ok(is_known) } else { Err(Reason::Storm) }
@@ -250,7 +250,10 @@ impl Switch {
 
     #[inline]
     fn whereabouts(&self, members: &Members, mac: MacAddress, now: Time) -> Option<Owner> {
-        members.fixed.get(&mac).map(|id| Owner::Peer(*id)).or_else(|| self.table.find(mac, now))
+        let fixed = members.fixed.get(&mac).map(|id| Owner::Peer(*id));
+        // What a peer had before it was held to given addresses is not its own any more.
+        let may_have = |owner: &Owner| !matches!(owner, Owner::Peer(id) if members.restricted.contains(id));
+        fixed.or_else(|| self.table.find(mac, now).filter(may_have))
     }
 
     /// Lets go of what is too old; to be called every few seconds.

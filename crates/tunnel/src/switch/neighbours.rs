@@ -1,8 +1,14 @@
 //! Which IP address is at which link-layer address, as ARP and neighbour discovery said within earshot: so that a question whose answer is
 //! known need not be flooded to all peers.
 //!
-//! An answer of ours is what the owner said itself a minute ago at most, and only while its address is with a peer. Nothing is answered that asks
-//! whether an address is free (RFC 5227, RFC 4862): the question has to be heard by whoever has it.
+//! An answer of ours is what the owner said itself a minute ago at most, and only while its address is with a peer. Whoever is asked by us alone cannot hear
+//! that another answers in his place, so three rules keep what one peer says from being believed where the owner would have objected:
+//!
+//! * What a peer says of an address is noted if this side has just asked for it, by a flood that its owner heard too. What nobody asked for is not.
+//! * Two link-layer addresses that claim one IP address within a minute are a dispute: for as long again, all questions for it are flooded.
+//! * Nothing is answered that asks whether an address is free (RFC 5227, RFC 4862): the question has to be heard by whoever has it.
+//!
+//! So no peer can fill the table either: it has room for what this side asks for.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -19,19 +25,120 @@ use crate::time::Time;
 /// Addresses that are known at most.
 const CAPACITY: usize = 8192;
 
+/// How many of them may be on this side: of these nothing is answered, but they may be disputed.
+const LOCAL_CAPACITY: usize = CAPACITY / 2;
+
+/// Questions of this side whose answers are waited for at most.
+const QUESTIONS: usize = 1024;
+
 /// How long what was said counts: twice the time in which Linux asks again whether a neighbour is there.
 const AGE: Duration = Duration::from_secs(60);
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Between two times that a full table is looked through for what is old.
+const TIDY: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy)]
 struct Binding {
     mac: MacAddress,
+    side: Side,
     router: bool,
     said: Time,
+    /// Whether another one claimed the IP address too. Then `mac` is who did so last, and nobody makes it last longer by saying the same again.
+    disputed: bool,
+}
+
+/// By which side something was said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// By the device.
+    Local,
+    /// By a peer.
+    Remote,
 }
 
 /// See the module.
 #[derive(Default)]
-pub struct Neighbours(Mutex<HashMap<IpAddr, Binding>>);
+pub struct Neighbours(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    bindings: HashMap<IpAddr, Binding>,
+    /// How many of them are of this side.
+    local: usize,
+    /// What this side asked, and when.
+    asked: HashMap<IpAddr, Time>,
+    tidied: Option<Time>,
+}
+
+impl Known {
+    /// Makes room by what is old, but not more often than it pays.
+    fn tidy(&mut self, now: Time) {
+        if self.tidied.is_some_and(|at| now.since(at) < TIDY) {
+            return;
+        }
+        self.tidied = Some(now);
+        self.bindings.retain(|_, binding| now.since(binding.said) <= AGE);
+        self.asked.retain(|_, at| now.since(*at) <= PATIENCE);
+        self.local = self.bindings.values().filter(|binding| binding.side == Side::Local).count();
+    }
+
+    fn is_full(&self, side: Side) -> bool {
+        self.bindings.len() >= CAPACITY || (side == Side::Local && self.local >= LOCAL_CAPACITY)
+    }
+
+    fn note(&mut self, address: IpAddr, (mac, side): (MacAddress, Side), router: Option<bool>, now: Time) {
+        let before = self.bindings.get(&address).copied().filter(|before| now.since(before.said) <= AGE);
+        let Some(before) = before else {
+            let is_asked = || self.asked.get(&address).is_some_and(|at| now.since(*at) <= PATIENCE);
+            if side == Side::Remote && !is_asked() {
+                return;
+            }
+            self.put(address, Binding { mac, side, router: router.unwrap_or(false), said: now, disputed: false }, now);
+            return;
+        };
+        let same = before.mac == mac;
+        if same && before.disputed {
+            return;
+        }
+        let router = router.unwrap_or(same && before.router);
+        self.put(address, Binding { mac, side, router, said: now, disputed: !same }, now);
+    }
+
+    fn put(&mut self, address: IpAddr, binding: Binding, now: Time) {
+        let former = self.bindings.get(&address).map(|former| former.side);
+        if former != Some(binding.side) && self.is_full(binding.side) {
+            self.tidy(now);
+            if self.is_full(binding.side) {
+                // Rather no answer than one that may be old.
+                self.remove(address);
+                return;
+            }
+        }
+        self.remove(address);
+        self.local += usize::from(binding.side == Side::Local);
+        self.bindings.insert(address, binding);
+    }
+
+    fn remove(&mut self, address: IpAddr) {
+        if let Some(former) = self.bindings.remove(&address) {
+            self.local -= usize::from(former.side == Side::Local);
+        }
+    }
+
+    /// Notes that this side asks for an address, and everybody is asked.
+    fn ask(&mut self, address: IpAddr, now: Time) {
+        if self.asked.len() >= QUESTIONS && !self.asked.contains_key(&address) {
+            self.tidy(now);
+            if self.asked.len() >= QUESTIONS {
+                return;
+            }
+        }
+        self.asked.insert(address, now);
+    }
+}
 
 /// A question that a frame asks everybody.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,29 +166,23 @@ fn concerns(frame: &Frame<'_>) -> bool {
 impl Neighbours {
     /// Notes what a frame says of its own sender.
     #[inline]
-    pub fn hear(&self, frame: &Frame<'_>, now: Time) {
+    pub fn hear(&self, frame: &Frame<'_>, side: Side, now: Time) {
         if concerns(frame)
             && let Some((address, router)) = said(frame)
         {
-            self.note(address, frame.source(), router, now);
+            self.note(address, (frame.source(), side), router, now);
         }
     }
 
     #[cold]
-    fn note(&self, address: IpAddr, mac: MacAddress, router: Option<bool>, now: Time) {
+    fn note(&self, address: IpAddr, by: (MacAddress, Side), router: Option<bool>, now: Time) {
         // Another worker has it: what was said is said again.
         let Ok(mut known) = self.0.try_lock() else { return };
-        if known.len() >= CAPACITY && !known.contains_key(&address) {
-            known.retain(|_, binding| now.since(binding.said) <= AGE);
-            if known.len() >= CAPACITY {
-                return;
-            }
-        }
-        let before = known.get(&address).filter(|binding| binding.mac == mac).is_some_and(|binding| binding.router);
-        known.insert(address, Binding { mac, router: router.unwrap_or(before), said: now });
+        known.note(address, by, router, now);
     }
 
-    /// The frame that answers what `frame` asks everybody, if that is known; `is_there` says whether an address is with a peer.
+    /// The frame that answers what `frame`, of this side, asks everybody, if that is known; `is_there` says whether an address is with a peer. Where there
+    /// is no answer, everybody is to be asked.
     pub fn answer(&self, frame: &Frame<'_>, now: Time, is_there: impl FnOnce(MacAddress) -> bool) -> Option<Vec<u8>> {
         if !concerns(frame) {
             return None;
@@ -91,13 +192,19 @@ impl Neighbours {
             Question::Arp(arp) => arp.target.into(),
             Question::Solicitation { target, .. } => target.into(),
         };
-        let binding = match self.0.try_lock() {
-            Ok(known) => *known.get(&target)?,
+        let mut known = match self.0.try_lock() {
+            Ok(known) => known,
             Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => return None,
         };
-        if now.since(binding.said) > AGE || !is_there(binding.mac) {
+        let is_sure =
+            |binding: &&Binding| now.since(binding.said) <= AGE && !binding.disputed && binding.side == Side::Remote;
+        let Some(binding) =
+            known.bindings.get(&target).filter(is_sure).filter(|binding| is_there(binding.mac)).copied()
+        else {
+            known.ask(target, now);
             return None;
-        }
+        };
+        drop(known);
         match question {
             Question::Arp(arp) => Some(arp.reply(binding.mac)?.emit_frame().to_vec()),
             Question::Solicitation { asker, mac, target } => {
@@ -109,7 +216,7 @@ impl Neighbours {
     /// How many are known, whether or not they still count.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.lock().map_or(0, |known| known.len())
+        self.0.lock().map_or(0, |known| known.bindings.len())
     }
 
     /// Whether none is.
@@ -121,7 +228,8 @@ impl Neighbours {
     /// Lets go of what does not count any more.
     pub fn sweep(&self, now: Time) {
         if let Ok(mut known) = self.0.lock() {
-            known.retain(|_, binding| now.since(binding.said) <= AGE);
+            known.tidied = None;
+            known.tidy(now);
         }
     }
 }
@@ -218,7 +326,12 @@ mod tests {
     }
 
     fn hear(known: &Neighbours, frame: &[u8], now: Time) {
-        known.hear(&Frame::parse(frame).unwrap(), now);
+        known.hear(&Frame::parse(frame).unwrap(), Side::Remote, now);
+    }
+
+    /// This side asks, and a peer answers.
+    fn ask(known: &Neighbours, frame: &[u8], now: Time) {
+        assert_eq!(answer(known, frame, now, true), None);
     }
 
     #[test]
@@ -243,7 +356,7 @@ mod tests {
         let known = Neighbours::default();
         let ask = solicitation((A, SIX_A), SIX_B, true);
         assert_eq!(answer(&known, &ask, at(1), true), None);
-        // Who asks says where it is.
+        // Who asks says where it is, too.
         hear(&known, &solicitation((B, SIX_B), SIX_A, true), at(1));
         let reply = answer(&known, &ask, at(2), true).unwrap();
         let frame = Frame::parse(&reply).unwrap();
@@ -261,8 +374,11 @@ mod tests {
     #[test]
     fn who_asks_whether_an_address_is_free_asks_everybody() {
         let known = Neighbours::default();
+        ask(&known, &arp(Operation::Request, (A, IP_A), IP_B), at(1));
+        ask(&known, &solicitation((A, SIX_A), SIX_B, true), at(1));
         hear(&known, &arp(Operation::Reply, (B, IP_B), IP_A), at(1));
         hear(&known, &solicitation((B, SIX_B), SIX_A, true), at(1));
+        assert_eq!(known.len(), 2);
         for frame in [
             arp(Operation::Request, (A, Ipv4Addr::UNSPECIFIED), IP_B),
             arp(Operation::Request, (A, IP_B), IP_B),
@@ -278,6 +394,8 @@ mod tests {
     #[test]
     fn nobody_speaks_for_another() {
         let known = Neighbours::default();
+        ask(&known, &arp(Operation::Request, (A, IP_A), IP_B), at(1));
+        ask(&known, &solicitation((A, SIX_A), SIX_B, true), at(1));
         let mut frame = arp(Operation::Reply, (B, IP_B), IP_A);
         frame[6..12].copy_from_slice(&A.0);
         hear(&known, &frame, at(1));
@@ -288,14 +406,76 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded() {
+    fn a_peer_is_believed_what_it_was_asked_for_and_nobody_else_claims() {
+        const FORGER: MacAddress = MacAddress([2, 0, 0, 0, 6, 0x66]);
         let known = Neighbours::default();
-        for n in 0..20_000u32 {
-            hear(&known, &arp(Operation::Reply, (B, Ipv4Addr::from(0x0b00_0001 + n)), IP_A), at(1));
+        let question = arp(Operation::Request, (A, IP_A), IP_B);
+        let owner = arp(Operation::Reply, (B, IP_B), IP_A);
+        let forged = arp(Operation::Reply, (FORGER, IP_B), IP_A);
+        // What nobody asked for is not noted, and what comes too late neither.
+        hear(&known, &forged, at(1));
+        ask(&known, &question, at(1));
+        hear(&known, &forged, at(5));
+        assert!(known.is_empty());
+        // Whoever answers first or last: where two claim it, everybody is asked again.
+        for answers in [[&owner, &forged], [&forged, &owner]] {
+            let known = Neighbours::default();
+            ask(&known, &question, at(1));
+            answers.iter().for_each(|frame| hear(&known, frame, at(1)));
+            // One that says it over and over does not outlast the dispute, and is then to answer a question as everybody is.
+            for second in 2..=61 {
+                hear(&known, &forged, at(second));
+                assert_eq!(answer(&known, &question, at(second), true), None, "second {second}");
+            }
+            hear(&known, &forged, at(70));
+            assert_eq!(answer(&known, &question, at(70), true), None);
+            hear(&known, &owner, at(70));
+            assert!(answer(&known, &question, at(71), true).is_some(), "the dispute is over");
+            hear(&known, &forged, at(72));
+            assert_eq!(answer(&known, &question, at(73), true), None, "there is another");
         }
-        assert_eq!(known.len(), CAPACITY);
+    }
+
+    #[test]
+    fn what_this_side_has_is_nobody_elses_to_claim() {
+        let known = Neighbours::default();
+        let question = arp(Operation::Request, (A, IP_A), IP_B);
+        known.hear(&Frame::parse(&arp(Operation::Reply, (B, IP_B), IP_A)).unwrap(), Side::Local, at(1));
+        ask(&known, &question, at(1));
+        hear(&known, &arp(Operation::Reply, (MacAddress([2; 6]), IP_B), IP_A), at(1));
+        assert_eq!(answer(&known, &question, at(2), true), None);
+        // A machine that moved to a peer with its address: it is known when somebody asks again.
+        let known = Neighbours::default();
+        known.hear(&Frame::parse(&arp(Operation::Reply, (B, IP_B), IP_A)).unwrap(), Side::Local, at(1));
+        ask(&known, &question, at(2));
+        hear(&known, &arp(Operation::Reply, (B, IP_B), IP_A), at(2));
+        assert!(answer(&known, &question, at(3), true).is_some());
+    }
+
+    #[test]
+    fn memory_is_bounded_and_neither_side_takes_the_others_room() {
+        let known = Neighbours::default();
+        let number = |n: u32| Ipv4Addr::from(0x0b00_0001 + n);
+        let says = |n: u32| arp(Operation::Reply, (B, number(n)), IP_A);
+        for n in 0..20_000u32 {
+            hear(&known, &says(n), at(1));
+        }
+        assert!(known.is_empty(), "nobody asked");
+        for n in 0..20_000u32 {
+            known.hear(&Frame::parse(&says(n)).unwrap(), Side::Local, at(1));
+        }
+        assert_eq!(known.len(), LOCAL_CAPACITY);
+        for n in 20_000..40_000u32 {
+            ask(&known, &arp(Operation::Request, (A, IP_A), number(n)), at(2));
+        }
+        for n in 20_000..40_000u32 {
+            hear(&known, &says(n), at(3));
+        }
+        assert_eq!(known.len(), LOCAL_CAPACITY + QUESTIONS);
+        ask(&known, &arp(Operation::Request, (A, IP_A), IP_B), at(100));
         hear(&known, &arp(Operation::Reply, (B, IP_B), IP_A), at(100));
-        assert_eq!(known.len(), 1, "what is old makes room");
+        known.sweep(at(100));
+        assert_eq!(known.len(), 1, "what is old goes");
     }
 
     proptest! {
@@ -304,7 +484,10 @@ mod tests {
             let mut bytes = bytes;
             bytes[12..14].copy_from_slice(&[[8, 6], [0x86, 0xdd], [8, 0]][kind]);
             let (known, frame) = (Neighbours::default(), Frame::parse(&bytes).unwrap());
-            known.hear(&frame, at(1));
+            for side in [Side::Local, Side::Remote] {
+                let _ = known.answer(&frame, at(1), |_| true);
+                known.hear(&frame, side, at(1));
+            }
             let _ = known.answer(&frame, at(1), |_| true);
         }
     }

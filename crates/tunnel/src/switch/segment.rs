@@ -3,8 +3,8 @@
 //! Each node gives its device a [`Beacon`] every second. Where another one reads it from its own device, it asks the sender, inside their session,
 //! whether the number in it is its own ([`Word::Heard`]); that one says so ([`Word::Mine`]). Now both know, and nobody else can make them
 //! believe it: the number is known only to whoever is on the segment. Of nodes on one segment the one with the lowest name carries its frames, all others
-//! keep still, until they have not heard of it for [`PATIENCE`]. Whoever begins or ends to keep still tells all peers ([`Word::Changed`]), since what was behind it
-//! is behind another one then.
+//! keep still, until they have not heard of it for [`PATIENCE`]. Each node of a segment that becomes one, or falls apart, tells all peers
+//! ([`Word::Changed`]), since what was behind it may be behind another one then.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -30,7 +30,7 @@ pub enum Word {
     Heard([u8; 16]),
     /// It is.
     Mine([u8; 16]),
-    /// I keep still from now on, or not any more: addresses may be elsewhere than they were.
+    /// Others came to my segment, or left it: addresses that were behind me may be behind another node.
     Changed,
 }
 
@@ -79,6 +79,11 @@ impl Segment {
     #[must_use]
     pub fn new(own: [u8; 16]) -> Self {
         Self { own, ..Self::default() }
+    }
+
+    /// We are known by another name from now on.
+    pub fn rename(&mut self, own: [u8; 16]) {
+        self.own = own;
     }
 
     /// The next beacon, with this number.
