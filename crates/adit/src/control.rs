@@ -44,7 +44,7 @@ use crate::observe::facts::{DeviceFacts, Facts};
 use crate::observe::web::{Door, Web};
 use crate::plan::{Owned, Road};
 use crate::request::{Handle, Request};
-use crate::roster::{Member, Roster};
+use crate::roster::{Member, Roster, Width};
 use crate::switchboard::{self, Switchboard};
 use crate::worker::View;
 use crate::{Directories, Failure, Result, logging, underlay};
@@ -500,6 +500,12 @@ impl Control {
     fn inner_mtu(&self, device: u32) -> u32 {
         let link = if self.ethernet.is_some() { wire::frame::MAX_LINK } else { 0 };
         device.saturating_add(u32::try_from(link).unwrap_or(u32::MAX))
+    }
+
+    /// Bytes of the largest packet, or frame, that the way to a peer takes and this device gives.
+    fn path(&self, width: Width) -> usize {
+        let device = usize::try_from(self.inner_mtu(self.device.load().mtu)).unwrap_or(usize::MAX);
+        width.learned.min(device)
     }
 
     /// Shows workers the peers as they are now.

@@ -268,12 +268,15 @@ pub fn device_mtu(tunnel: &Tunnel, narrowest: Option<usize>) -> u32 {
         Mtu::Fixed(mtu) => usize::from(mtu),
         Mtu::Auto | Mtu::AsWireGuard => {
             let fits = narrowest.unwrap_or(ETHERNET - IPV6_UDP - SEALING);
-            // A frame has its header beside what the device counts.
-            let header = if tunnel.ethernet.is_some() { HEADER_LEN } else { 0 };
-            fits.saturating_sub(header).max(least_mtu(tunnel))
+            fits.saturating_sub(header(tunnel)).max(least_mtu(tunnel))
         }
     };
     u32::try_from(mtu).unwrap_or(u32::MAX)
+}
+
+/// Bytes of a frame beside what the device counts.
+fn header(tunnel: &Tunnel) -> usize {
+    if tunnel.ethernet.is_some() { HEADER_LEN } else { 0 }
 }
 
 /// The least that a device must take: IPv6 does not work below 1280 bytes, and less than the narrowest way leaves is never needed.
@@ -293,7 +296,7 @@ fn carries_ipv6(tunnel: &Tunnel) -> bool {
 /// # Errors
 /// It does not.
 pub fn check_mtu(tunnel: &Tunnel, narrowest: Option<usize>) -> Result<()> {
-    let (least, mtu) = (least_mtu(tunnel), narrowest.unwrap_or(usize::MAX));
+    let (least, mtu) = (least_mtu(tunnel), narrowest.map_or(usize::MAX, |fits| fits.saturating_sub(header(tunnel))));
     if mtu < least && !matches!(tunnel.device.mtu, Mtu::Fixed(_)) {
         let family = if carries_ipv6(tunnel) { "IPv6" } else { "IPv4" };
         return Err(Failure::failed(format!(

@@ -330,7 +330,7 @@ impl Control {
         let mtu = underlay::device_mtu(&new.tunnel, new.narrowest);
         let desired = roads::desired(&new.tunnel, mtu, new.road, new.port);
         let actual = apply::observe(netlink, &name, desired.bridge.as_ref().map(|bridge| bridge.name.as_str()))?;
-        self.check_ports(&desired, &actual)?;
+        self.check_bridge_of_others(&desired, &actual)?;
         let undo = Undo { steps: Vec::new(), owned: self.owned.clone() };
         self.owned.claim(&desired, &actual);
         let steps = plan::plan(&desired, &actual, &self.owned);
@@ -443,7 +443,7 @@ impl Control {
                 member.endpoint = address.or(member.endpoint);
                 self.names.forget(id);
                 self.switchboard.set_endpoint(id, address);
-                self.switchboard.set_path(id, width.learned.min(self.device.load().mtu as usize));
+                self.switchboard.set_path(id, self.path(width));
             }
         }
         for (protocol, identity) in new.identities {
@@ -455,11 +455,11 @@ impl Control {
             self.switchboard.set_membership(network.cloned());
         }
         for member in new.add {
-            let width = member.width.learned.min(self.device.load().mtu as usize);
+            let path = self.path(member.width);
             let id = self.roster.add(member, now);
             if let Some(member) = self.roster.get(id) {
                 self.switchboard.add(id, member);
-                self.switchboard.set_path(id, width);
+                self.switchboard.set_path(id, path);
             }
         }
         for id in &new.remove {
@@ -467,6 +467,7 @@ impl Control {
             self.names.forget(*id);
         }
         (self.tunnel, self.road) = (new.tunnel, new.road);
+        self.name_segment();
         self.names_due = Some(std::time::Instant::now());
         self.facts.follow(Arc::clone(&self.tunnel), &self.roster, &self.surroundings.sockets);
         self.publish();

@@ -52,7 +52,7 @@ impl Control {
         if before == width {
             return false;
         }
-        self.switchboard.set_path(id, width.learned.min(self.device.load().mtu as usize));
+        self.switchboard.set_path(id, self.path(width));
         true
     }
 
@@ -131,9 +131,9 @@ impl Control {
         tracing::info!("peer {name} is at {address} ({endpoint})");
         (member.configured, member.endpoint) = (Some(address), Some(address));
         member.width = Survey::new(netlink, &self.tunnel).width(member.peer.transport, member.endpoint);
-        let width = member.width.learned.min(self.device.load().mtu as usize);
+        let width = member.width;
         self.switchboard.set_endpoint(id, Some(address));
-        self.switchboard.set_path(id, width);
+        self.switchboard.set_path(id, self.path(width));
         true
     }
 
