@@ -7,6 +7,9 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+#[allow(dead_code, reason = "the tests of frames use all of it")]
+#[path = "../tap/world.rs"]
+mod lan;
 mod nodes;
 mod systems;
 #[allow(dead_code, reason = "the tests of networks use all of it")]

@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::assert_documented;
 use crate::bed::daemon::{Configuration, Daemon, Place};
 use crate::bed::{Bed, Family, Host, wait_for};
+use crate::lan::World;
 use crate::world::Node;
 
 const PERMIT: &str = "[observe]\nallow = [\"bench\"]";
@@ -99,6 +100,30 @@ fn two_nodes_are_measured_through_their_tunnel() {
     let peer = &daemons[0].status().peers[0];
     assert!(peer.tx_bytes > 100_000 && peer.rx_bytes > 100_000, "{peer:?}");
     await_end_of_service(&daemons[1]);
+}
+
+#[test]
+fn nodes_whose_bridges_are_one_network_are_measured_from_bridge_to_bridge() {
+    // The first one's bridge is adit's, with an address; the second's is somebody else's.
+    let world = World::new(2, |number, end| {
+        if number == 1 {
+            end.addresses = vec!["10.88.0.101/24".into()];
+        }
+        end.device_lines += PERMIT;
+        end.device_lines += "\n";
+    });
+    let host = world.host(2);
+    for command in ["link add br0 type bridge", "link set br0 up", "address add 10.88.0.102/24 dev br0"] {
+        host.run("ip", &command.split(' ').collect::<Vec<_>>());
+    }
+    let daemons = world.start();
+    for (place, to) in [(0, "host2"), (1, "host1")] {
+        let output = bench(&world.places[place], to, &["--json"]);
+        assert!(output.status.success(), "{output:?}\n{}", daemons[1 - place].log());
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let own = format!("10.88.0.10{}", place + 1);
+        assert_eq!((&document["way"]["from"], &document["faults"]), (&own.into(), &serde_json::json!([])));
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use super::message::{ADDRESSES, Why, Word};
-use super::{MAX_SECONDS, Terms, Wish, is_of};
+use super::{MAX_SECONDS, Terms, Wish, is_of, speaker};
 use crate::config::TransportKind;
 use crate::notes::topic;
 use crate::request::Handle;
@@ -34,7 +34,7 @@ pub fn ask(handle: &Handle, wish: &Wish) -> Result<Terms> {
     if wish.seconds > MAX_SECONDS {
         return Err(Failure::usage(format!("a bench between nodes takes at most {MAX_SECONDS} seconds in all")));
     }
-    let own = handle.facts().addresses();
+    let (_, own) = speaker(handle.facts());
     let addresses: Vec<_> = own.iter().map(ipnet::IpNet::addr).take(ADDRESSES).collect();
     let number = random_number()?;
     let question = Word::Ask { id: number, addresses: addresses.clone(), seconds: wish.seconds }.encode();

@@ -81,7 +81,9 @@ pub fn run(options: &Options) -> Result<()> {
             Response::Fault { sentence } => return Err(Failure::usage(sentence)),
             _ => return Err(Failure::failed(format!("the daemon of {device} answered something else"))),
         };
-    let mut bench = Bench::open(&device, &options.node, terms, status.pid)?;
+    // Where the device is a port of a bridge, that has the addresses.
+    let bridge = status.switch.as_ref().and_then(|switch| switch.bridge.as_deref());
+    let mut bench = Bench::open(bridge.unwrap_or(&device), &options.node, terms, status.pid)?;
     let (mut rounds, mut faults) = (Vec::new(), Vec::new());
     for round in 1..=options.rounds {
         let (figures, failed) = bench.round(options.load, &watch, |title| {

@@ -11,7 +11,7 @@ use tunnel::PeerId;
 
 use super::message::{Why, Word};
 use super::serve::{self, Service};
-use super::{MAX_SECONDS, Terms, is_of};
+use super::{MAX_SECONDS, Terms, is_of, speaker};
 use crate::config::Peer;
 use crate::notes::{Note, topic};
 use crate::observe::bench::datagram::TOKEN;
@@ -87,12 +87,13 @@ fn serve(
 ) -> std::result::Result<(Service, Terms), Why> {
     let facts = handle.facts();
     let peer = facts.peer(note.peer).ok_or(Why::NoAddress)?;
-    let (from, to) = choose(&peer, addresses, &facts.addresses()).ok_or(Why::NoAddress)?;
+    let (device, own) = speaker(facts);
+    let (from, to) = choose(&peer, addresses, &own).ok_or(Why::NoAddress)?;
     let limit = Duration::from_secs(seconds.into()) + MARGIN;
     let begun = || {
         let mut token = [0; TOKEN];
         random(&mut token)?;
-        let service = serve::start(facts.device_name(), (from, to), token, limit)?;
+        let service = serve::start(&device, (from, to), token, limit)?;
         Ok::<_, Failure>((service, token))
     };
     match begun() {

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! What is asked and answered travels inside the sealed session, the random token that opens the service too. The service is bound to the
-//! tunnel device, takes connections from the one address that the session's owner has, one bench at a time, and ends by itself: when the
+//! tunnel device, or to the bridge that this is a port of, takes connections from the one address that the session's owner has, one bench at a time, and ends by itself: when the
 //! client leaves, after the time that was agreed, or after `serve::MAX_BYTES`.
 //!
 //! | module | what it is for |
@@ -29,14 +29,34 @@ mod serve;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use linux::netlink::Netlink;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Peer;
 use crate::observe::bench::datagram::Token;
+use crate::observe::facts::Facts;
 
 pub use ask::ask;
 pub use client::{Options, run};
 pub use desk::start;
+
+/// Who speaks for a tunnel: the device that has the addresses, and these. Of a device that carries frames and is a port of a bridge, that is the bridge.
+fn speaker(facts: &Facts) -> (String, Vec<IpNet>) {
+    let tunnel = facts.tunnel();
+    let bridge = tunnel.ethernet.as_ref().and_then(|ethernet| ethernet.bridge.clone());
+    let Some(bridge) = bridge else { return (facts.device_name().to_owned(), facts.addresses()) };
+    // A bridge of somebody else's has what he gave it.
+    let addresses = Netlink::open().and_then(|mut netlink| {
+        let index = netlink.existing_link(&bridge)?.index;
+        netlink.addresses(Some(index))
+    });
+    let is_global = |net: &IpNet| !matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
+    let addresses = match addresses {
+        Ok(addresses) => addresses.into_iter().map(|address| address.net).filter(is_global).collect(),
+        Err(_) => facts.addresses(),
+    };
+    (bridge, addresses)
+}
 
 /// Whether packets to an address go to this peer: it lies within its prefixes, or the device carries frames, where peers have none, and it lies
 /// within a network of the device.
