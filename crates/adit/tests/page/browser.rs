@@ -5,8 +5,12 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use linux::netlink::VethEnd;
+
 use crate::bed::attached::{Attached, directories, try_attach};
-use crate::bed::{Bed, wait_for};
+use crate::bed::traffic::exchange_udp;
+use crate::bed::{Bed, Family, Host, wait_for};
+use crate::lan::{World, plug};
 use crate::visitor::PAGE;
 use crate::world::{Daemon, Node};
 
@@ -110,20 +114,20 @@ impl Drop for Stage<'_, '_> {
     }
 }
 
-/// Lets the walk go its way; its words are shown if it fails.
-fn walk(stage: &mut Stage<'_, '_>, scenario: &str) {
+/// Lets the walk go its way on a host; what it asks for is done, and its words are shown if it fails.
+fn walk(host: &Host, scenario: &str, mut please: impl FnMut(&str) -> String) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/page/walk.mjs");
     let home = tempfile::tempdir().unwrap();
     let mut command = Command::new("node");
     command.arg(script).arg(scenario).env("ADIT_MODULES", modules()).env("ADIT_PAGE", format!("http://{PAGE}"));
     command.env("HOME", home.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = stage.nodes[0].host.namespace.run(|| command.spawn()).unwrap().unwrap();
+    let mut child = host.namespace.run(|| command.spawn()).unwrap().unwrap();
     let mut answers = child.stdin.take().unwrap();
     let mut said = String::new();
     for line in BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok) {
         match line.strip_prefix("please ") {
             Some(wish) => {
-                let answer = stage.please(wish);
+                let answer = please(wish);
                 // Whoever has failed meanwhile says so below.
                 let _ = writeln!(answers, "{answer}");
             }
@@ -140,7 +144,34 @@ fn a_browser_shows_the_network_as_it_changes() {
     let bed = Bed::new(3);
     let nodes: Vec<Node<'_>> = bed.hosts.iter().map(Node::new).collect();
     let mut stage = Stage::new(&nodes);
-    walk(&mut stage, "story");
+    walk(bed.host(1), "story", |wish| stage.please(wish));
+}
+
+/// A device that carries frames, on a bridge beside a machine, and a loop that is made and cut.
+#[test]
+fn a_browser_shows_a_switch_and_its_loop() {
+    let world = World::new(2, |number, end| {
+        if number == 1 {
+            end.device_lines += &format!("[observe]\nlisten = {PAGE:?}\n");
+        }
+    });
+    let _daemons = world.start();
+    let [here, there] = [world.machine(1, 1), world.machine(2, 2)];
+    exchange_udp(here.end(Family::V4), there.end(Family::V4), [100]);
+    walk(world.host(1), "switch", |wish| {
+        match wish {
+            "cable" => {
+                let far = VethEnd { name: "cable", netns: Some(&world.host(2).namespace), ..VethEnd::default() };
+                world.host(1).netlink().create_veth(&VethEnd { name: "cable", ..VethEnd::default() }, &far).unwrap();
+                for number in [1, 2] {
+                    plug(&mut world.host(number).netlink(), "cable", "br0");
+                }
+            }
+            "cut" => drop(world.host(1).run("ip", &["link", "delete", "cable"])),
+            _ => panic!("what is {wish:?}?"),
+        }
+        String::new()
+    });
 }
 
 /// Not a test of anything but that pictures can be taken: docs/pictures/take runs it, with a place for them.
@@ -151,7 +182,7 @@ fn pictures_for_the_documents_can_be_taken() {
     let mut stage = Stage::new(&nodes);
     let place = tempfile::tempdir().unwrap();
     let wanted = std::env::var_os("ADIT_PICTURES").map_or(place.path().to_owned(), PathBuf::from);
-    walk(&mut stage, &format!("pictures {}", wanted.display()));
+    walk(bed.host(1), &format!("pictures {}", wanted.display()), |wish| stage.please(wish));
     for name in ["page-light.png", "page-dark.png", "page-trace.png"] {
         assert!(fs::metadata(wanted.join(name)).unwrap().len() > 20_000, "{name}");
     }

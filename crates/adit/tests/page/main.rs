@@ -6,6 +6,9 @@
 mod bed;
 mod browser;
 mod http;
+#[allow(dead_code, reason = "a part of it is needed here")]
+#[path = "../tap/world.rs"]
+mod lan;
 mod limits;
 mod serving;
 mod visitor;

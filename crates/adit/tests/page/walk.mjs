@@ -221,6 +221,24 @@ async function story() {
   await endsAndBegins(page);
 }
 
+// A tunnel that carries frames: what is behind each peer, and a loop.
+async function bridges() {
+  const page = await open({ colorScheme: "light" });
+  const facts = () => page.locator("#facts").innerText();
+  await until(page, "what is behind the peer", () => /\b1 link-layer address\b/.test(document.querySelector("#peer-rows").innerText));
+  assert.match(await facts(), /Port of\s+br0/);
+  assert.equal(await page.locator("#wrong").isHidden(), true);
+  await please("cable");
+  await until(page, "the loop among what is wrong", () => document.querySelector("#problems").innerText.includes("a loop: the network behind adit0"));
+  assert.match(await page.title(), /^\(1\) /);
+  await accessible(page, "with a loop");
+  await please("cut");
+  await until(page, "the end of the loop", () => document.querySelector("#wrong").hidden);
+  await page.locator("#peer-rows button").first().click();
+  await until(page, "the facts of the peer", () => /Behind it\s+\d+ link-layer address/.test(document.querySelector("#facts").innerText));
+  assert.deepEqual(complaints, []);
+}
+
 // What the documents show.
 async function pictures(place) {
   for (const n of [3, 4, 5]) await please(`join ${n}`);
@@ -244,7 +262,7 @@ async function pictures(place) {
 const [scenario, ...rest] = process.argv.slice(2).join(" ").split(" ");
 let code = 0;
 try {
-  await (scenario === "pictures" ? pictures(rest.join(" ")) : story());
+  await { story, switch: bridges, pictures: () => pictures(rest.join(" ")) }[scenario]();
 } catch (error) {
   console.log(error.stack ?? String(error));
   console.log(`the browser complained: ${JSON.stringify(complaints, null, 1)}`);
