@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Network, output};
 use crate::api::status::ContainerStatus;
-use crate::container::{Node, Stage, Store, collect, run};
+use crate::container::{Node, Stage, Store, collect, run, vm};
 use crate::observe::{containers, human, table::Table};
 use crate::{Failure, Result};
 
@@ -38,7 +38,7 @@ impl Arguments {
         let records = store.read_all()?;
         let made: Vec<_> =
             records.iter().filter(|record| record.stage == Stage::Made).map(containers::status).collect();
-        if made.is_empty() {
+        if made.is_empty() && !vm::is_lan(&directories, &device) {
             // Whether that is because there is no node here, or another was meant.
             Node::read(&directories, &device)?;
         }

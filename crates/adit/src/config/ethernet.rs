@@ -71,8 +71,32 @@ pub(super) fn check_reserve(document: &Document, device: &raw::Device, addresses
             let fault = format!("is not of the device's network: choose a part of {}", networks.join(" or "));
             return Err(refuse(document, text, fault));
         }
+        if let Some(fault) = no_room(&range, addresses) {
+            return Err(refuse(document, text, fault));
+        }
     }
     Ok(())
+}
+
+/// Why no machine can have an address of a range, if that is so.
+fn no_room(range: &IpNet, addresses: &[IpNet]) -> Option<&'static str> {
+    let is_link_local = match range {
+        IpNet::V4(net) => net.addr().is_link_local(),
+        IpNet::V6(net) => net.addr().is_unicast_link_local(),
+    };
+    if is_link_local {
+        return Some("is of a link alone: machines give themselves such addresses");
+    }
+    if addresses.is_empty() && range.prefix_len() < if range.addr().is_ipv4() { 8 } else { 32 } {
+        return Some("is more than a LAN has: write this host's part of it");
+    }
+    let network = addresses.iter().find(|own| own.contains(range)).map_or(*range, IpNet::trunc);
+    let ends = [range.network(), range.broadcast()];
+    let is_edge = |ip: &std::net::IpAddr| *ip == network.network() || (ip.is_ipv4() && *ip == network.broadcast());
+    let is_small = network.prefix_len() + 1 >= network.max_prefix_len();
+    let two_at_most = range.prefix_len() + 1 >= range.max_prefix_len();
+    (two_at_most && !is_small && ends.iter().all(is_edge))
+        .then_some("has no address that a machine can have: write a larger one")
 }
 
 /// Refuses what only a switch has, of a file with `mode = "tun"`.

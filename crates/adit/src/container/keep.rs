@@ -132,10 +132,16 @@ pub fn repair_cards(bridge: &str, store: &Store) -> Option<(usize, Vec<Fault>)> 
         let is_kept = |record: &&Record| {
             record.stage == Stage::Made && record.bridge == bridge && record.tap.is_some_and(|tap| tap.lan)
         };
+        let device = kernel.netlink.link(store.device())?;
         let mut steps = Vec::new();
         for record in records.iter().filter(is_kept).filter(|_| index.is_some()) {
-            kernel.observe_port(record, &mut actual)?;
-            steps.extend(plan::port(record, &actual, index));
+            // A card takes what the device takes, which may be something else than when it was made.
+            let mut record = record.clone();
+            if let (Some(tap), Some(device)) = (&mut record.tap, &device) {
+                tap.mtu = device.mtu;
+            }
+            kernel.observe_port(&record, &mut actual)?;
+            steps.extend(plan::port(&record, &actual, index));
         }
         Ok((kernel, steps))
     };

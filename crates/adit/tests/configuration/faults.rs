@@ -74,6 +74,28 @@ pub(crate) fn cases() -> Vec<Case> {
             2,
             &["contains 10.77.0.1, which the device has"],
         ),
+        (
+            "reserve of one that nobody can have",
+            switched("").replace("mode", "reserve = [\"10.77.0.0/32\"]\nbridge = \"br0\"\nmode"),
+            2,
+            &["no address that a machine can have"],
+        ),
+        (
+            "reserve of everything",
+            switched("")
+                .replace("addresses = [\"10.77.0.1/24\"]", "")
+                .replace("mode", "reserve = [\"0.0.0.0/0\"]\nbridge = \"br0\"\nmode"),
+            2,
+            &["more than a LAN has"],
+        ),
+        (
+            "reserve of a link",
+            switched("")
+                .replace("addresses = [\"10.77.0.1/24\"]", "")
+                .replace("mode", "reserve = [\"fe80::/64\"]\nbridge = \"br0\"\nmode"),
+            2,
+            &["of a link alone"],
+        ),
         ("bridge for packets", device("bridge = \"br0\""), 2, &["bridge is for frames", "mode = \"tap\""]),
         ("reserve for packets", device("reserve = [\"10.0.0.0/24\"]"), 2, &["reserve is for frames"]),
         ("macs for packets", peer("macs = [\"52:54:00:12:34:56\"]"), 8, &["macs is for frames"]),

@@ -27,6 +27,7 @@ fn what_is_wrong_is_refused_and_nothing_is_half_made() {
             &["new", "--owner", "nobody of this name"],
             "there is no user \"nobody of this name\" on this host; see `getent passwd`",
         ),
+        (2, &["new", "--owner", "4294967295"], "4294967295 is no user"),
         (1, &["db", "--queues", "2"], "the virtual machine db has 1 queue; delete it with `adit vm-tap db --delete`"),
         (1, &["web", "--delete"], "web is no virtual machine; it is a command of `adit run`"),
         (1, &["pod", "--delete"], "pod is no virtual machine; remove it by its own runtime"),

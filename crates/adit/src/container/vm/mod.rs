@@ -63,11 +63,28 @@ pub fn make(directories: &Directories, device: &str, options: &Options) -> Resul
         }
         // The node says what it is while no daemon runs, too.
         _ => {
-            let node = Node::read(directories, device)?;
+            let node = Node::read(directories, device).map_err(|fault| match has_lan(&store) {
+                true => {
+                    Failure::failed(format!("the daemon of {device} does not run, which knows the LAN of its cards"))
+                        .with_remedy("start it with `adit up FILE`, with the file of that tunnel")
+                }
+                false => fault.into(),
+            })?;
             prepare(&store, &asked, false)?;
             node::make(&node, &store, &asked)
         }
     }
+}
+
+/// Whether there is a card on the bridge of a tunnel from a file.
+fn has_lan(store: &Store) -> bool {
+    store.read_all().is_ok_and(|records| records.iter().any(|record| record.tap.is_some_and(|tap| tap.lan)))
+}
+
+/// Whether the daemon of this device runs a tunnel from a file on whose bridge there may be cards.
+pub fn is_lan(directories: &Directories, device: &str) -> bool {
+    let status = api::status(&directories.runtime, device);
+    status.is_ok_and(|status| status.switch.is_some_and(|switch| switch.bridge.is_some()))
 }
 
 /// Removes the card of this name; says what that was.
@@ -138,7 +155,13 @@ fn check(device: &str, name: &str) -> Result<()> {
 fn user(text: &str) -> Result<u32> {
     // A name of digits alone is nobody's.
     if let Ok(number) = text.parse() {
-        return Ok(number);
+        // The last one means none (chown(2)).
+        return match number {
+            u32::MAX => {
+                Err(Failure::usage(format!("{text} is no user: the largest number of one is {}", u32::MAX - 1)))
+            }
+            number => Ok(number),
+        };
     }
     privilege::user_id(text)?.ok_or_else(|| {
         Failure::usage(format!(
