@@ -225,7 +225,7 @@ async function story() {
 async function bridges() {
   const page = await open({ colorScheme: "light" });
   const facts = () => page.locator("#facts").innerText();
-  await until(page, "what is behind the peer", () => /\b1 link-layer address\b/.test(document.querySelector("#peer-rows").innerText));
+  await until(page, "what is behind the peer", () => /[1-9]\d* link-layer address/.test(document.querySelector("#peer-rows").innerText));
   assert.match(await facts(), /Port of\s+br0/);
   assert.equal(await page.locator("#wrong").isHidden(), true);
   await please("cable");
