@@ -20,6 +20,7 @@ use linux::clock;
 use linux::netlink::Netlink;
 use linux::poll::{Signals, Waker};
 use linux::privilege::{self, Capability};
+use linux::tun;
 use tunnel::Time;
 
 use crate::apply::{self, Record};
@@ -34,6 +35,7 @@ use crate::names::Names;
 use crate::observe::bench;
 use crate::observe::doctor;
 use crate::observe::facts::Facts;
+use crate::observe::table::clean;
 use crate::observe::trace::Desk;
 use crate::observe::trace::helper::Helper;
 use crate::request::Handle;
@@ -184,14 +186,13 @@ fn run_with<S>(
         report: Arc::new(move |event| reports.send(Order::from(event))),
         busy_poll: tunnel.transport.busy_poll,
     };
-    // Carrier means that somebody holds a queue: a daemon with another runtime directory, with which ours would share the
-    // packets.
+    // Carrier means that somebody holds a queue: a daemon with another runtime directory, with which ours would share the packets, or somebody who
+    // opened one of a device that had no owner.
     if scope == Scope::Host
         && let Some(device) =
             apply::observe(&mut netlink, &tunnel.device.name, None)?.device.filter(|device| device.running)
     {
-        return Err(Failure::failed(format!("the device {} is in use by another daemon", device.name))
-            .with_remedy("stop that one, or choose another `name` under [device]"));
+        return Err(in_use(&device.name));
     }
     let resolvers = match scope {
         Scope::Host => Some(Resolvers::prepare(&tunnel.device.name, &tunnel.device.dns, &directories.state)?),
@@ -425,4 +426,13 @@ fn watch_stdin(inbox: Arc<Inbox>) -> Result<()> {
         .spawn(watch)
         .map(drop)
         .map_err(|e| Failure::failed(format!("cannot start a thread: {e}")))
+}
+
+/// The device is there, and somebody has a queue of it.
+fn in_use(device: &str) -> Failure {
+    let holders: Vec<_> =
+        tun::holders(device).iter().map(|h| format!("process {} ({})", h.pid, clean(&h.name))).collect();
+    let whom = if holders.is_empty() { "another program".to_owned() } else { holders.join(" and ") };
+    Failure::failed(format!("the device {device} is in use by {whom}"))
+        .with_remedy("stop that one, or choose another `name` under [device]")
 }

@@ -11,7 +11,7 @@ use bed::daemon::{Configuration, Daemon, PORT, Place};
 use bed::packet::{Random, UdpPacket};
 use bed::sniffer::{Sniffer, Watch, contains};
 use bed::traffic::{End, connection, exchange_over};
-use bed::{Bed, Family, at};
+use bed::{Bed, Family, at, wait_for};
 use linux::udp::{self, Flow, SendQueue};
 use wire::ecn::Ecn;
 
@@ -287,4 +287,29 @@ except PermissionError:
     if others {
         assert_eq!(opens("65534"), Some(9));
     }
+}
+
+#[test]
+fn whoever_holds_the_device_is_named() {
+    let scene = Scene::new();
+    let host = scene.bed.host(1);
+    scene.places[0].start().crash();
+    const SCRIPT: &str = "\
+import fcntl, os, struct, sys
+device = os.open('/dev/net/tun', os.O_RDWR)
+fcntl.ioctl(device, 0x400454ca, struct.pack('16sH22x', b'adit0', 0x0001 | 0x1000 | 0x4000 | 0x0100))
+sys.stdin.read()
+";
+    let mut command = std::process::Command::new("python3");
+    command.args(["-c", SCRIPT]).stdin(std::process::Stdio::piped());
+    let mut holder = host.namespace.run(|| command.spawn()).unwrap().unwrap();
+    wait_for("a holder", || host.netlink().existing_link("adit0").unwrap().running.then_some(()));
+    let (code, said) = scene.places[0].fail();
+    assert_eq!(code, Some(1));
+    let named = format!("the device adit0 is in use by process {} (python3)", holder.id());
+    assert!(said.contains(&named), "{said}");
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+    wait_for("nobody", || (!host.netlink().existing_link("adit0").unwrap().running).then_some(()));
+    scene.start();
 }

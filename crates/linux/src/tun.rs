@@ -4,10 +4,11 @@
 //! kernel hands over *super-packets* of up to 64 KiB, and takes them; which kinds is settled once, when the device opens
 //! ([`Offloads`]), and is data from then on.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use wire::vnet::VnetHdr;
 
@@ -24,6 +25,41 @@ pub enum Layer {
     Packets,
     /// TAP: Ethernet frames (layer 2).
     Frames,
+}
+
+/// A process that has a queue of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Its number.
+    pub pid: u32,
+    /// What it calls itself; others chose it.
+    pub name: String,
+}
+
+/// Who has a queue of the device of this name in this network namespace, as far as one may see: root sees all, others their own processes.
+/// The kernel tells of each queue's device in `/proc/PID/fdinfo/FD`.
+#[must_use]
+pub fn holders(device: &str) -> Vec<Holder> {
+    let own = fs::read_link("/proc/thread-self/ns/net").ok();
+    let holds = |process: &Path| {
+        let files = fs::read_dir(process.join("fdinfo")).into_iter().flatten().flatten();
+        files.filter_map(|file| fs::read_to_string(file.path()).ok()).any(|text| is_queue_of(&text, device))
+    };
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let holder = |process: fs::DirEntry| {
+        let pid = process.file_name().to_str()?.parse().ok()?;
+        // A device of that name may be there in each namespace.
+        if fs::read_link(process.path().join("ns/net")).ok() != own || !holds(&process.path()) {
+            return None;
+        }
+        let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default().trim_end().to_owned();
+        Some(Holder { pid, name })
+    };
+    all.filter_map(holder).collect()
+}
+
+fn is_queue_of(fdinfo: &str, device: &str) -> bool {
+    fdinfo.lines().filter_map(|line| line.strip_prefix("iff:")).any(|name| name.trim() == device)
 }
 
 /// How a device is to be opened.
