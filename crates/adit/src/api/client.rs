@@ -15,9 +15,12 @@ pub fn control_socket(runtime_dir: &Path, device: &str) -> PathBuf {
     runtime_dir.join(format!("{device}.sock"))
 }
 
+/// How the names of status sockets end, and of no other files.
+pub(crate) const STATUS_ENDING: &str = ".status.sock";
+
 /// The socket that only answers [`Request::Status`]: `<device>.status.sock`.
 pub fn status_socket(runtime_dir: &Path, device: &str) -> PathBuf {
-    runtime_dir.join(format!("{device}.status.sock"))
+    runtime_dir.join(format!("{device}{STATUS_ENDING}"))
 }
 
 /// Why a daemon gave no answer.
@@ -101,7 +104,8 @@ pub fn status(runtime_dir: &Path, device: &str) -> std::result::Result<Status, C
     }
 }
 
-/// The devices whose daemons have sockets in `runtime_dir`, dead or alive, in alphabetical order.
+/// The devices whose daemons have sockets in `runtime_dir`, dead or alive, in alphabetical order. Each has a status socket, whose name nothing else
+/// may have: a page may be served at `page.sock` in the same directory.
 ///
 /// # Errors
 /// The directory cannot be read. That it does not exist is not an error: then there are none.
@@ -117,8 +121,7 @@ pub fn daemons(runtime_dir: &Path) -> Result<Vec<String>> {
     for entry in entries {
         let entry = entry.map_err(failed)?;
         let name = entry.file_name();
-        let Some(device) = name.to_str().and_then(|name| name.strip_suffix(".sock")) else { continue };
-        let device = device.strip_suffix(".status").unwrap_or(device);
+        let Some(device) = name.to_str().and_then(|name| name.strip_suffix(STATUS_ENDING)) else { continue };
         // An entry may vanish while we look, with its daemon.
         let is_socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
         if is_socket && crate::config::check_device(device).is_ok() {
@@ -126,6 +129,5 @@ pub fn daemons(runtime_dir: &Path) -> Result<Vec<String>> {
         }
     }
     devices.sort();
-    devices.dedup();
     Ok(devices)
 }

@@ -8,6 +8,7 @@ use super::error::Error;
 use super::raw;
 use super::resolve::refuse;
 use super::resolved::{Observe, ObserveAt};
+use crate::api::STATUS_ENDING;
 
 /// The longest path of a socket (`sun_path` of unix(7), less its terminating zero).
 const LONGEST_SOCKET: usize = 107;
@@ -33,6 +34,12 @@ fn listen(document: &Document, text: &Located<String>) -> Result<ObserveAt, Erro
             Err(refuse(document, text, "is not an absolute path: write one such as \"unix:/run/adit/page.sock\""))
         } else if path.as_os_str().len() > LONGEST_SOCKET {
             Err(refuse(document, text, format!("is too long for a socket: {LONGEST_SOCKET} bytes at most")))
+        } else if text.value.ends_with(STATUS_ENDING) {
+            Err(refuse(
+                document,
+                text,
+                "is named as the status sockets of daemons are: write one such as \"unix:/run/adit/page.sock\"",
+            ))
         } else {
             Ok(ObserveAt::Unix(path))
         };

@@ -121,6 +121,12 @@ pub(crate) fn cases() -> Vec<Case> {
         ("page nowhere", observe("listen = \"here\""), 2, &["neither a loopback address", "unix:/run/adit/page.sock"]),
         ("page at a relative path", observe("listen = \"unix:page\""), 2, &["not an absolute path"]),
         ("page at a long path", observe(&format!("listen = \"unix:/{}\"", "a".repeat(107))), 2, &["too long", "107"]),
+        (
+            "page at a daemon's name",
+            observe("listen = \"unix:/run/adit/a.status.sock\""),
+            2,
+            &["status sockets", "page.sock"],
+        ),
         ("something else allowed", observe("allow = [\"trace\", \"all\"]"), 2, &["\"all\"", "\"trace\" or \"bench\""]),
         ("allowed elsewhere", device("allow = []"), 2, &["it belongs in [observe]"]),
         // Device

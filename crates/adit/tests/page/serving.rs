@@ -114,6 +114,23 @@ fn a_unix_socket_is_closed_to_others_and_goes_with_the_daemon() {
 }
 
 #[test]
+fn a_socket_beside_those_of_the_daemon_is_taken_for_no_daemon() {
+    let bed = Bed::new(2);
+    let host = bed.host(1);
+    let place = Place::new(host, &Configuration::new(host, &[2], Family::V4));
+    let path = place.runtime().join("page.sock");
+    place.configure(&with_page(host, &[2], &format!("unix:{}", path.display())));
+    let daemon = place.start();
+    wait_for("the page", || connect_unix(&path).ok());
+    for verb in ["status", "reload", "down"] {
+        let output = place.run(verb, &[]);
+        assert!(output.status.success(), "{verb}: {output:?}");
+    }
+    drop(daemon);
+    assert!(!exists(&place.runtime()), "something stays behind");
+}
+
+#[test]
 fn what_is_no_socket_of_ours_stays() {
     let bed = Bed::new(2);
     let host = bed.host(1);
