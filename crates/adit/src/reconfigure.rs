@@ -178,7 +178,7 @@ pub fn same_network(a: Option<&Network>, b: Option<&Network>) -> bool {
 /// Whether addresses and rules of an overlay are the same, whatever handshakes are bound to.
 fn same_overlay(a: Option<&Overlay>, b: Option<&Overlay>) -> bool {
     let parts = |overlay: &Overlay| {
-        let Overlay { networks, subnets, masquerade, forward, membership: _ } = overlay.clone();
+        let Overlay { networks, subnets, masquerade, forward, port: _, membership: _ } = overlay.clone();
         (networks, subnets, masquerade, forward)
     };
     a.map(parts) == b.map(parts)
@@ -343,7 +343,7 @@ mod tests {
 
     fn overlay() -> Overlay {
         let (networks, subnets) = (vec!["10.42.0.0/16".parse().unwrap()], vec!["10.42.7.0/24".parse().unwrap()]);
-        Overlay { networks, subnets, masquerade: true, forward: true, membership: None }
+        Overlay { networks, subnets, masquerade: true, forward: true, port: None, membership: None }
     }
 
     fn membership(number: u32) -> tunnel::network::Membership {

@@ -452,6 +452,7 @@ mod tests {
             subnets: vec!["10.42.7.0/24".parse().unwrap()],
             masquerade: false,
             forward: false,
+            port: None,
             membership: Some(Membership { id: [1; 16], epochs: vec![epoch] }),
         });
         (tunnel.device.private_key, tunnel.device.wireguard_private_key) = (Some(key(0x40)), Some(key(0x48)));

@@ -194,6 +194,8 @@ pub struct Overlay {
     pub masquerade: bool,
     /// See [`Network::forward_rules`].
     pub forward: bool,
+    /// The UDP port of all its nodes that are told no other, where that is not ours: flannel's nodes take it for granted.
+    pub port: Option<u16>,
     /// What sealed handshakes are bound to; without it they are those of a file.
     pub membership: Option<tunnel::network::Membership>,
 }

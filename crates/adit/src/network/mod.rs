@@ -40,7 +40,7 @@ use std::time::Duration;
 use linux::privilege;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::config::{Origin, Tunnel};
+use crate::config::{Origin, Overlay, Tunnel};
 use crate::request::Handle;
 use crate::{Directories, Failure, Result};
 
@@ -65,8 +65,10 @@ pub fn with_file(present: &Tunnel, file: Tunnel) -> Tunnel {
     tunnel.overlay.clone_from(&present.overlay);
     tunnel.device.private_key.clone_from(&present.device.private_key);
     tunnel.device.wireguard_private_key.clone_from(&present.device.wireguard_private_key);
-    if tunnel.transport.listen_is_default {
-        tunnel.transport.listen = present.transport.listen;
+    if tunnel.transport.listen_is_default
+        && let Some(Overlay { port: Some(port), .. }) = tunnel.overlay
+    {
+        tunnel.transport.listen.set_port(port);
     }
     tunnel
 }
@@ -180,5 +182,32 @@ impl Caller {
         let (reply, answer) = sync_channel(1);
         let _ = self.0.send(Command::Leave(reply));
         answer.recv_timeout(PATIENCE).map_err(|_| Failure::failed("the registry did not answer in time"))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config;
+
+    /// A node whose file says `listen`, in a network with this port.
+    fn node(listen: &str, port: Option<u16>) -> Tunnel {
+        let text = format!("[device]\nname = \"adit0\"\n[transport]\n{listen}\n[network]\nregistry = \"embedded\"\n");
+        let mut tunnel = config::parse(Path::new("a.toml"), text).unwrap();
+        let (networks, subnets) = (Vec::new(), Vec::new());
+        tunnel.overlay = Some(Overlay { networks, subnets, masquerade: true, forward: true, port, membership: None });
+        tunnel
+    }
+
+    #[test]
+    fn a_file_that_names_no_port_any_more_means_that_of_the_network() {
+        let file = |listen: &str| Tunnel { overlay: None, ..node(listen, None) };
+        for (network, port) in [(None, 7777), (Some(8285), 8285)] {
+            let present = node("listen = \"[::]:7779\"", network);
+            assert_eq!(with_file(&present, file("")).transport.listen.port(), port);
+            assert_eq!(with_file(&present, file("listen = \"[::]:7780\"")).transport.listen.port(), 7780);
+        }
     }
 }

@@ -101,8 +101,14 @@ mod tests {
     }
 
     fn wanted(masquerade: bool, peers: Vec<Peer>) -> Wanted {
-        let overlay =
-            Overlay { networks: Vec::new(), subnets: Vec::new(), masquerade, forward: true, membership: None };
+        let overlay = Overlay {
+            networks: Vec::new(),
+            subnets: Vec::new(),
+            masquerade,
+            forward: true,
+            port: None,
+            membership: None,
+        };
         Wanted { overlay, peers }
     }
 

@@ -183,8 +183,14 @@ mod tests {
     }
 
     fn wanted(peers: Vec<Peer>) -> Wanted {
-        let overlay =
-            Overlay { networks: Vec::new(), subnets: Vec::new(), masquerade: true, forward: true, membership: None };
+        let overlay = Overlay {
+            networks: Vec::new(),
+            subnets: Vec::new(),
+            masquerade: true,
+            forward: true,
+            port: None,
+            membership: None,
+        };
         Wanted { overlay, peers }
     }
 

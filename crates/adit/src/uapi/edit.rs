@@ -318,7 +318,7 @@ pub(super) mod tests {
     fn overlay(networks: &[&str], subnets: &[&str]) -> Overlay {
         let nets = |texts: &[&str]| texts.iter().map(|text| net(text)).collect();
         let (networks, subnets) = (nets(networks), nets(subnets));
-        Overlay { networks, subnets, masquerade: false, forward: false, membership: None }
+        Overlay { networks, subnets, masquerade: false, forward: false, port: None, membership: None }
     }
 
     /// A node with a sealed node, a client, and a node's record that is, against all rules, of a `wireguard` peer.

@@ -1,5 +1,6 @@
 //! A node's life: killed, stopped, without its registry, away for too long, and gone.
 
+use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -221,8 +222,29 @@ fn purge_leaves_the_host_as_it_was_before_it_was_a_node() {
             let left: Vec<_> =
                 node.files().into_iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
             assert_eq!(left, ["adit.toml"], "host{}", node.host.number);
-            std::fs::remove_file(node.file()).unwrap();
+            fs::remove_file(node.file()).unwrap();
         }
+    }
+}
+
+#[test]
+fn a_node_moves_to_another_port_and_back_and_the_others_follow() {
+    let bed = Bed::new(2);
+    let nodes = nodes(&bed);
+    let daemons = network(&nodes, &[]);
+    let usual = fs::read_to_string(nodes[1].file()).unwrap();
+    let moved = format!("{usual}\n[transport]\nlisten = \"[::]:7779\"\n");
+    for (file, port) in [(&moved, ":7779"), (&usual, ":7777")] {
+        fs::write(nodes[1].file(), file).unwrap();
+        assert_eq!(nodes[1].adit(&["reload"]), "adit0: changed: listen\n");
+        assert!(daemons[1].status().transport.listen.to_string().ends_with(port));
+        wait_for("the others to know", || {
+            let node = daemons[0].network().nodes.pop()?;
+            node.endpoints.iter().all(|endpoint| endpoint.ends_with(port)).then_some(())
+        });
+        // A client is told the same.
+        let client = nodes[1].adit(&["client", "add", &format!("phone{port}").replace(':', "")]);
+        assert!(client.lines().any(|line| line.starts_with("Endpoint = ") && line.ends_with(port)), "{client}");
     }
 }
 

@@ -360,6 +360,7 @@ fn a_daemon_with_a_lease() {
             subnets: FAMILIES.map(|family| subnet(node.parse().unwrap(), family)).to_vec(),
             masquerade: is(masquerade),
             forward: is(forward),
+            port: None,
             membership: None,
         });
     }

@@ -119,6 +119,16 @@ pub enum Backend {
     Other(String),
 }
 
+impl Backend {
+    /// The port of every node, where they all have the same.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Udp { port } => Some(*port),
+            Self::Adit | Self::Other(_) => None,
+        }
+    }
+}
+
 /// The configuration of a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkConfig {

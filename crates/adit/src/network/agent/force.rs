@@ -37,6 +37,7 @@ impl Agent {
             subnets: held.clone(),
             masquerade: self.settings.ip_masq,
             forward: self.settings.forward_rules,
+            port: network.backend.port(),
             membership: self.member.membership(),
         };
         // Who has no subnet speaks for nobody: nothing is sent then, and nothing accepted.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Instant;
 
 use registry::client::{Event, KeyValue, Update};
-use registry::schema::{Backend, Key, NetworkConfig};
+use registry::schema::{Key, NetworkConfig};
 use registry::trust::Serial;
 use registry::view::{self};
 
@@ -127,8 +127,8 @@ impl Agent {
             self.view = Some(self.member.view(&network, &self.settings));
         }
         // All of flannel's nodes have the same port.
-        if let (Backend::Udp { port }, true, None) = (&network.backend, self.listen_is_default, &self.handle) {
-            self.listen.set_port(*port);
+        if let (Some(port), true, None) = (network.backend.port(), self.listen_is_default, &self.handle) {
+            self.listen.set_port(port);
         }
         self.network = Some(network);
         if text.is_some() && self.notes.network != text {
