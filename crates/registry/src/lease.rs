@@ -227,7 +227,7 @@ impl Keeper {
                 })
             }
             Update::Back => true,
-            Update::Lost(_) => false,
+            Update::Lost { .. } => false,
         };
         // Where two hosts are by mistake the same node, each would put right what the other wrote, as fast as they can.
         if is_doubtful && !std::mem::replace(&mut self.is_doubtful, true) {

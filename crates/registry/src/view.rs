@@ -148,7 +148,7 @@ impl View {
             Update::Listing(listing) => self.listing(listing, now, heard),
             Update::Events { events, .. } => events.iter().for_each(|event| self.event(event, now, heard)),
             // While the registry is away nobody could have a record: that time counts against nobody.
-            Update::Lost(_) => self.listed = None,
+            Update::Lost { .. } => self.listed = None,
             Update::Back => {}
         }
         self.changed

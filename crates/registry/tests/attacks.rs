@@ -423,7 +423,7 @@ fn t3_time_without_a_registry_counts_against_nobody() {
     world.publish(&paris, 1, subnet(2));
     world.list(MINUTE);
     world.publish(&rome, 1, subnet(2));
-    world.tell(&Update::Lost("down".into()));
+    world.tell(&Update::Lost { reason: "down".into(), is_stranger: false });
     world.now += 5 * TTL;
     world.tell(&Update::Back);
     world.list(MINUTE);

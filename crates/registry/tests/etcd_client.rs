@@ -174,7 +174,7 @@ async fn a_leaders_death_holds_nothing_up_for_long() {
                 is_told = match watcher.next().await {
                     Update::Listing(listing) => listing.entries.iter().any(|entry| entry.key == key),
                     Update::Events { events, .. } => events.iter().any(|event| event.key() == key),
-                    Update::Lost(_) | Update::Back => false,
+                    Update::Lost { .. } | Update::Back => false,
                 };
             }
         }

@@ -91,6 +91,8 @@ pub struct NetworkStatus {
     pub embedded: bool,
     /// Why the registry cannot be reached, if so.
     pub registry_problem: Option<String>,
+    /// That this node is in the network no more, by the authority's word or probably, and what to do; also the first of the problems.
+    pub removed: Option<String>,
     /// The newest revision of the registry that is known.
     pub registry_revision: Option<i64>,
     /// Seconds since the registry last said something: a change, or all there is.

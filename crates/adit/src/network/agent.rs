@@ -144,6 +144,10 @@ pub(super) struct Agent {
     public: Vec<IpAddr>,
     behind_nat: bool,
     lost: Option<String>,
+    /// Whether the registry does not know the user any more that it gave us.
+    is_stranger: bool,
+    /// That we are in the network no more, as a sentence.
+    removed: Option<String>,
     /// What revision the registry spoke of last, and when.
     said: Option<(i64, Instant)>,
     alarms: BTreeMap<Topic, String>,
@@ -206,6 +210,8 @@ impl Agent {
             public: Vec::new(),
             behind_nat: false,
             lost: None,
+            is_stranger: false,
+            removed: None,
             said: None,
             alarms: BTreeMap::new(),
             raised: Vec::new(),

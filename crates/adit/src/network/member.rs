@@ -52,6 +52,8 @@ pub(super) struct Member {
     name: String,
     /// Newest first, and until when one is good that has a newer one.
     epochs: Vec<(Epoch, Option<Instant>)>,
+    /// Whether the authority gave the others a secret, and us none.
+    is_left_out: bool,
     /// As configured.
     pub(super) registry_urls: Vec<String>,
     /// Those of them that are addresses, or names that could be resolved.
@@ -80,6 +82,7 @@ impl Member {
             anchor: Anchor::Shared(random().map_err(|e| Failure::failed(e.to_string()))?),
             name: settings.node_name.clone(),
             epochs: Vec::new(),
+            is_left_out: false,
             registry_urls,
             registry_addresses,
         };
@@ -253,7 +256,7 @@ impl Member {
     /// Takes in the secret of an epoch, if it is a later one; answers whether there is another secret now.
     ///
     /// # Errors
-    /// It was not meant for us, or is not authentic.
+    /// It is not authentic, or cannot be read.
     pub(super) fn learn_secret(&mut self, number: u32, value: &[u8]) -> std::result::Result<bool, String> {
         let (Trust::Authority(certificate), Some(keys)) = (&self.trust, &self.keys) else { return Ok(false) };
         let newest = self.epochs.first().map(|(epoch, _)| epoch.clone());
@@ -268,9 +271,8 @@ impl Member {
             return Err(fault(&"it is that of another epoch"));
         }
         if !bundle.is_for(certificate.serial) {
-            return Err(format!(
-                "this node has been removed from the network: it is given no secret of epoch {number}"
-            ));
+            self.is_left_out = true;
+            return Ok(false);
         }
         let epoch =
             bundle.unwrap(certificate.network, keys, certificate.serial, newest.as_ref()).map_err(|e| fault(&e))?;
@@ -332,6 +334,16 @@ impl Member {
                 Vec::new()
             }
         }
+    }
+
+    /// Whether the authority gave the others a secret, and us none: we are out.
+    pub(super) fn is_left_out(&self) -> bool {
+        self.is_left_out
+    }
+
+    /// Whether the registry was told of a user of ours when we joined.
+    pub(super) fn has_credential(&self) -> bool {
+        matches!(self.trust, Trust::Authority(_)) && self.store.as_ref().is_some_and(|store| store.credential().is_ok())
     }
 
     /// What this node is called.

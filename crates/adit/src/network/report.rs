@@ -28,6 +28,7 @@ pub(super) struct Situation<'a> {
     pub(super) port: u16,
     pub(super) behind_nat: bool,
     pub(super) lost: Option<&'a str>,
+    pub(super) removed: Option<&'a str>,
     /// What revision the registry spoke of last, and when.
     pub(super) said: Option<(i64, Instant)>,
     pub(super) embedded: bool,
@@ -40,7 +41,8 @@ pub(super) struct Situation<'a> {
 /// The state at this moment.
 pub(super) fn status(situation: &Situation<'_>) -> NetworkStatus {
     let Situation { member, view, wanted, lease, .. } = situation;
-    let mut problems: Vec<String> = situation.alarms.iter().map(ToString::to_string).collect();
+    let mut problems: Vec<String> = situation.removed.iter().map(ToString::to_string).collect();
+    problems.extend(situation.alarms.iter().map(ToString::to_string));
     problems.extend_from_slice(situation.refused);
     let mut nodes: Vec<NodeStatus> = Vec::new();
     let mut skipped = 0;
@@ -79,6 +81,7 @@ pub(super) fn status(situation: &Situation<'_>) -> NetworkStatus {
         registry: member.registry_urls.clone(),
         embedded: situation.embedded,
         registry_problem: situation.lost.map(str::to_owned),
+        removed: situation.removed.map(str::to_owned),
         registry_revision: situation.said.map(|(revision, _)| revision),
         registry_age_s: situation.said.map(|(_, at)| at.elapsed().as_secs()),
         epoch: member.epoch(),

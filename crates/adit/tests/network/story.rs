@@ -1,7 +1,7 @@
 //! The quick start, as it is written.
 
 use crate::bed::{Bed, wait_for};
-use crate::world::{Node, all_talk};
+use crate::world::{Daemon, Node, all_talk, network};
 
 #[test]
 fn three_hosts_make_a_network_and_a_fourth_joins_later() {
@@ -53,9 +53,14 @@ fn a_removed_node_is_out_everywhere_and_for_good() {
     assert!(!containers[2].pings(containers[0].address) && !containers[2].pings(containers[1].address));
     all_talk(&containers[..2]);
     wait_for("the next secret", || daemons[..2].iter().all(|daemon| daemon.network().epoch == Some(2)).then_some(()));
-    // Restarted, it is out as before; so it is where those that were restarted remember it.
+    let told = daemons[2].await_problem("has been removed from the network by its authority");
+    assert!(told.contains("`adit down --device adit0 --purge`") && told.contains("`adit join TOKEN`"), "{told}");
+    // Restarted, it is out as before, and knows it; so it is where those that were restarted remember it.
     daemons.pop().unwrap().terminate();
-    let third = nodes[2].spawn(&["up", "--config", &nodes[2].file()]);
+    let third = nodes[2].up();
+    assert_eq!(third.network().removed, Some(told));
+    let doctor = nodes[2].try_adit(&["doctor"]);
+    assert!(String::from_utf8_lossy(&doctor.stdout).contains("[registry-removed]"), "{doctor:?}");
     daemons.remove(1).crash();
     let second = nodes[1].up();
     second.await_nodes(1);
@@ -64,6 +69,23 @@ fn a_removed_node_is_out_everywhere_and_for_good() {
     drop(third);
     let again = nodes[0].refused(&["node", "remove", "host3"]);
     assert!(again.contains("host3"), "{again}");
+}
+
+#[test]
+fn a_node_that_was_away_when_it_was_removed_is_told_what_is_probable() {
+    let bed = Bed::new(2);
+    let nodes: Vec<Node<'_>> = bed.hosts.iter().map(Node::new).collect();
+    network(&nodes, &[]).into_iter().for_each(Daemon::terminate);
+    nodes[0].adit(&["node", "remove", "host2"]);
+    let daemon = nodes[1].up();
+    wait_for("the outage to be said", || daemon.network().registry_problem);
+    assert_eq!(daemon.network().removed, None);
+    let one = nodes[0].up();
+    let told = daemon.await_problem("has probably been removed from the network");
+    assert_eq!(daemon.network().removed, Some(told));
+    // A registry that is away says nothing of the kind; nor is the hint given up for that.
+    one.terminate();
+    assert!(daemon.network().removed.is_some());
 }
 
 #[test]

@@ -32,9 +32,14 @@ pub enum Update {
         /// In their order.
         events: Vec<Event>,
     },
-    /// The registry cannot be followed, for this reason. It is said once; a [`Listing`](Self::Listing) may come before
-    /// [`Back`](Self::Back), when the registry can be read already and not yet be followed.
-    Lost(String),
+    /// The registry cannot be followed. It is said once, and once more where a registry that was away is there and does not know us; a
+    /// [`Listing`](Self::Listing) may come before [`Back`](Self::Back), when the registry can be read already and not yet be followed.
+    Lost {
+        /// Why not.
+        reason: String,
+        /// Whether it answers, and refuses the user or its password.
+        is_stranger: bool,
+    },
     /// It can be followed again. The listing was told.
     Back,
 }
@@ -58,6 +63,7 @@ impl Watcher {
             order: Order::default(),
             is_listed: false,
             is_lost: false,
+            is_stranger: false,
             failures: 0,
             cluster: None,
             backoff: Backoff::up_to(LONGEST_PAUSE),
@@ -113,6 +119,8 @@ struct Follower {
     /// What was told is complete up to `order`, and a watch can go on from there.
     is_listed: bool,
     is_lost: bool,
+    /// Whether it was said that the registry does not know us.
+    is_stranger: bool,
     /// Since it was last followed.
     failures: u32,
     cluster: Option<u64>,
@@ -151,6 +159,7 @@ impl Follower {
             return self.again().await;
         }
         if std::mem::take(&mut self.is_lost) {
+            self.is_stranger = false;
             self.tell(Update::Back).await?;
         }
         self.failures = 0;
@@ -243,8 +252,10 @@ impl Follower {
             return Ok(());
         }
         self.is_listed = false;
-        if !std::mem::replace(&mut self.is_lost, true) {
-            self.tell(Update::Lost(error.to_string())).await?;
+        let is_stranger = matches!(error, ClientError::Unauthenticated { user: Some(_), .. });
+        if !self.is_lost || (is_stranger && !self.is_stranger) {
+            (self.is_lost, self.is_stranger) = (true, is_stranger);
+            self.tell(Update::Lost { reason: error.to_string(), is_stranger }).await?;
         }
         self.rest().await;
         Ok(())

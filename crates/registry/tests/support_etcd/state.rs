@@ -38,7 +38,7 @@ impl State {
                     }
                 }
             }
-            Update::Lost(reason) => {
+            Update::Lost { reason, .. } => {
                 assert!(self.lost.len() <= self.back, "an outage is said once: {reason}");
                 self.lost.push(reason);
             }

@@ -185,6 +185,7 @@ impl Agent {
             port: self.listen.port(),
             behind_nat: self.behind_nat,
             lost: self.lost.as_deref(),
+            removed: self.removed.as_deref(),
             said: self.said,
             embedded: self.host.as_ref().is_some_and(Host::has_registry),
             alarms: self.alarms.values().collect(),

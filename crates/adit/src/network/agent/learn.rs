@@ -15,20 +15,29 @@ use crate::{Failure, Result};
 impl Agent {
     /// Takes in what the registry says; answers whether anything follows from it.
     pub(super) fn learn(&mut self, update: Update) -> Result<bool> {
+        let news = self.take_in(update);
+        self.look_for_removal();
+        news
+    }
+
+    fn take_in(&mut self, update: Update) -> Result<bool> {
         match &update {
-            Update::Lost(reason) => {
+            Update::Lost { reason, is_stranger } => {
+                let is_given = self.host.is_none() && self.settings.user.is_none() && self.member.has_credential();
+                self.is_stranger |= is_given && *is_stranger;
                 if self.lost.is_none() {
                     tracing::warn!("the registry cannot be reached: {reason}; traffic goes on");
                 }
                 self.lost = Some(reason.clone());
             }
             Update::Back => {
+                self.is_stranger = false;
                 if self.lost.take().is_some() {
                     tracing::info!("the registry is reached again");
                 }
             }
             Update::Listing(listing) => {
-                self.lost = None;
+                (self.lost, self.is_stranger) = (None, false);
                 self.said = Some((listing.revision, Instant::now()));
                 if let Some(publisher) = &self.publisher {
                     publisher.compare(listing);
@@ -64,7 +73,7 @@ impl Agent {
         let when = |serial: Serial| heard.get(&serial).filter(|heard| heard.ever).map(|heard| heard.at);
         let Some(view) = &mut self.view else { return Ok(true) };
         let mut news = view.handle(&update, now, &when);
-        news |= matches!(update, Update::Lost(_) | Update::Back | Update::Listing(_));
+        news |= matches!(update, Update::Lost { .. } | Update::Back | Update::Listing(_));
         if let Some(lease) = &self.lease {
             lease.set_known(view.removals(), view.sequences());
             lease.observe(&update);
@@ -158,7 +167,32 @@ impl Agent {
         if self.notes.subnets.is_empty() {
             return false;
         }
-        self.go_by(network, None).is_ok()
+        let is_enough = self.go_by(network, None).is_ok();
+        self.look_for_removal();
+        is_enough
+    }
+
+    /// Whether we are in the network no more. The authority's word is among what is remembered; that the registry does not know us is taken for a
+    /// hint, and for as long as it says so.
+    fn look_for_removal(&mut self) {
+        let own = self.member.serial();
+        let is_out = || self.view.as_ref().is_some_and(|view| view.removals().any(|serial| Some(serial) == own));
+        let what = if self.member.is_left_out() || is_out() {
+            "this node has been removed from the network by its authority"
+        } else if self.is_stranger {
+            "this node has probably been removed from the network: the registry does not know it any more"
+        } else {
+            self.removed = None;
+            return;
+        };
+        let sentence = format!(
+            "{what}; run `adit down --device {} --purge` here, and then `adit join TOKEN` with a fresh token",
+            self.device
+        );
+        if self.removed.as_ref() != Some(&sentence) {
+            tracing::error!("{sentence}");
+            self.removed = Some(sentence);
+        }
     }
 
     /// Something is wrong: said once, and shown until it is not any more.

@@ -6,6 +6,10 @@ use crate::observe::human;
 /// A lease that ends sooner was not renewed for most of its life: it lives a day, and is renewed each hour.
 const SOON: u64 = 3600;
 
+static REMOVED: Kind = Kind::broken(
+    "registry-removed",
+    "this node is in its network no more: the authority has removed it, or the registry does not know it any more",
+);
 static AWAY: Kind =
     Kind::broken("registry-away", "the registry cannot be reached: nobody joins, and the lease runs out");
 static LEASE: Kind = Kind::broken("registry-lease", "this node does not hold its subnet");
@@ -20,7 +24,7 @@ static SKIPPED: Kind = Kind::warning(
 pub(in super::super) const CHECK: Check = Check {
     id: "registry",
     title: "the registry answers, and the lease is held",
-    kinds: &[&AWAY, &LEASE, &OLD, &PROBLEM, &SKIPPED],
+    kinds: &[&REMOVED, &AWAY, &LEASE, &OLD, &PROBLEM, &SKIPPED],
     check,
 };
 
@@ -29,6 +33,20 @@ fn check(facts: &Facts) -> Vec<Finding> {
     for (daemon, status) in facts.up() {
         let Some(network) = &status.network else { continue };
         let device = daemon.device.as_str();
+        if let Some(removed) = &network.removed {
+            // What to do follows below.
+            let what = removed.split_once("; ").map_or(removed.as_str(), |(what, _)| what);
+            let mut finding = REMOVED.found(what).on(device);
+            finding.evidence.extend(network.registry_problem.clone());
+            findings.push(
+                finding
+                    .advise("a token is made on the host of the authority, by `adit token create`")
+                    .run(facts.as_root(format!("adit down --device {device} --purge")))
+                    .run(facts.as_root("adit join TOKEN")),
+            );
+            // What else there is follows from that.
+            continue;
+        }
         let dead: Vec<_> = daemon.registries.iter().filter_map(|(url, why)| Some((url, why.as_ref()?))).collect();
         let all_dead = !daemon.registries.is_empty() && dead.len() == daemon.registries.len();
         if network.registry_problem.is_some() || all_dead {
@@ -105,6 +123,18 @@ mod tests {
         assert_eq!(after(|network| network.lease_s = Some(600)), ["registry-lease-old"]);
         assert_eq!(after(|network| network.problems = vec!["a".into(), "b".into()]), ["registry-problem"; 2]);
         assert_eq!(after(|network| network.skipped = 1), ["registry-skipped"]);
+    }
+
+    #[test]
+    fn a_node_that_is_out_is_told_that_alone() {
+        let findings = found_on_node(&CHECK, |facts| {
+            let network = status(facts).network.as_mut().unwrap();
+            (network.registry_problem, network.lease) = (Some("it refuses the user".into()), "lost".into());
+            network.removed = Some("this node is out".into());
+            network.problems.push("this node is out".into());
+        });
+        assert_eq!(ids(&findings), ["registry-removed"]);
+        assert_eq!(findings[0].commands, ["adit down --device adit0 --purge", "adit join TOKEN"]);
     }
 
     #[test]
