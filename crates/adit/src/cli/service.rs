@@ -3,18 +3,13 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::{Directories, Failure, Result};
-
-/// Where systemd says that it is the one that runs (sd_booted(3)).
-const BOOTED: &str = "/run/systemd/system";
-
-/// Where its unit finds configurations by name.
-const CONFIGURATIONS: &str = "/etc/adit";
+use crate::{Directories, Failure, Result, unit};
 
 /// Starts the daemon, or says how: a paragraph for the reader, and whether systemd did it. What was made stands in any case, so that the
 /// reader is told all of it before a failure.
 pub(super) fn start(config: &Path, directories: &Directories, only_say: bool) -> (String, Result<()>) {
-    if let Some(unit) = unit(config, directories).filter(|_| Path::new(BOOTED).is_dir()) {
+    let is_usual = *directories == Directories::default();
+    if let Some(unit) = unit::of_file(config).filter(|_| is_usual && unit::is_booted()) {
         let command = format!("systemctl enable --now {unit}");
         let by_hand = format!("Start it:\n\n  {command}\n");
         if only_say {
@@ -52,30 +47,9 @@ fn enable(unit: &str, command: &str) -> Result<()> {
     Ok(())
 }
 
-/// The unit that would start just this configuration, if there is one.
-fn unit(config: &Path, directories: &Directories) -> Option<String> {
-    let is_named = config.parent() == Some(Path::new(CONFIGURATIONS)) && config.extension()? == "toml";
-    let name = config.file_stem()?.to_str()?;
-    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'));
-    // The node of this host has a unit of its own.
-    let unit = if name == "adit" { "adit.service".to_owned() } else { format!("adit@{name}.service") };
-    (is_named && plain && *directories == Directories::default()).then_some(unit)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_what_the_unit_finds_is_started_by_it() {
-        let default = Directories::default();
-        assert_eq!(unit("/etc/adit/adit.toml".as_ref(), &default).as_deref(), Some("adit.service"));
-        assert_eq!(unit("/etc/adit/lab.toml".as_ref(), &default).as_deref(), Some("adit@lab.service"));
-        assert_eq!(unit("/etc/adit/a b.toml".as_ref(), &default), None);
-        assert_eq!(unit("/root/adit.toml".as_ref(), &default), None);
-        let elsewhere = Directories { state: "/x".into(), ..default };
-        assert_eq!(unit("/etc/adit/adit.toml".as_ref(), &elsewhere), None);
-    }
 
     #[test]
     fn the_command_says_what_is_not_as_usual() {

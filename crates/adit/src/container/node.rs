@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{Fault, FaultKind};
-use crate::{Directories, files};
+use crate::{Directories, files, unit};
 
 /// The largest file that is read, in bytes.
 const MAX_FILE: u64 = 64 * 1024;
@@ -57,9 +57,9 @@ impl Node {
             Ok((_, text)) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let sentence = format!(
-                    "no node of a network runs here with the device {device} ({} is not there); start it with `adit up`, or `systemctl start \
-                     adit@{device}`",
-                    path.display()
+                    "no node of a network runs here with the device {device} ({} is not there); start it with {}",
+                    path.display(),
+                    unit::how_to_start(device)
                 );
                 return Err(Fault::new(FaultKind::NotReady, sentence));
             }

@@ -14,6 +14,7 @@ use super::environment::Attachment;
 use super::result::{self, Made};
 use super::{Code, Error, Version};
 use crate::container::{self, Door, Fault, FaultKind, Key, Node, Place, Request, Store, ipam};
+use crate::unit;
 
 /// How long CHECK waits for a daemon that is being started anew.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -236,7 +237,7 @@ fn has_device(device: &str) -> Result<bool, Error> {
 
 fn absent(device: &str) -> String {
     format!(
-        "there is no device {device}, so the daemon does not run, and containers reach only those of this host; start it with `adit up`, or \
-         `systemctl start adit@{device}`"
+        "there is no device {device}, so the daemon does not run, and containers reach only those of this host; start it with {}",
+        unit::how_to_start(device)
     )
 }

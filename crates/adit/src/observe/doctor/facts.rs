@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -98,6 +99,8 @@ pub struct Daemon {
     pub state: State,
     /// Its capabilities, as in `/proc/PID/status`.
     pub capabilities: Option<u64>,
+    /// The unit of systemd that starts it, if there is one.
+    pub unit: Option<String>,
     /// What it measured.
     pub examination: Seen<Examination>,
     /// How datagrams would go to each address that peers are at.
@@ -122,6 +125,7 @@ impl Default for Daemon {
             device: String::new(),
             state: State::Dead,
             capabilities: None,
+            unit: None,
             examination: Err("it was not asked".into()),
             ways: BTreeMap::new(),
             behind: BTreeMap::new(),
@@ -222,10 +226,13 @@ impl Daemon {
 
     /// The file it was started with, for advice; a word where nobody knows.
     pub fn file(&self) -> String {
-        match &self.examination {
-            Ok(examination) if !examination.source.as_os_str().is_empty() => examination.source.display().to_string(),
-            _ => "the configuration".into(),
-        }
+        self.source().map_or_else(|| "the configuration".into(), |source| source.display().to_string())
+    }
+
+    /// The same, where it is known.
+    pub fn source(&self) -> Option<&Path> {
+        let source = &self.examination.as_ref().ok()?.source;
+        (!source.as_os_str().is_empty()).then_some(source.as_path())
     }
 
     /// How a datagram would go to a peer.
@@ -290,7 +297,7 @@ pub(crate) mod tests {
         (peer.transport, peer.secure, peer.session) = ("sealed".into(), true, "up".into());
         (peer.public_key, peer.handshake_s) = (Some("theirs".into()), Some(60));
         let examination = Examination {
-            source: "/etc/adit/adit0.toml".into(),
+            source: "/etc/adit/adit.toml".into(),
             public_keys: vec!["ours".into()],
             mark: None,
             asked_buffer: 8 << 20,
@@ -321,6 +328,7 @@ pub(crate) mod tests {
             device: "adit0".into(),
             state: State::Up(Box::new(status)),
             capabilities: Some(1 << 12),
+            unit: Some("adit.service".into()),
             examination: Ok(examination),
             ways: BTreeMap::from([("192.0.2.2".parse().unwrap(), Some(lookup))]),
             behind: BTreeMap::from([("10.77.0.2/32".parse().unwrap(), Some(3))]),

@@ -18,6 +18,8 @@ pub use facts::Facts;
 
 use serde::Serialize;
 
+use facts::Daemon;
+
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -125,6 +127,19 @@ impl Finding {
     fn run(mut self, command: impl Into<String>) -> Self {
         self.commands.push(command.into());
         self
+    }
+
+    /// The daemon is to be started again: by its unit, or else by hand.
+    #[must_use]
+    fn restart(self, facts: &Facts, daemon: &Daemon) -> Self {
+        if let Some(unit) = &daemon.unit {
+            return self.run(facts.as_root(format!("systemctl restart {unit}")));
+        }
+        let stopped = self.run(facts.as_root(format!("adit down --device {}", daemon.device)));
+        match daemon.source() {
+            Some(source) => stopped.run(facts.as_root(format!("adit up --config {}", source.display()))),
+            None => stopped.run(facts.as_root("adit up")),
+        }
     }
 }
 

@@ -122,7 +122,7 @@ fn check_tells_that_the_daemon_is_away_unless_it_comes_back_at_once() {
     host.end_daemon();
     let (code, _, details) = check(&host, &container, &result).error();
     assert_eq!(code, 11);
-    assert!(details.contains("systemctl start adit@adit0"), "{details}");
+    assert!(details.contains("start it with `adit up`"), "{details}");
     let mut asked = check(&host, &container, &result).start();
     host.netlink().create_bridge("adit0", None).unwrap();
     let status = wait_for("CHECK to see the daemon again", || asked.try_wait().unwrap());

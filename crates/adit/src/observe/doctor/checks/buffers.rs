@@ -28,7 +28,7 @@ fn check(facts: &Facts) -> Vec<Finding> {
                         .on(&daemon.device)
                         .seen(format!("{} were asked for", human::bytes(asked)))
                         .run(facts.as_root(format!("sysctl -w net.core.{limit}={asked}")))
-                        .run(facts.as_root(format!("systemctl restart adit@{}", daemon.device))),
+                        .restart(facts, daemon),
                 );
             }
         }

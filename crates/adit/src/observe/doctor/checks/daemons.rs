@@ -32,13 +32,15 @@ fn check(facts: &Facts) -> Vec<Finding> {
                     .advise("start it again with `adit up`, which takes over what is there; or have it removed")
                     .run(facts.as_root(format!("adit down --device {device}"))),
             ),
-            State::Silent(why) => findings.push(
-                SILENT
-                    .found(format!("the daemon of {device} does not answer"))
-                    .on(device)
-                    .seen(why.clone())
-                    .run(facts.as_root(format!("systemctl restart adit@{device}"))),
-            ),
+            State::Silent(why) => {
+                let finding =
+                    SILENT.found(format!("the daemon of {device} does not answer")).on(device).seen(why.clone());
+                findings.push(match &daemon.unit {
+                    Some(_) => finding.restart(facts, daemon),
+                    None => finding
+                        .advise("end its process, and start it again with `adit up`, which takes over what is there"),
+                });
+            }
             State::Up(status) => {
                 let ours = env!("CARGO_PKG_VERSION");
                 if status.version != ours {
@@ -49,7 +51,7 @@ fn check(facts: &Facts) -> Vec<Finding> {
                                 status.version
                             ))
                             .on(device)
-                            .run(facts.as_root(format!("systemctl restart adit@{device}"))),
+                            .restart(facts, daemon),
                     );
                 }
                 if let Err(why) = &daemon.examination {
@@ -79,5 +81,18 @@ mod tests {
         assert_eq!(ids(&found(&CHECK, |f| f.daemons[0].state = State::Silent("no".into()))), ["daemon-silent"]);
         assert_eq!(ids(&found(&CHECK, |facts| status(facts).version = "0.0.1".into())), ["daemon-version"]);
         assert_eq!(ids(&found(&CHECK, |f| f.daemons[0].examination = Err("no".into()))), ["daemon-unmeasured"]);
+    }
+
+    #[test]
+    fn it_is_started_again_by_its_unit_or_with_its_file() {
+        let commands = |unit: Option<&str>| {
+            let findings = found(&CHECK, |facts| {
+                facts.daemons[0].unit = unit.map(str::to_owned);
+                status(facts).version = "0.0.1".into();
+            });
+            findings[0].commands.join("; ")
+        };
+        assert_eq!(commands(Some("adit.service")), "systemctl restart adit.service");
+        assert_eq!(commands(None), "adit down --device adit0; adit up --config /etc/adit/adit.toml");
     }
 }

@@ -22,7 +22,7 @@ fn check(facts: &Facts) -> Vec<Finding> {
             findings.push(
                 finding
                     .advise(format!("take `offload = false` out of {}, and start the daemon again", daemon.file()))
-                    .run(facts.as_root(format!("systemctl restart adit@{device}"))),
+                    .restart(facts, daemon),
             );
             continue;
         }

@@ -59,7 +59,7 @@ fn check(facts: &Facts) -> Vec<Finding> {
             let advice = if network.embedded {
                 "the registry is in this daemon: look into its log"
             } else if dead.iter().any(|(_, why)| why.contains("refused")) {
-                "nobody listens there: on the host of the registry, start the daemon again, such as by `systemctl start adit@adit0`"
+                "nobody listens there: on the host of the registry, start the daemon again, by `systemctl start adit` or `adit up`"
             } else {
                 "on the host of the registry: is it up, is the daemon running, and is that TCP port open to this host?"
             };

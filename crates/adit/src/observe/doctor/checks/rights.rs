@@ -24,7 +24,7 @@ fn check(facts: &Facts) -> Vec<Finding> {
                     .on(&daemon.device)
                     .seen(format!("process {}: CapEff {capabilities:016x}", status.pid))
                     .advise("start it as root, or by the unit that comes with adit")
-                    .run(facts.as_root(format!("systemctl restart adit@{}", daemon.device))),
+                    .restart(facts, daemon),
             );
         }
     }

@@ -39,7 +39,7 @@ fn check(facts: &Facts) -> Vec<Finding> {
         let Some(switch) = &status.switch else { continue };
         let mut found: Vec<Finding> = looped(switch).into_iter().collect();
         if let Some((bridge, device)) = switch.bridge.as_deref().zip(link(&facts.host, &daemon.device)) {
-            match unplugged(facts, (bridge, device)) {
+            match unplugged(facts, daemon, (bridge, device)) {
                 Some(finding) => found.push(finding),
                 None => {
                     found.extend(filtered(facts, (bridge, device)));
@@ -74,18 +74,19 @@ fn looped(switch: &SwitchStatus) -> Option<Finding> {
     })
 }
 
-fn unplugged(facts: &Facts, (bridge, device): (&str, &Link)) -> Option<Finding> {
+fn unplugged(facts: &Facts, daemon: &Daemon, (bridge, device): (&str, &Link)) -> Option<Finding> {
     let name = &device.name;
     let Some(there) = link(&facts.host, bridge) else {
-        return Some(
-            UNPLUGGED
-                .found(format!("{bridge}, of which {name} is to be a port, is not there"))
-                .advise(format!(
-                    "one of adit's own is made again within two seconds, and else the log says why; one of somebody else's is his to make, and \
-                     {name} is plugged into it as soon as it is there"
-                ))
-                .run(facts.as_root(format!("journalctl -u adit@{name} -n 20"))),
-        );
+        let finding = UNPLUGGED
+            .found(format!("{bridge}, of which {name} is to be a port, is not there"))
+            .advise(format!(
+                "one of adit's own is made again within two seconds, and else the log says why; one of somebody else's is his to make, and \
+                 {name} is plugged into it as soon as it is there"
+            ));
+        return Some(match &daemon.unit {
+            Some(unit) => finding.run(facts.as_root(format!("journalctl -u {unit} -n 20"))),
+            None => finding,
+        });
     };
     if device.controller != Some(there.index) {
         let now = device.controller.map_or("of none".to_owned(), |index| format!("of {}", facts.host.device(index)));
@@ -256,7 +257,7 @@ mod tests {
         let cases: [(Change, &str); 4] = [
             (|facts| device(facts).controller = None, "ip link set adit0 master br0"),
             (|facts| device(facts).controller = Some(2), "ip link set adit0 master br0"),
-            (|facts| facts.host.links.retain(|link| link.name != "br0"), "journalctl -u adit@adit0 -n 20"),
+            (|facts| facts.host.links.retain(|link| link.name != "br0"), "journalctl -u adit.service -n 20"),
             (
                 |facts| facts.host.links.iter_mut().filter(|link| link.name == "br0").for_each(|link| link.up = false),
                 "ip link set br0 up",

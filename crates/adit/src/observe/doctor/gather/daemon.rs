@@ -12,12 +12,12 @@ use linux::netns::NetNs;
 use linux::ping::Pinger;
 use linux::privilege::{self, Capability};
 
-use crate::Directories;
 use crate::api::status::NetworkStatus;
 use crate::api::{self, CallError, EXAMINATION, Examination, Request, Response, Status};
 use crate::container::{Node, Record, Stage, Store};
 use crate::observe::containers;
 use crate::observe::doctor::facts::{Container, Daemon, Ping, Seen, State, endpoint};
+use crate::{Directories, unit};
 
 /// As many ways are looked up.
 const MOST: usize = 1024;
@@ -39,8 +39,13 @@ pub(super) fn look(netlink: &mut Netlink, directories: &Directories, device: &st
         Err(error @ (CallError::Denied(_) | CallError::Broken(..))) => State::Silent(error.to_string()),
     };
     let mut daemon = Daemon { device: device.to_owned(), state, ..Daemon::default() };
+    let has_units = unit::is_booted() && *directories == Directories::default();
+    daemon.unit = unit::of_device(device).filter(|_| has_units);
     let State::Up(status) = &mut daemon.state else { return Some(daemon) };
     daemon.examination = examine(directories, device);
+    if let Ok(examination) = &daemon.examination {
+        daemon.unit = unit::of_file(&examination.source).filter(|_| has_units);
+    }
     // What was asked of the peers may have brought sessions up, or ended some.
     if let Ok(later) = api::status(&directories.runtime, device) {
         **status = later;
