@@ -12,7 +12,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use linux::netlink::{Netlink, PROTOCOL, Route, RouteKind};
 use registry::enrol;
 use registry::schema::{Backend, NetworkConfig, Pool};
-use registry::trust::{Ledger, NodeKeys, NodeStore, ROLE_REGISTRY, Token};
+use registry::trust::{FileError, Ledger, NodeKeys, NodeStore, ROLE_REGISTRY, Token};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -209,7 +209,10 @@ pub fn join(joining: Joining, directories: &Directories) -> Result<Joined> {
     let look = runtime.block_on(enrol::look(&token)).map_err(|e| Failure::failed(e.to_string()))?;
     check_overlap(&mut netlink, &look.network.networks(), &joining.device)?;
     let keys = NodeKeys::generate().map_err(crypto)?;
-    let joined = runtime.block_on(enrol::join(&token, &name, &keys)).map_err(|e| Failure::failed(e.to_string()))?;
+    // Before the token is used up by somebody who may not write here.
+    let store = place.keep_or_remove(new_store(&place.directory))?;
+    let joined = runtime.block_on(enrol::join(&token, &name, &keys)).map_err(|e| Failure::failed(e.to_string()));
+    let joined = place.keep_or_remove(joined)?;
     let registry = match joined.registry.as_slice() {
         [] => vec![format!("https://{}", joined.enroller)],
         urls => urls.to_vec(),
@@ -226,7 +229,6 @@ pub fn join(joining: Joining, directories: &Directories) -> Result<Joined> {
         _ => String::new(),
     };
     let written = || {
-        let store = new_store(&place.directory)?;
         store.create_keys(&keys).map_err(told)?;
         let wireguard = PrivateKey::generate().map_err(|e| Failure::failed(format!("cannot make a key: {e}")))?;
         store.create_wireguard_key(wireguard.as_bytes()).map_err(told)?;
@@ -254,6 +256,8 @@ struct Place {
     directory: PathBuf,
     /// What was not there before.
     made: Vec<PathBuf>,
+    /// The directory that it is in, if that was not there before either.
+    state: Option<PathBuf>,
 }
 
 impl Place {
@@ -272,7 +276,8 @@ impl Place {
             return Err(Failure::failed(format!("{} is there already", config.display()))
                 .with_remedy("remove it, or choose another with --config"));
         }
-        Ok(Self { made: vec![directory.clone(), config.into()], directory })
+        let state = Some(directories.state.clone()).filter(|state| !state.exists());
+        Ok(Self { made: vec![directory.clone(), config.into()], directory, state })
     }
 
     /// After a failure nothing of it stays.
@@ -283,6 +288,10 @@ impl Place {
                 if let Err(e) = removed.or_else(absent) {
                     tracing::warn!("cannot remove {}: {e}", path.display());
                 }
+            }
+            if let Some(state) = &self.state {
+                // Fails, rightly, where somebody else uses it by now.
+                let _ = fs::remove_dir(state);
             }
         }
         outcome
@@ -415,7 +424,7 @@ impl Authority {
     /// It is not on this host.
     pub fn open(device: &str, directories: &Directories) -> Result<Self> {
         let directory = super::directory(directories, device).join("authority");
-        if !directory.is_dir() {
+        if !is_there(&directory)? {
             return Err(Failure::failed(format!(
                 "the network's authority is not on this host: there is no {}",
                 directory.display()
@@ -593,11 +602,23 @@ pub(super) fn new_store(directory: &Path) -> Result<NodeStore> {
 }
 
 fn open_store(directory: &Path) -> Result<NodeStore> {
-    if !directory.is_dir() {
+    if !is_there(directory)? {
         return Err(Failure::failed(format!("this host is no node of a network: there is no {}", directory.display()))
             .with_remedy("run `adit init` or `adit join TOKEN`"));
     }
     NodeStore::open(directory).map_err(told)
+}
+
+/// Whether a directory is there.
+///
+/// # Errors
+/// We may not look: most of what a node keeps is root's alone.
+fn is_there(directory: &Path) -> Result<bool> {
+    match fs::metadata(directory) {
+        Ok(metadata) => Ok(metadata.is_dir()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(told(FileError::Io { verb: "look at", path: directory.into(), error })),
+    }
 }
 
 fn read_clients(store: &NodeStore) -> Result<Vec<clients::Client>> {
@@ -605,4 +626,35 @@ fn read_clients(store: &NodeStore) -> Result<Vec<clients::Client>> {
     bytes
         .map_or(Ok(Vec::new()), |bytes| clients::read(&bytes))
         .map_err(|e| Failure::failed(format!("the clients of this node cannot be read: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::thread;
+
+    use linux::privilege;
+
+    use super::*;
+
+    #[test]
+    fn who_may_not_look_is_not_told_that_nothing_is_there() {
+        let top = tempfile::tempdir().unwrap();
+        let directories = Directories { state: top.path().into(), ..Directories::default() };
+        let node = super::super::directory(&directories, "adit0");
+        fs::create_dir_all(node.join("authority")).unwrap();
+        let set = |mode| fs::set_permissions(&node, fs::Permissions::from_mode(mode)).unwrap();
+        set(0o000);
+        // Without rights, root is an owner as any other.
+        let ask = || {
+            privilege::keep_in_this_thread(&[]).unwrap();
+            [Authority::open("adit0", &directories).map(drop), clients("adit0", &directories).map(drop)]
+        };
+        let answers = thread::scope(|scope| scope.spawn(ask).join().unwrap());
+        set(0o700);
+        for answer in answers {
+            let sentence = answer.unwrap_err().sentence().to_owned();
+            assert!(sentence.contains("Permission denied") && sentence.ends_with("; run this as root"), "{sentence}");
+        }
+    }
 }

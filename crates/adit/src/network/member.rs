@@ -1,5 +1,6 @@
 //! Who we are in the network and whom we believe: keys, certificate, the network's secrets, and the files that they are in.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -400,7 +401,13 @@ fn needed(error: FileError) -> Failure {
 
 /// A fault of a file, as our reader meets it.
 pub(super) fn told(error: FileError) -> Failure {
-    Failure::failed(error.to_string())
+    let failure = Failure::failed(error.to_string());
+    match error {
+        FileError::Io { error, .. } if error.kind() == ErrorKind::PermissionDenied => {
+            failure.with_remedy("run this as root")
+        }
+        _ => failure,
+    }
 }
 
 /// Host and port of a URL, `https://host:port`.
