@@ -84,6 +84,7 @@ fn names_follow_containers_as_they_come_and_go() {
     let nodes = nodes(&bed);
     let daemons = network(&nodes, &[], &[]);
     await_resolver(nodes[0].host, &daemons[0]);
+    assert!(nodes[0].host.netlink().link("adit-br0").unwrap().is_none(), "the host is answered without containers");
     let asker = Guest::attach(&nodes[0], "asker");
     assert_eq!(asker.ask("web.host1.adit", A).0, NO_NAME);
     for _ in 0..10 {
