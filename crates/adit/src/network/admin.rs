@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use linux::netlink::{Netlink, PROTOCOL, Route, RouteKind};
 use registry::enrol;
-use registry::schema::{Backend, NetworkConfig, Pool};
+use registry::schema::{Backend, ConfigError, NetworkConfig, Pool};
 use registry::trust::{FileError, Ledger, NodeKeys, NodeStore, ROLE_REGISTRY, Token};
 use serde::Serialize;
 use zeroize::Zeroizing;
@@ -312,8 +312,30 @@ fn name(given: Option<String>) -> Result<String> {
     }
 }
 
+/// The addresses of a family, and how they are divided among nodes.
 fn pool(net: IpNet, len: Option<u8>) -> Result<Pool> {
-    Pool::new(net, len.map(u64::from), None, None).map_err(|e| Failure::usage(e.to_string()))
+    let (network, subnet_len) = match net {
+        IpNet::V4(_) => ("--network", "--subnet-len"),
+        IpNet::V6(_) => ("--ipv6-network", "--ipv6-subnet-len"),
+    };
+    Pool::new(net, len.map(u64::from), None, None).map_err(|fault| match fault {
+        ConfigError::TooSmall(net) => {
+            Failure::usage(format!("the network {net} is too small to be divided among nodes"))
+                .with_remedy(format!("write a larger one with {network}: it must have room for four subnets"))
+        }
+        ConfigError::Special(net) => Failure::usage(format!("in the network {net} no host can be"))
+            .with_remedy(format!("write another one with {network}, such as 10.42.0.0/16")),
+        ConfigError::SubnetTooLong { len, longest } => {
+            Failure::usage(format!("a subnet of length /{len} has no room for a device, a bridge and a container"))
+                .with_remedy(format!("write {subnet_len} {longest} or less"))
+        }
+        ConfigError::TooFew { network: net, len } => {
+            let most = net.prefix_len().saturating_add(2);
+            Failure::usage(format!("the network {net} has no room for four subnets of length /{len}"))
+                .with_remedy(format!("write {subnet_len} {most} or more, or a larger network with {network}"))
+        }
+        other => Failure::usage(format!("the network {net} {other}")),
+    })
 }
 
 fn text(network: &NetworkConfig) -> String {
@@ -636,6 +658,22 @@ mod tests {
     use linux::privilege;
 
     use super::*;
+
+    #[test]
+    fn addresses_that_cannot_be_divided_are_named_with_a_remedy() {
+        for (net, len, parts) in [
+            ("10.98.0.0/30", None, ["the network 10.98.0.0/30 is too small", "with --network"]),
+            ("127.0.0.0/8", None, ["in the network 127.0.0.0/8 no host", "with --network"]),
+            ("10.42.0.0/16", Some(31), ["a subnet of length /31 has no room", "write --subnet-len 30 or less"]),
+            ("10.42.0.0/16", Some(16), ["the network 10.42.0.0/16 has no room", "write --subnet-len 18 or more"]),
+            ("fd42::/126", None, ["the network fd42::/126 is too small", "with --ipv6-network"]),
+            ("fd42::/48", Some(127), ["a subnet of length /127", "write --ipv6-subnet-len 126 or less"]),
+        ] {
+            let failure = pool(net.parse().unwrap(), len).unwrap_err();
+            let sentence = failure.sentence();
+            assert!(sentence.starts_with(parts[0]) && sentence.contains(parts[1]), "{sentence}");
+        }
+    }
 
     #[test]
     fn who_may_not_look_is_not_told_that_nothing_is_there() {

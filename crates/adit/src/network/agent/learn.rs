@@ -107,7 +107,7 @@ impl Agent {
             // The view says so too.
             Err(_) if self.view.is_some() => return Ok(()),
             Err(e) => {
-                return Err(Failure::failed(format!("{key} in the registry is no network configuration: {e}")));
+                return Err(Failure::failed(format!("{key} in the registry is no network configuration: it {e}")));
             }
         };
         let before = match (&self.network, &self.notes.network) {
