@@ -99,7 +99,7 @@ pub(super) fn device(name: Option<String>, file: Option<PathBuf>, directories: &
             config::check_device(&device).map_err(|fault| Failure::usage(format!("{device:?} {fault}")))?;
             Ok(device)
         }
-        (None, Some(file)) => Ok(config::device_name(&find::file(&file))?),
+        (None, Some(file)) => Ok(config::device_name(&find::file(&file)?)?),
         (None, None) => only_daemon(&directories.runtime),
     }
 }

@@ -121,7 +121,7 @@ impl Arguments {
                      `adit up FILE`"
                 )));
             }
-            config::load(&find::file(&file.unwrap_or_else(|| DEFAULT.into())))?
+            config::load(&find::file(&file.unwrap_or_else(|| DEFAULT.into()))?)?
         } else if self.file.is_some() || self.config.is_some() {
             return Err(Failure::usage("--etcd-endpoints and a file are two ways to say what to start: name one"));
         } else {
