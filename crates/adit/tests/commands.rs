@@ -337,7 +337,8 @@ fn down_among_several_wants_a_name() {
 #[test]
 fn down_without_a_daemon() {
     let world = World::new();
-    assert_fails(&world.run("down"), 1, &["no adit daemon is running in"]);
+    assert_fails(&world.run("down"), 1, &["no adit daemon is running in", "adit down --device NAME"]);
+    assert_fails(&world.run("reload"), 1, &["no adit daemon is running in", "start one with `adit up`"]);
     assert_fails(&world.run("down --device a/b"), 2, &["\"a/b\" is not a device name"]);
     assert!(!world.path("run").exists());
 }

@@ -23,11 +23,14 @@ pub fn status_socket(runtime_dir: &Path, device: &str) -> PathBuf {
     runtime_dir.join(format!("{device}{STATUS_ENDING}"))
 }
 
+/// What to do where no daemon runs.
+pub(crate) const START: &str = "start one with `adit up`, or that of a tunnel with `adit up --config FILE`";
+
 /// Why a daemon gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// There is no socket: no daemon runs, or one has just ended.
-    #[error("no adit daemon is running at {}: start one with `adit up --config FILE`", .0.display())]
+    #[error("no adit daemon is running at {}; {START}", .0.display())]
     Absent(PathBuf),
     /// There is a socket but nobody behind it: the daemon was killed.
     #[error("the daemon at {} was killed; its device may still be there: `adit up` takes it over, `adit down` removes it", .0.display())]

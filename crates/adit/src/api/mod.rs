@@ -20,7 +20,7 @@ mod rights;
 mod server;
 pub mod status;
 
-pub(crate) use client::STATUS_ENDING;
+pub(crate) use client::{START, STATUS_ENDING};
 pub(crate) use rights::group_id;
 
 pub use claim::{Claim, is_claimed};

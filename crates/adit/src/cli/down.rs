@@ -12,7 +12,7 @@ use linux::netlink::Netlink;
 use super::{Places, find, output};
 use crate::{
     Directories, Failure, Result,
-    api::{self, CallError, Claim, Request, Response},
+    api::{self, CallError, Claim, Request, Response, START},
     apply, config,
     container::{self, Node},
     dns,
@@ -92,6 +92,9 @@ impl Arguments {
 const FORGOTTEN: &str =
     "its keys and what it knew of its network are removed. Configuration files stay, such as /etc/adit/adit.toml";
 
+/// What to do where no daemon is found.
+const LEFT: &str = "name what a killed one left behind with `adit down --device NAME`";
+
 /// The device of the daemon that is meant: by name, by the file it was started with, or as the only one there is.
 pub(super) fn device(name: Option<String>, file: Option<PathBuf>, directories: &Directories) -> Result<String> {
     match (name, file) {
@@ -100,17 +103,18 @@ pub(super) fn device(name: Option<String>, file: Option<PathBuf>, directories: &
             Ok(device)
         }
         (None, Some(file)) => Ok(config::device_name(&find::file(&file)?)?),
-        (None, None) => only_daemon(&directories.runtime),
+        (None, None) => only_daemon(&directories.runtime, START),
     }
 }
 
-fn only_daemon(runtime_dir: &Path) -> Result<String> {
+/// The only daemon there is; `remedy` is for where there is none.
+fn only_daemon(runtime_dir: &Path, remedy: &str) -> Result<String> {
     let mut devices = api::daemons(runtime_dir)?;
     match (devices.pop(), devices.is_empty()) {
-        (None, _) => Err(Failure::failed(format!(
-            "no adit daemon is running in {}; name what a killed one left behind with `adit down --device NAME`",
-            runtime_dir.display()
-        ))),
+        (None, _) => {
+            let sentence = format!("no adit daemon is running in {}", runtime_dir.display());
+            Err(Failure::failed(sentence).with_remedy(remedy))
+        }
         (Some(device), true) => Ok(device),
         (Some(last), false) => Err(Failure::usage(format!(
             "several daemons are running: name one with --device ({}, {last})",
@@ -122,7 +126,7 @@ fn only_daemon(runtime_dir: &Path) -> Result<String> {
 /// The only device there is: with a daemon, or else with what a daemon left on the host, or for `purge` with keys.
 fn only_device(directories: &Directories, purge: bool) -> Result<String> {
     if !api::daemons(&directories.runtime)?.is_empty() {
-        return only_daemon(&directories.runtime);
+        return only_daemon(&directories.runtime, LEFT);
     }
     let endings: &[&str] = if purge { &[".json", NETWORK] } else { &[".json"] };
     let names = fs::read_dir(&directories.state).into_iter().flatten().flatten();
@@ -136,7 +140,7 @@ fn only_device(directories: &Directories, purge: bool) -> Result<String> {
     left.sort_unstable();
     left.dedup();
     match (left.pop(), left.is_empty()) {
-        (None, _) => only_daemon(&directories.runtime),
+        (None, _) => only_daemon(&directories.runtime, LEFT),
         (Some(device), true) => Ok(device),
         (Some(last), false) => Err(Failure::usage(format!(
             "no daemon is running, and several have left something: name one with --device ({}, {last})",

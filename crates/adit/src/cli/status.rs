@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{Places, output};
 use crate::{
     Failure, Result,
-    api::{self, CallError, Status},
+    api::{self, CallError, START, Status},
     config,
     observe::{self, watch},
 };
@@ -148,10 +148,8 @@ impl Arguments {
             None => api::daemons(runtime_dir)?,
         };
         if devices.is_empty() {
-            return Err(Failure::failed(format!(
-                "no adit daemon is running in {}: start one with `adit up --config FILE`",
-                runtime_dir.display()
-            )));
+            let sentence = format!("no adit daemon is running in {}", runtime_dir.display());
+            return Err(Failure::failed(sentence).with_remedy(START));
         }
         let mut found = Vec::with_capacity(devices.len());
         for device in devices {

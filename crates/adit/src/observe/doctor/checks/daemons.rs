@@ -2,6 +2,7 @@
 
 use super::super::facts::State;
 use super::super::{Check, Facts, Finding, Kind};
+use crate::api::START;
 
 static DEAD: Kind = Kind::broken("daemon-dead", "a daemon was killed, and its device is still there");
 static SILENT: Kind = Kind::broken("daemon-silent", "a daemon does not answer");
@@ -20,7 +21,7 @@ pub(in super::super) const CHECK: Check = Check {
 
 fn check(facts: &Facts) -> Vec<Finding> {
     if facts.daemons.is_empty() {
-        return vec![NONE.found("no adit daemon runs here").advise("start one with `adit up --config FILE`")];
+        return vec![NONE.found("no adit daemon runs here").advise(START)];
     }
     let mut findings = Vec::new();
     for daemon in &facts.daemons {
