@@ -2,7 +2,7 @@
 
 use super::{Places, output};
 use crate::observe::doctor::{self, CHECKS, gather, report};
-use crate::{Failure, Result, config};
+use crate::{Failure, Result, api, config};
 
 /// Find out what is wrong with this host and its tunnels, and what to type
 #[derive(Debug, clap::Args)]
@@ -42,7 +42,11 @@ impl Arguments {
         if let Some(device) = &self.device {
             config::check_device(device).map_err(|fault| Failure::usage(format!("{device:?} {fault}")))?;
         }
-        let facts = gather::gather(&self.places.directories(), self.device.as_deref())?;
+        let directories = self.places.directories();
+        if let Some(device) = &self.device {
+            check_presence(device, &api::daemons(&directories.runtime)?)?;
+        }
+        let facts = gather::gather(&directories, self.device.as_deref())?;
         let outcomes = doctor::judge(&facts);
         let text = if self.json {
             report::json(&facts, &outcomes).map_err(|e| Failure::failed(format!("cannot say it in JSON: {e}")))?
@@ -54,9 +58,27 @@ impl Arguments {
     }
 }
 
+/// That a daemon which is asked for is there. Where none runs at all, the host is looked at.
+fn check_presence(device: &str, daemons: &[String]) -> Result<()> {
+    if daemons.is_empty() || daemons.iter().any(|daemon| daemon == device) {
+        return Ok(());
+    }
+    Err(Failure::failed(format!("no adit daemon is running for device {device}"))
+        .with_remedy(format!("name one that is: {}", daemons.join(", "))))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_daemon_that_is_not_there_is_missed_among_others() {
+        let present = ["adit0".to_owned(), "adit1".to_owned()];
+        assert_eq!(check_presence("adit1", &present), Ok(()));
+        assert_eq!(check_presence("nosuch", &[]), Ok(()));
+        let failure = check_presence("nosuch", &present).unwrap_err();
+        assert!(failure.exit_code() == 1 && failure.sentence().contains("adit0, adit1"), "{failure}");
+    }
 
     #[test]
     fn the_help_has_every_check() {
