@@ -18,6 +18,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -61,9 +62,16 @@ static LOG: OnceLock<Log<io::Stderr>> = OnceLock::new();
 /// # Errors
 /// `filter` is not what [`EnvFilter`] takes.
 pub fn to_stderr(filter: &str, format: Format) -> Result<()> {
-    let filter = EnvFilter::builder().parse(filter).map_err(|error| {
-        Failure::usage(format!("--log {filter:?} is not a level: {error}; write error, warn, info, debug or trace"))
-    })?;
+    let refuse = |fault: &dyn std::fmt::Display| {
+        Failure::usage(format!("--log (ADIT_LOG) {filter:?} is not a level: {fault}"))
+            .with_remedy("write error, warn, info, debug or trace, and for a module such as adit::network=debug")
+    };
+    // To the filter, a word that is no level is a module, of which all is wanted, and of everything else nothing.
+    let words = filter.split(',').map(str::trim).filter(|word| !word.is_empty());
+    if let Some(word) = words.clone().find(|word| !word.contains('=') && word.parse::<LevelFilter>().is_err()) {
+        return Err(refuse(&format_args!("there is none called {word:?}")));
+    }
+    let filter = EnvFilter::builder().parse(filter).map_err(|error| refuse(&error))?;
     let colours = format == Format::Text && io::stderr().is_terminal();
     let log = LOG.get_or_init(|| Log::new(io::stderr(), format, colours));
     // Set already only when a test runs several verbs in one process.
@@ -258,8 +266,15 @@ mod tests {
 
     #[test]
     fn a_log_level_that_is_none_is_wrong_usage() {
-        let failure = to_stderr("adit=loud", Format::Text).unwrap_err();
-        assert_eq!(failure.exit_code(), 2);
-        assert!(to_stderr("warn,adit=debug", Format::Text).is_ok());
+        for wrong in ["adit=loud", "banana", "info,banana", "adit"] {
+            let failure = to_stderr(wrong, Format::Text).unwrap_err();
+            assert!(
+                failure.exit_code() == 2 && failure.sentence().contains("adit::network=debug"),
+                "{wrong}: {failure}"
+            );
+        }
+        for right in ["warn,adit=debug", "off", "WARN", ""] {
+            assert!(to_stderr(right, Format::Text).is_ok(), "{right:?}");
+        }
     }
 }
