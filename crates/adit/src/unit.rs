@@ -1,6 +1,6 @@
 //! The unit of systemd that starts a configuration, for what people are told to type (packaging/ has the units).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::config;
 
@@ -32,17 +32,19 @@ pub fn of_file(config: &Path) -> Option<String> {
     (is_found && is_plain).then(|| format!("adit@{name}.service"))
 }
 
-/// The unit that starts the daemon of a device, by the configurations that usually have it.
-pub fn of_device(device: &str) -> Option<String> {
-    of_device_in(Path::new(PLACE), device)
+/// The configuration that has a device, where it is a usual one.
+pub fn usual_file(device: &str) -> Option<PathBuf> {
+    usual_file_in(Path::new(PLACE), device)
 }
 
-fn of_device_in(place: &Path, device: &str) -> Option<String> {
-    let named = ["toml", "conf"].map(|ending| format!("{device}.{ending}"));
-    let files = [NODE].into_iter().chain(named.iter().map(String::as_str));
-    let file =
-        files.into_iter().find(|file| config::device_name(&place.join(file)).is_ok_and(|name| name == device))?;
-    of_file(&Path::new(PLACE).join(file))
+fn usual_file_in(place: &Path, device: &str) -> Option<PathBuf> {
+    let files = [place.join(NODE), place.join(format!("{device}.toml")), place.join(format!("{device}.conf"))];
+    files.into_iter().find(|file| config::device_name(file).is_ok_and(|name| name == device))
+}
+
+/// The unit that starts the daemon of a device, where its configuration is a usual one.
+pub fn of_device(device: &str) -> Option<String> {
+    of_file(&usual_file(device)?)
 }
 
 /// How the daemon of a device is started.
@@ -76,15 +78,15 @@ mod tests {
     }
 
     #[test]
-    fn a_device_has_that_of_the_file_that_names_it() {
+    fn the_file_of_a_device_is_the_one_that_names_it() {
         let place = tempfile::tempdir().unwrap();
-        let unit = |device: &str| of_device_in(place.path(), device);
-        assert_eq!(unit("adit0"), None);
+        let file = |device: &str| Some(usual_file_in(place.path(), device)?.file_name()?.to_str()?.to_owned());
+        assert_eq!(file("adit0"), None);
         fs::write(place.path().join("adit1.toml"), "[device]\nname = \"adit1\"\n").unwrap();
         fs::write(place.path().join("adit2.toml"), "[device]\nname = \"other\"\n").unwrap();
         fs::write(place.path().join("adit.toml"), "[network]\nregistry = \"embedded\"\n").unwrap();
-        assert_eq!(unit("adit0").as_deref(), Some("adit.service"));
-        assert_eq!(unit("adit1").as_deref(), Some("adit@adit1.service"));
-        assert_eq!((unit("adit2"), unit("a/b")), (None, None));
+        assert_eq!(file("adit0").as_deref(), Some("adit.toml"));
+        assert_eq!(file("adit1").as_deref(), Some("adit1.toml"));
+        assert_eq!((file("adit2"), file("a/b")), (None, None));
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     container::{self, Node},
     dns,
     subnet_env::SubnetFiles,
-    uapi,
+    uapi, unit,
 };
 
 /// How long a daemon may take to remove everything.
@@ -49,7 +49,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Also remove keys and all that is known of the network, and unplug containers. Configuration files stay
+    /// Also remove keys and all that is known of the network, and unplug containers. On the host that made the network, its authority
+    /// goes too: nobody can join it any more. The configuration file stays
     #[arg(long)]
     purge: bool,
 
@@ -60,16 +61,18 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) fn run(self) -> Result<()> {
         let directories = self.places.directories();
+        let file = self.config.as_deref().map(find::file).transpose()?;
         let device = match (self.device, self.config) {
             (None, None) => only_device(&directories, self.purge)?,
             (name, file) => device(name, file, &directories)?,
         };
+        let file = file.or_else(|| unit::usual_file(&device));
         let request = if self.purge { Request::Leave } else { Request::Stop };
         let mut said: Vec<String> = stop(&device, request, &directories)?.into_iter().collect();
         if self.purge {
             // What stays of the one keeps nothing of the other.
             let unplugged = unplug_containers(&directories, &device);
-            let forgotten = forget_network(&directories, &device)?.then(|| FORGOTTEN.to_owned());
+            let forgotten = forget_network(&directories, &device)?.map(|what| forgotten(&what, file.as_deref()));
             let unplugged = unplugged?;
             if said.is_empty() && (unplugged.is_some() || forgotten.is_some()) {
                 said.push(format!("{device} was down"));
@@ -89,8 +92,18 @@ impl Arguments {
     }
 }
 
-const FORGOTTEN: &str =
-    "its keys and what it knew of its network are removed. Configuration files stay, such as /etc/adit/adit.toml";
+/// What is said of a node that has left its network for good, whose configuration is a file if that is known.
+fn forgotten(what: &Forgotten, file: Option<&Path>) -> String {
+    let mut said = "its keys and what it knew of its network are removed".to_owned();
+    if what.authority {
+        said.push_str(
+            ", AND WITH THEM THE AUTHORITY OF THE NETWORK, which was on this host: nobody can join that network any more, nor be removed \
+             from it; make another with `adit init`, and join it anew",
+        );
+    }
+    let file = file.map_or_else(|| "the configuration file".to_owned(), |file| file.display().to_string());
+    format!("{said}; {file} stays: remove it before another `adit init` or `adit join`")
+}
 
 /// What to do where no daemon is found.
 const LEFT: &str = "name what a killed one left behind with `adit down --device NAME`";
@@ -166,27 +179,35 @@ fn unplug_containers(directories: &Directories, device: &str) -> Result<Option<S
     Ok((!removed.is_empty()).then(|| format!("{} unplugged from the network", removed.join(", "))))
 }
 
+/// What of a node was removed for good.
+#[derive(Debug, Default)]
+pub(crate) struct Forgotten {
+    /// Whether the authority of its network was among it, and with it the registry, if that was here.
+    pub(crate) authority: bool,
+}
+
 /// Removes what a node of a network keeps while it is down, so that it could not come back as who it was: keys, credentials, what it knew of
 /// other nodes, the mark of its handshakes; and the subnet files that it wrote. On the authority's host the authority and the registry go
-/// with it. Answers whether there was any of it. No daemon of the device may be running.
+/// with it. Answers what there was of it. No daemon of the device may be running.
 ///
 /// # Errors
 /// A daemon that is running; what could not be removed.
-pub(crate) fn forget_network(directories: &Directories, device: &str) -> Result<bool> {
+pub(crate) fn forget_network(directories: &Directories, device: &str) -> Result<Option<Forgotten>> {
     let claim = Claim::take(&directories.runtime, device)?;
     SubnetFiles::of(device, &directories.state).remove()?;
     forget_node(directories, device)?;
     let at = |ending: &str| directories.state.join(format!("{device}{ending}"));
-    let mut forgotten = false;
+    let mut forgotten = None;
     let network = at(NETWORK);
+    let authority = network.join("authority").is_dir();
     match fs::remove_dir_all(&network) {
-        Ok(()) => forgotten = true,
+        Ok(()) => forgotten = Some(Forgotten { authority }),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(failed_to_remove(&network, &e)),
     }
     for ending in [".mark", ".mark.damaged", ".json.damaged", ".dns.damaged", DOCKER] {
         match fs::remove_file(at(ending)) {
-            Ok(()) => forgotten = true,
+            Ok(()) => drop(forgotten.get_or_insert_default()),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(failed_to_remove(&at(ending), &e)),
         }
@@ -275,4 +296,18 @@ fn clean_up(device: &str, directories: &Directories) -> Result<Option<String>> {
         (true, true) => Some(format!("{device} was down; removed the sockets that its daemon had left")),
         (true, false) => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_purge_says_what_went_and_what_stays() {
+        let said = |authority, file: Option<&str>| forgotten(&Forgotten { authority }, file.map(Path::new));
+        let node = said(false, Some("/etc/adit/adit1.toml"));
+        assert!(node.contains("/etc/adit/adit1.toml stays: remove it before") && !node.contains("AUTHORITY"), "{node}");
+        let first = said(true, None);
+        assert!(first.contains("THE AUTHORITY OF THE NETWORK") && first.contains("`adit init`"), "{first}");
+    }
 }

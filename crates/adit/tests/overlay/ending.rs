@@ -134,7 +134,7 @@ fn down_keeps_who_the_node_is_and_purge_does_not() {
             one.run("down", &["--purge"])
         };
         assert!(said.contains("its keys and what it knew of its network are removed"), "{said}");
-        assert!(said.contains("Configuration files stay"), "{said}");
+        assert!(said.contains("; the configuration file stays: remove it before another `adit init`"), "{said}");
         one.check(&before);
         assert_eq!(one.place.leftovers(), [""; 0]);
         assert!(!one.place.path("state").exists() && one.place.path("adit0.toml").exists());
