@@ -50,7 +50,7 @@ pub struct Request {
     pub ports: Vec<Published>,
     /// Whether it may speak to no other isolated container of this host.
     pub isolated: bool,
-    /// Largest packet in bytes, if less than the node's.
+    /// Largest packet in bytes, if less than the bridge's.
     pub mtu: Option<u32>,
     /// Whether it reaches everything by way of the node, or the network alone.
     pub default_route: bool,
@@ -67,14 +67,16 @@ pub struct Request {
 /// # Errors
 /// What could not be had or made. Everything is taken back, and there is no record.
 pub fn attach(node: &Node, store: &Store, request: &Request) -> Result<Record, Fault> {
-    check_request(node, request)?;
+    check_request(request)?;
     let mut kernel = Kernel::open()?;
     let mut record = {
         let locked = store.lock()?;
         let records = sweep(&mut kernel, &locked)?;
-        let record = claim(node, &locked, &records, request)?;
+        let mtu = kernel.bridge_mtu(node, &records)?;
+        check_mtu(request, mtu.max(node.mtu))?;
+        let record = claim(node, &locked, &records, request, Some(mtu))?;
         let prepared = kernel.observe(&node.bridge, &node.device).and_then(|actual| {
-            kernel.apply(&plan::bridge(node, &actual, publishes(&records) || !record.ports.is_empty())?)
+            kernel.apply(&plan::bridge(node, mtu, &actual, publishes(&records) || !record.ports.is_empty())?)
         });
         if let Err(fault) = prepared {
             // Nothing but the record is there, or a bridge that goes with the last of them.
@@ -105,7 +107,7 @@ pub fn attach(node: &Node, store: &Store, request: &Request) -> Result<Record, F
     }
 }
 
-fn check_request(node: &Node, request: &Request) -> Result<(), Fault> {
+fn check_request(request: &Request) -> Result<(), Fault> {
     let invalid = |sentence: String| Err(Fault::new(FaultKind::Invalid, sentence));
     if !is_valid_name(&request.key.interface) {
         return invalid(format!(
@@ -118,12 +120,17 @@ fn check_request(node: &Node, request: &Request) -> Result<(), Fault> {
     {
         return invalid("the link-layer address is that of a group, or of nobody".into());
     }
-    if let Some(mtu) = request.mtu
-        && !(68..=node.mtu).contains(&mtu)
-    {
-        return invalid(format!("an MTU of {mtu} does not fit: the network takes packets of up to {} bytes", node.mtu));
-    }
     Ok(())
+}
+
+fn check_mtu(request: &Request, most: u32) -> Result<(), Fault> {
+    match request.mtu {
+        Some(mtu) if !(68..=most).contains(&mtu) => {
+            let sentence = format!("an MTU of {mtu} does not fit: the network takes packets of up to {most} bytes");
+            Err(Fault::new(FaultKind::Invalid, sentence))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes what killed programs left half-made, and answers the records that stay.
@@ -187,8 +194,14 @@ pub(super) fn publishes(records: &[Record]) -> bool {
     records.iter().any(|record| !record.ports.is_empty())
 }
 
-/// Gives addresses and ports to the container, in a record.
-fn claim(node: &Node, locked: &Locked<'_>, records: &[Record], request: &Request) -> Result<Record, Fault> {
+/// Gives addresses and ports to the container, in a record. `mtu`: of the bridge, if it hangs on that.
+fn claim(
+    node: &Node,
+    locked: &Locked<'_>,
+    records: &[Record],
+    request: &Request,
+    mtu: Option<u32>,
+) -> Result<Record, Fault> {
     let key = &request.key;
     if records.iter().any(|record| record.key == *key) {
         let sentence =
@@ -213,7 +226,7 @@ fn claim(node: &Node, locked: &Locked<'_>, records: &[Record], request: &Request
     if reserved.is_some() {
         addresses.retain(|address| wanted.contains(&address.addr()));
     }
-    let record = new_record(node, request, addresses);
+    let record = new_record(node, request, addresses, mtu);
     if record.mac == node.bridge_mac() || others.iter().any(|other| other.mac == record.mac) {
         let mac = record.mac.map(|byte| format!("{byte:02x}")).join(":");
         let sentence = format!("the link-layer address {mac} is another's already; ask for another one, or for none");
@@ -229,7 +242,7 @@ fn claim(node: &Node, locked: &Locked<'_>, records: &[Record], request: &Request
     Ok(record)
 }
 
-fn new_record(node: &Node, request: &Request, addresses: Vec<IpNet>) -> Record {
+fn new_record(node: &Node, request: &Request, addresses: Vec<IpNet>, mtu: Option<u32>) -> Record {
     let (netns, netns_id) = match &request.place {
         Place::Namespace { namespace, path } => (Some(path.clone()), Some(namespace.id())),
         Place::Host | Place::Machine(_) => (None, None),
@@ -243,6 +256,7 @@ fn new_record(node: &Node, request: &Request, addresses: Vec<IpNet>) -> Record {
         netns,
         netns_id,
         bridge: node.bridge.clone(),
+        bridge_mtu: mtu,
         host_interface: request.key.host_interface(),
         mac: request.mac.or_else(|| first.map(node::mac_of)).unwrap_or_default(),
         addresses,
@@ -250,7 +264,7 @@ fn new_record(node: &Node, request: &Request, addresses: Vec<IpNet>) -> Record {
         isolated: request.isolated,
         process: request.process,
         tap: match request.place {
-            Place::Machine(tap) => Some(tap),
+            Place::Machine(tap) => Some(Tap { mtu: mtu.unwrap_or(tap.mtu), ..tap }),
             Place::Namespace { .. } | Place::Host => None,
         },
         created: now(),
@@ -263,7 +277,7 @@ pub(super) fn now() -> u64 {
 
 /// Makes what the record says; the bridge is there.
 fn build(kernel: &mut Kernel, node: &Node, record: &Record, request: &Request) -> Result<(), Fault> {
-    let mtu = Some(request.mtu.unwrap_or(node.mtu));
+    let mtu = Some(record.mtu(node, request.mtu));
     let inner_name = request.key.inner_interface();
     // What a killed program left under this name, which is nobody else's.
     kernel.delete_link(&record.host_interface, record.kind())?;
@@ -373,7 +387,7 @@ pub fn reserve(node: &Node, store: &Store, key: &Key, wanted: &[IpAddr]) -> Resu
     };
     let locked = store.lock()?;
     let records = locked.records()?;
-    let mut record = claim(node, &locked, &records, &request)?;
+    let mut record = claim(node, &locked, &records, &request, None)?;
     record.stage = Stage::Reserved;
     locked.put(&record)?;
     drop(locked);
@@ -403,7 +417,8 @@ pub fn publish(node: &Node, store: &Store, key: &Key, ports: Vec<Published>) -> 
         let mut actual = kernel.observe(&after.bridge, &node.device)?;
         kernel.observe_port(&after, &mut actual)?;
         let bridge = actual.bridge.as_ref().map(|link| link.index);
-        let mut steps = plan::bridge(node, &actual, publishes(&records))?;
+        let mtu = kernel.bridge_mtu(node, &records)?;
+        let mut steps = plan::bridge(node, mtu, &actual, publishes(&records))?;
         steps.extend(plan::port(&after, &actual, bridge));
         steps.extend(plan::published(&node.device, &made(&records), &actual));
         kernel.apply(&steps)

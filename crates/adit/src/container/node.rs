@@ -29,7 +29,7 @@ pub struct Node {
     pub networks: Vec<IpNet>,
     /// Those of this node, at most one prefix per family.
     pub subnets: Vec<IpNet>,
-    /// Largest packet of the device in bytes, and of what containers have.
+    /// Largest packet of the device in bytes. The first container on the bridge gets it, and all that come while it is there have what it has.
     pub mtu: u32,
     /// Addresses of the subnets that are no container's: clients of this node.
     #[serde(default)]

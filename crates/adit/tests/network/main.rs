@@ -16,6 +16,7 @@ mod hostile;
 mod intruder;
 mod living;
 mod meeting;
+mod mtu;
 mod quickstart;
 mod refusals;
 mod shared;
