@@ -72,6 +72,13 @@ pub fn attach(node: &Node, store: &Store, request: &Request) -> Result<Record, F
     let mut record = {
         let locked = store.lock()?;
         let records = sweep(&mut kernel, &locked)?;
+        if let Some(other) = store.other_on(&node.bridge) {
+            let sentence = format!(
+                "containers of another network, that of {other}, hang on the bridge {}; write another `bridge` under [network] and type `adit reload`",
+                node.bridge
+            );
+            return Err(Fault::new(FaultKind::NotReady, sentence));
+        }
         let mtu = kernel.bridge_mtu(node, &records)?;
         check_mtu(request, mtu.max(node.mtu))?;
         let record = claim(node, &locked, &records, request, Some(mtu))?;

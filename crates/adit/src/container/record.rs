@@ -263,6 +263,23 @@ impl Store {
         &self.directory
     }
 
+    /// Those of the other nodes of this host.
+    pub fn others(&self) -> Vec<Self> {
+        let of = |path: PathBuf| {
+            let device = path.file_name()?.to_str()?.strip_suffix(".containers")?.to_owned();
+            (device != self.device).then_some(Self { directory: path, device })
+        };
+        let entries = self.directory.parent().and_then(|state| fs::read_dir(state).ok());
+        entries.into_iter().flatten().flatten().filter_map(|entry| of(entry.path())).collect()
+    }
+
+    /// The device of another node of this host that has containers on this bridge.
+    pub fn other_on(&self, bridge: &str) -> Option<String> {
+        let hangs = |record: &Record| record.stage != Stage::Reserved && record.bridge == bridge;
+        let has = |store: &Self| store.survey().is_ok_and(|found| found.records.iter().any(hangs));
+        self.others().into_iter().find(has).map(|store| store.device)
+    }
+
     /// The record of this key.
     ///
     /// # Errors

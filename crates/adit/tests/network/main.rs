@@ -21,4 +21,5 @@ mod quickstart;
 mod refusals;
 mod shared;
 mod story;
+mod two;
 mod world;
