@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::observation::{DeviceKind, Direction, Fact, HostReport, IcmpKind};
 use super::reason::{Cause, Certainty, Finding, Scene};
 use super::stage::Stage;
+use super::words;
 
 /// Bytes that a tunnel adds at most: IPv6, UDP and what is around a sealed packet.
 const AROUND: u32 = 40 + 8 + 32;
@@ -24,6 +25,7 @@ const RULES: &[fn(&Scene<'_>) -> Option<Finding>] = &[
     queue,
     daemon,
     not_permitted,
+    not_seen,
     no_answer,
 ];
 
@@ -392,6 +394,17 @@ fn not_permitted(scene: &Scene<'_>) -> Option<Finding> {
         evidence: silent.iter().map(|host| format!("{host} does not permit a look")).collect(),
         remedy: Some(format!("on {first}: allow = [\"trace\"] under [observe] in its configuration, then adit reload")),
     })
+}
+
+/// Behind the last place stands a host that was to look and did not: then nobody knows, and nobody is to blame.
+fn not_seen(scene: &Scene<'_>) -> Option<Finding> {
+    if scene.stage != Stage::Cable {
+        return None;
+    }
+    let (report, unseen) = scene.blind?;
+    let clause =
+        format!("why it went no further is not known: {} was not seen, {}", report.host, words::unseen(unseen));
+    Some(Finding { cause: Cause::NotKnown, certainty: Certainty::NotKnown, clause, evidence: Vec::new(), remedy: None })
 }
 
 fn no_answer(scene: &Scene<'_>) -> Option<Finding> {

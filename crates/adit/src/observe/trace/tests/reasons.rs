@@ -83,6 +83,33 @@ fn no_command_is_made_of_a_name_that_would_be_more_than_a_name() {
 }
 
 #[test]
+fn a_host_that_did_not_look_is_blamed_for_nothing() {
+    let unseen = |places, why: Unseen, facts: Vec<Fact>| {
+        reason_in(Case { places, berlin: (NOTHING, facts), paris: (NOTHING, Vec::new()) }, |trace| {
+            trace.reports[1].unseen = Some(why);
+        })
+    };
+    let often = || Unseen::Often { times: 12 };
+    let words = [
+        "last seen on berlin, going to card eth0: why it went no further is not known: paris was not seen",
+        "it permits 12 traces a minute",
+        "try again in a minute",
+    ];
+    says(&unseen(7, often(), Vec::new()), Cause::NotKnown, Certainty::NotKnown, &words);
+    says(&unseen(7, Unseen::Busy, Vec::new()), Cause::NotKnown, Certainty::NotKnown, &["busy", "in ten seconds"]);
+    // What is known otherwise is said as ever; and where it ended here, nobody else had to look.
+    let down = || vec![Fact::PeerDown { peer: "paris".into(), problem: "it does not answer".into() }];
+    says(&unseen(7, often(), down()), Cause::PeerDown, Certainty::Likely, &["paris does not answer berlin"]);
+    let missing = vec![Fact::NoRoute { to: DESTINATION }];
+    says(&unseen(2, often(), missing), Cause::NoRoute, Certainty::Likely, &["berlin has no route"]);
+    // One that is further away than it came to has nothing to do with it.
+    let beyond = reason_in(Case { places: 7, berlin: (NOTHING, Vec::new()), paris: (NOTHING, Vec::new()) }, |trace| {
+        trace.reports.push(HostReport { unseen: Some(often()), ..testing::report("rome", None) });
+    });
+    says(&beyond, Cause::NotKnown, Certainty::NotKnown, &["did not come to paris"]);
+}
+
+#[test]
 fn a_missing_route_is_named() {
     let missing = vec![Fact::NoRoute { to: DESTINATION }];
     let reason = at_berlin(2, &["ip:InNoRoutes"], missing.clone());
