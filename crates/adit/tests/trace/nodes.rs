@@ -3,7 +3,7 @@
 use std::process::{Child, Stdio};
 
 use crate::bed::Bed;
-use crate::bed::attached::{attach, directories};
+use crate::bed::attached::{attach, attach_with, directories};
 use crate::bed::wait_for;
 use crate::scene::{Traced, observe};
 use crate::world::{Daemon, Node, token};
@@ -96,4 +96,26 @@ fn a_probe_goes_from_container_to_container() {
     let told = nodes[0].try_adit(&["trace", "web", "--json", "--count", "1"]);
     assert_eq!(Traced::of(&told).answered(), [true]);
     drop((web, other));
+}
+
+#[test]
+fn the_port_that_a_packet_does_not_fit_is_named() {
+    let bed = Bed::new(2);
+    let nodes: Vec<Node<'_>> = bed.hosts.iter().map(Node::new).collect();
+    let _daemons = network(&nodes, ["host1", "host2"]);
+    let place = |n: usize| directories(nodes[n].directory.path());
+    let narrow = attach_with(nodes[1].host, &place(1), "narrow", |request| request.mtu = Some(1300));
+    let beside = attach(nodes[1].host, &place(1), "beside");
+    let to = narrow.ip(false).to_string();
+    // By a tunnel and a router, and past both.
+    for (node, from) in [(&nodes[0], None), (&nodes[1], Some("beside"))] {
+        let arguments = ["trace", &to, "--size", "1400", "--count", "1", "--json"];
+        let told = node.try_adit(&[&arguments[..], &from.map_or(vec![], |from| vec!["--from", from])].concat());
+        let traced = Traced::of(&told);
+        let lost = &traced.probes()[0]["lost"];
+        assert_eq!((&lost["cause"], &lost["certainty"]), (&"too_big".into(), &"likely".into()), "{from:?} {lost}");
+        let sentence = lost["sentence"].as_str().unwrap();
+        assert!(sentence.contains(&narrow.record.host_interface) && sentence.contains("takes 1300 bytes"), "{lost}");
+    }
+    drop(beside);
 }
