@@ -1,13 +1,13 @@
 //! A container comes and goes. What is made for it stands in its record first, so that whoever finds the record can remove all of it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 use linux::clock;
-use linux::netlink::{LinkChange, VethEnd, is_valid_name};
+use linux::netlink::{LinkChange, RouteKind, VethEnd, is_valid_name};
 use linux::netns::NetNs;
 use linux::nft::Family;
 
@@ -104,7 +104,10 @@ pub fn attach(node: &Node, store: &Store, request: &Request) -> Result<Record, F
         }
     });
     match made {
-        Ok(()) => Ok(record),
+        Ok(()) => {
+            warn_of_absent(&mut kernel, &record.ports);
+            Ok(record)
+        }
         Err(fault) => {
             if let Err(left) = detach(store, &request.key) {
                 tracing::warn!("while taking a container back: {left}");
@@ -195,6 +198,20 @@ fn sweep_lost(kernel: &mut Kernel, locked: &Locked<'_>, records: Vec<Record>) ->
     }
     lost.iter().try_for_each(|record| locked.remove(&record.key))?;
     Ok(records)
+}
+
+/// Says which ports nobody reaches, since the host does not have their address: not yet, as where it moves between hosts or is given by a server, or never.
+fn warn_of_absent(kernel: &mut Kernel, ports: &[Published]) {
+    let addresses: BTreeSet<IpAddr> = ports.iter().filter_map(|port| port.ip).collect();
+    for address in addresses {
+        let route = kernel.netlink.route_to(address);
+        if !route.is_ok_and(|route| route.kind == RouteKind::Local) {
+            tracing::warn!(
+                "this host does not have the address {address}, so that nobody reaches what is published there until it does: `ip address` shows \
+                 those that it has; without an address a port is published at all of them"
+            );
+        }
+    }
 }
 
 pub(super) fn publishes(records: &[Record]) -> bool {
@@ -436,5 +453,6 @@ pub fn publish(node: &Node, store: &Store, key: &Key, ports: Vec<Published>) -> 
     }
     drop(locked);
     store.settle(key)?;
+    warn_of_absent(&mut kernel, &new);
     Ok(after)
 }
