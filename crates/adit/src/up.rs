@@ -42,7 +42,7 @@ use crate::request::Handle;
 use crate::roster::{Member, Roster};
 use crate::switchboard::{self, Switchboard};
 use crate::worker::View;
-use crate::{Directories, Failure, Result, api, network, notify, resolver, roads, uapi, underlay};
+use crate::{Directories, Failure, Result, api, container, network, notify, resolver, roads, uapi, underlay};
 
 /// How long an address may take to be in use.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
@@ -152,6 +152,9 @@ fn run_with<S>(
     privilege::check_tun()?;
     directories.check_reachable()?;
     let _claim = api::Claim::take(&directories.runtime, &tunnel.device.name)?;
+    if let Some(network) = &tunnel.network {
+        container::check_bridge(directories, &tunnel.device.name, &network.bridge)?;
+    }
     let network = network::begin(&mut tunnel, directories, &mut || signals.take().is_some())?;
     let mut netlink = Netlink::open()?;
     let record = Record::of(&tunnel.device.name, &directories.state);

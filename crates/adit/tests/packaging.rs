@@ -129,7 +129,9 @@ fn others_are_kept_off_our_devices() {
     // What a device and a bridge are called if nobody says.
     let config = tempfile::NamedTempFile::new().unwrap();
     assert!(adit::config::device_name(config.path()).unwrap().starts_with("adit"));
-    assert!(adit::config::Network::BRIDGE.starts_with("adit"));
+    for device in ["adit0", "adit1", "office", "headquarters"] {
+        assert!(adit::config::Network::bridge_of(device).starts_with("adit"));
+    }
 }
 
 #[test]

@@ -55,11 +55,11 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME", default_value = "adit0")]
     device: String,
 
-    /// The UDP address and port of the tunnel
+    /// The UDP address and port of the tunnel; the first free port from 7777 on unless given
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
 
-    /// The TCP address and port of the registry, and of those who join
+    /// The TCP address and port of the registry, and of those who join; the first free port from 7780 on unless given
     #[arg(long, value_name = "ADDRESS")]
     registry_listen: Option<SocketAddr>,
 
@@ -165,13 +165,14 @@ impl Arguments {
         let (start, started) = service::start(&self.config, &directories, self.no_start);
         output::print(&format!(
             "The {} is made, and this host is its first node, {}.\n\
-             Written: {} and {}\n\n\
+             Written: {} and {}\n{}\n\
              {start}\n\
              On the next host, {}:\n\n  adit join {}\n",
             founded.networks,
             founded.name,
             self.config.display(),
             founded.directory.display(),
+            founded.remark,
             founded.terms,
             *founded.token,
         ))?;

@@ -49,7 +49,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME", default_value = "adit0")]
     device: String,
 
-    /// The UDP address and port of the tunnel
+    /// The UDP address and port of the tunnel; the first free port from 7777 on unless given
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
 

@@ -9,11 +9,13 @@ use linux::netns::NetNs;
 
 use super::{Network, output};
 use crate::api::{self, Request, Response};
-use crate::container::{Record, Store, run};
+use crate::config;
+use crate::container::{Door, Node, Record, Store, run};
 use crate::observe::trace::journey::Journey;
 use crate::observe::trace::observation::{Observation, Place, Protocol, Trace};
 use crate::observe::trace::send::{self, Sent};
 use crate::observe::trace::{Sought, Wish, drawing, json, pcapng, svg, told};
+use crate::resolver::lookup;
 use crate::{Directories, Failure, Result};
 
 const AFTER_HELP: &str = "\
@@ -38,7 +40,7 @@ const COLUMNS: usize = 100;
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Arguments {
-    /// An address, a host name, or the name of a container of this host
+    /// An address, the name of a container of this host, a name of the network, or any that resolves here
     #[arg(value_name = "DEST")]
     destination: String,
 
@@ -89,11 +91,19 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) fn run(self) -> Result<()> {
         let Network { device, places } = &self.network;
-        run::check(device)?;
+        config::check_device(device).map_err(|fault| Failure::usage(format!("{device:?} {fault}")))?;
+        if self.from.is_some() {
+            // Whose networks are entered, and records read, by root alone.
+            run::check(device)?;
+        }
         let directories = places.clone().directories();
         let containers = Store::of(&directories, device).read_all().unwrap_or_default();
-        let wish = self.wish(&containers)?;
+        let destination = self.destination(&directories, &containers)?;
+        let mut wish = self.wish(destination);
         wish.check()?;
+        if !self.icmp && self.from.is_none() && !send::may_send(&wish) {
+            wish = wish.by_udp();
+        }
         let from = self.from.as_deref().map(|name| namespace(&containers, name)).transpose()?;
         let trace = trace(&wish, from, &directories, device)?;
         let journey = Journey::of(&trace);
@@ -111,21 +121,37 @@ impl Arguments {
         if asked.flatten().next().is_some() { Ok(()) } else { Err(Failure::told(1)) }
     }
 
-    fn wish(&self, containers: &[Record]) -> Result<Wish> {
+    fn wish(&self, destination: IpAddr) -> Wish {
         let (protocol, port) = match (self.udp, self.tcp) {
             (Some(port), _) => (Protocol::Udp, port),
             (None, Some(port)) => (Protocol::Tcp, port),
             (None, None) if self.super_packet && !self.icmp => (Protocol::Udp, send::TRACEROUTE),
             (None, None) => (Protocol::Icmp, 0),
         };
-        Ok(Wish {
-            destination: destination(containers, &self.destination)?,
-            protocol,
-            port,
-            size: self.size,
-            super_packet: self.super_packet,
-            count: self.count,
-        })
+        Wish { destination, protocol, port, size: self.size, super_packet: self.super_packet, count: self.count }
+    }
+
+    /// The address that is meant: as it is, or by the name of a container of this host, of the network, or of whatever the host resolves.
+    fn destination(&self, directories: &Directories, containers: &[Record]) -> Result<IpAddr> {
+        let (text, device) = (self.destination.as_str(), &self.network.device);
+        if let Ok(address) = text.parse() {
+            return Ok(address);
+        }
+        if let Some(address) = find(containers, text).and_then(|record| record.addresses.first()) {
+            return Ok(address.addr());
+        }
+        // Who may not read the records is told of them by the daemon.
+        let network = api::status(&directories.runtime, device).ok().and_then(|status| status.network);
+        let shown = network.iter().flat_map(|network| &network.containers).find(|shown| shown.name == text);
+        if let Some(address) = shown.and_then(|shown| shown.addresses.first()) {
+            return Ok(address.addr());
+        }
+        if let Ok(node) = Node::read(directories, device)
+            && lookup::is_ours(&node, text)
+        {
+            return in_network(&node, text);
+        }
+        resolved(text)
     }
 }
 
@@ -185,7 +211,7 @@ fn namespace(containers: &[Record], name: &str) -> Result<(String, NetNs)> {
     let path = match (record.process, &record.netns) {
         (Some(process), _) => PathBuf::from(format!("/proc/{}/ns/net", process.pid)),
         (None, Some(path)) => path.clone(),
-        (None, None) => return Err(Failure::failed(format!("nothing is known of the network of {name}"))),
+        (None, None) => return Err(cannot_enter(record)),
     };
     let ended = |_| Failure::failed(format!("the network of {name} at {} cannot be entered", path.display()));
     let namespace =
@@ -194,6 +220,21 @@ fn namespace(containers: &[Record], name: &str) -> Result<(String, NetNs)> {
         // The number may have become another's.
         Some(process) if !process.is_alive() => Err(Failure::failed(format!("the container {name} has ended"))),
         _ => Ok((record.title(), namespace)),
+    }
+}
+
+/// Why probes cannot leave from there, and what to do.
+fn cannot_enter(record: &Record) -> Failure {
+    let title = record.title();
+    match record.key.door {
+        Door::Vm => Failure::failed(format!("{title} is a virtual machine, which nobody enters from outside")).with_remedy(format!(
+            "send from its own console, or by ssh; or trace the other way, `adit trace {title}`, whose answers take its way"
+        )),
+        Door::Docker => Failure::failed(format!("{title} is a container of Docker, which tells nobody its network")).with_remedy(format!(
+            "trace the other way, `adit trace {title}`, whose answers take its way"
+        )),
+        Door::Cni | Door::Run => Failure::failed(format!("nothing is known of the network of {title}"))
+            .with_remedy("see whether it still runs: `adit ps`"),
     }
 }
 
@@ -206,13 +247,18 @@ fn find<'r>(containers: &'r [Record], name: &str) -> Option<&'r Record> {
     })
 }
 
-fn destination(containers: &[Record], text: &str) -> Result<IpAddr> {
-    if let Ok(address) = text.parse() {
-        return Ok(address);
+/// A name of the network, which this node's own resolver answers.
+fn in_network(node: &Node, text: &str) -> Result<IpAddr> {
+    match lookup::lookup(node, text).as_deref() {
+        Ok([address, ..]) => Ok(*address),
+        Ok([]) => Err(Failure::usage(format!("nobody in the network is called {text:?}"))
+            .with_remedy("see `adit node list` for nodes, and `adit ps` on a node for its containers")),
+        Err(e) => Err(Failure::failed(format!("the resolver of this node does not say who {text:?} is: {e}"))
+            .with_remedy("see `adit status`, or give an address")),
     }
-    if let Some(address) = find(containers, text).and_then(|record| record.addresses.first()) {
-        return Ok(address.addr());
-    }
+}
+
+fn resolved(text: &str) -> Result<IpAddr> {
     let resolved = (text, 0).to_socket_addrs().ok().and_then(|mut all| all.next());
     resolved.map(|address| address.ip().to_canonical()).ok_or_else(|| {
         Failure::usage(format!(
@@ -246,9 +292,7 @@ mod tests {
         assert_eq!(found("01234"), Some("0123456789abcdef"));
         assert_eq!(found("0123"), None, "which of both?");
         assert_eq!(found("012"), None);
-        assert_eq!(destination(&records, "web").unwrap().to_string(), "10.42.7.2");
-        assert_eq!(destination(&records, "fd00::1").unwrap().to_string(), "fd00::1");
-        let failure = destination(&[], "no such host").unwrap_err();
+        let failure = resolved("no such host").unwrap_err();
         assert!(failure.exit_code() == 2 && failure.sentence().contains("adit ps"), "{failure}");
     }
 }

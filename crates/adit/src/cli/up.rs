@@ -184,7 +184,7 @@ impl Flannel {
             prefix: etcd.etcd_prefix,
             public_ip: reached.public_ip(),
             lease_ttl,
-            bridge: Network::BRIDGE.into(),
+            bridge: Network::bridge_of(&device),
             domain: Some(Network::DOMAIN.into()),
             tls_ca: etcd.etcd_cafile,
             tls_cert: etcd.etcd_certfile,

@@ -140,6 +140,7 @@ pub(super) fn network(document: &Document, raw: raw::Network, device: &str) -> R
         ip_masq: raw.ip_masq.is_none_or(|typed| typed.value),
         forward_rules: raw.forward_rules.is_none_or(|typed| typed.value),
         subnet_files: raw.subnet_files.map_or(Ok(Vec::new()), |typed| subnet_files(document, &typed))?,
+        bridge: Network::bridge_of(device),
         ..Network::new(registry, node_name)
     };
     if let Some(prefix) = raw.prefix {
@@ -373,7 +374,7 @@ pub fn network_file(device: &str, listen: Option<SocketAddr>, network: &Network)
     if network.lease_ttl != defaults.lease_ttl {
         file.line("lease-ttl", quoted(humantime::format_duration(network.lease_ttl)));
     }
-    if network.bridge != defaults.bridge {
+    if network.bridge != Network::bridge_of(device) {
         file.line("bridge", quoted(&network.bridge));
     }
     if network.domain != defaults.domain {

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use aws_lc_rs::digest;
 use ipnet::IpNet;
 use wire::ethernet::MacAddress;
 
@@ -130,14 +131,28 @@ impl Network {
     pub const PREFIX: &'static str = "/coreos.com/network";
     /// How long a lease lives that nobody renews, by default: as long as flannel's.
     pub const LEASE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
-    /// The bridge of containers, by default.
-    pub const BRIDGE: &'static str = "adit-br0";
     /// The domain of names, by default.
     pub const DOMAIN: &'static str = "adit";
     /// Where the embedded registry and the enroller listen, by default.
     pub const REGISTRY_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 7780);
 
-    /// Part of a network in which everything else is as if it was left out.
+    /// The bridge of containers of the node of `device`, by default: `adit-br0` of `adit0`, `adit-br-office` of `office`. It is one device's alone, and begins as
+    /// what other programs of the host are told to leave alone.
+    pub fn bridge_of(device: &str) -> String {
+        let is_number = |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        match device.strip_prefix("adit").filter(is_number) {
+            Some(number) if number.len() <= 8 => format!("adit-br{number}"),
+            _ if device.len() <= 7 => format!("adit-br-{device}"),
+            _ => {
+                // A name has 15 bytes at most; `_` keeps these apart from those above.
+                let digest = digest::digest(&digest::SHA256, device.as_bytes());
+                let hash: String = digest.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+                format!("adit-br_{hash:.7}")
+            }
+        }
+    }
+
+    /// Part of the network of `adit0` in which everything else is as if it was left out.
     pub fn new(registry: RegistryAt, node_name: String) -> Self {
         Self {
             registry,
@@ -145,7 +160,7 @@ impl Network {
             prefix: Self::PREFIX.into(),
             public_ip: PublicIp::Auto,
             lease_ttl: Self::LEASE_TTL,
-            bridge: Self::BRIDGE.into(),
+            bridge: Self::bridge_of(super::resolve::DEVICE_NAME),
             domain: Some(Self::DOMAIN.into()),
             tls_ca: None,
             tls_cert: None,
@@ -345,5 +360,37 @@ impl TransportKind {
 impl fmt::Display for TransportKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_device_has_a_bridge_of_its_own() {
+        for (device, bridge) in [("adit0", "adit-br0"), ("adit1", "adit-br1"), ("adit12345678", "adit-br12345678")] {
+            assert_eq!(Network::bridge_of(device), bridge);
+        }
+        assert_eq!(Network::bridge_of("office"), "adit-br-office");
+        let devices = [
+            "adit0",
+            "adit00",
+            "adit",
+            "office",
+            "br0",
+            "adit-br",
+            "adit123456789",
+            "adit123456780",
+            "headquarters",
+            "headquarters2",
+            "abcdefghijklmno",
+            "wg-0",
+        ];
+        let bridges: std::collections::HashSet<_> = devices.iter().map(|device| Network::bridge_of(device)).collect();
+        assert_eq!(bridges.len(), devices.len(), "{bridges:?}");
+        for bridge in bridges {
+            assert!(linux::netlink::is_valid_name(&bridge) && bridge.starts_with("adit-br"), "{bridge}");
+        }
     }
 }

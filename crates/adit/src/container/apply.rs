@@ -6,7 +6,7 @@ use linux::sysctl;
 use linux::tun::{self, Device};
 
 use super::plan::{self, Actual, Operation, Told};
-use super::{Fault, FaultKind, Record, Tap, filters, ports};
+use super::{Fault, FaultKind, Node, Record, Tap, filters, ports};
 use crate::plan::{ALIAS, is_bridge_of_ours};
 
 /// The kernel's two sides that containers need.
@@ -50,6 +50,17 @@ impl Kernel {
             actual.filters.insert(name.clone(), told);
         }
         Ok(())
+    }
+
+    /// Largest packet of the node's bridge in bytes, with these records.
+    pub(super) fn bridge_mtu(&mut self, node: &Node, records: &[Record]) -> Result<u32, Fault> {
+        let mut actual = Actual::default();
+        for record in records.iter().filter(|record| record.bridge_mtu.is_none() && record.bridge == node.bridge) {
+            if let Some(link) = self.netlink.link(&record.host_interface)? {
+                actual.devices.insert(record.host_interface.clone(), link);
+            }
+        }
+        Ok(plan::bridge_mtu(node, records, &actual))
     }
 
     fn told(&mut self, family: Family, table: &str) -> Result<Told, Fault> {

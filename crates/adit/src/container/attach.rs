@@ -1,13 +1,13 @@
 //! A container comes and goes. What is made for it stands in its record first, so that whoever finds the record can remove all of it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipnet::IpNet;
 use linux::clock;
-use linux::netlink::{LinkChange, VethEnd, is_valid_name};
+use linux::netlink::{LinkChange, RouteKind, VethEnd, is_valid_name};
 use linux::netns::NetNs;
 use linux::nft::Family;
 
@@ -50,7 +50,7 @@ pub struct Request {
     pub ports: Vec<Published>,
     /// Whether it may speak to no other isolated container of this host.
     pub isolated: bool,
-    /// Largest packet in bytes, if less than the node's.
+    /// Largest packet in bytes, if less than the bridge's.
     pub mtu: Option<u32>,
     /// Whether it reaches everything by way of the node, or the network alone.
     pub default_route: bool,
@@ -67,14 +67,23 @@ pub struct Request {
 /// # Errors
 /// What could not be had or made. Everything is taken back, and there is no record.
 pub fn attach(node: &Node, store: &Store, request: &Request) -> Result<Record, Fault> {
-    check_request(node, request)?;
+    check_request(request)?;
     let mut kernel = Kernel::open()?;
     let mut record = {
         let locked = store.lock()?;
         let records = sweep(&mut kernel, &locked)?;
-        let record = claim(node, &locked, &records, request)?;
+        if let Some(other) = store.other_on(&node.bridge) {
+            let sentence = format!(
+                "containers of another network, that of {other}, hang on the bridge {}; write another `bridge` under [network] and type `adit reload`",
+                node.bridge
+            );
+            return Err(Fault::new(FaultKind::NotReady, sentence));
+        }
+        let mtu = kernel.bridge_mtu(node, &records)?;
+        check_mtu(request, mtu.max(node.mtu))?;
+        let record = claim(node, &locked, &records, request, Some(mtu))?;
         let prepared = kernel.observe(&node.bridge, &node.device).and_then(|actual| {
-            kernel.apply(&plan::bridge(node, &actual, publishes(&records) || !record.ports.is_empty())?)
+            kernel.apply(&plan::bridge(node, mtu, &actual, publishes(&records) || !record.ports.is_empty())?)
         });
         if let Err(fault) = prepared {
             // Nothing but the record is there, or a bridge that goes with the last of them.
@@ -95,7 +104,10 @@ pub fn attach(node: &Node, store: &Store, request: &Request) -> Result<Record, F
         }
     });
     match made {
-        Ok(()) => Ok(record),
+        Ok(()) => {
+            warn_of_absent(&mut kernel, &record.ports);
+            Ok(record)
+        }
         Err(fault) => {
             if let Err(left) = detach(store, &request.key) {
                 tracing::warn!("while taking a container back: {left}");
@@ -105,7 +117,7 @@ pub fn attach(node: &Node, store: &Store, request: &Request) -> Result<Record, F
     }
 }
 
-fn check_request(node: &Node, request: &Request) -> Result<(), Fault> {
+fn check_request(request: &Request) -> Result<(), Fault> {
     let invalid = |sentence: String| Err(Fault::new(FaultKind::Invalid, sentence));
     if !is_valid_name(&request.key.interface) {
         return invalid(format!(
@@ -118,12 +130,17 @@ fn check_request(node: &Node, request: &Request) -> Result<(), Fault> {
     {
         return invalid("the link-layer address is that of a group, or of nobody".into());
     }
-    if let Some(mtu) = request.mtu
-        && !(68..=node.mtu).contains(&mtu)
-    {
-        return invalid(format!("an MTU of {mtu} does not fit: the network takes packets of up to {} bytes", node.mtu));
-    }
     Ok(())
+}
+
+fn check_mtu(request: &Request, most: u32) -> Result<(), Fault> {
+    match request.mtu {
+        Some(mtu) if !(68..=most).contains(&mtu) => {
+            let sentence = format!("an MTU of {mtu} does not fit: the network takes packets of up to {most} bytes");
+            Err(Fault::new(FaultKind::Invalid, sentence))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Removes what killed programs left half-made, and answers the records that stay.
@@ -183,12 +200,32 @@ fn sweep_lost(kernel: &mut Kernel, locked: &Locked<'_>, records: Vec<Record>) ->
     Ok(records)
 }
 
+/// Says which ports nobody reaches, since the host does not have their address: not yet, as where it moves between hosts or is given by a server, or never.
+fn warn_of_absent(kernel: &mut Kernel, ports: &[Published]) {
+    let addresses: BTreeSet<IpAddr> = ports.iter().filter_map(|port| port.ip).collect();
+    for address in addresses {
+        let route = kernel.netlink.route_to(address);
+        if !route.is_ok_and(|route| route.kind == RouteKind::Local) {
+            tracing::warn!(
+                "this host does not have the address {address}, so that nobody reaches what is published there until it does: `ip address` shows \
+                 those that it has; without an address a port is published at all of them"
+            );
+        }
+    }
+}
+
 pub(super) fn publishes(records: &[Record]) -> bool {
     records.iter().any(|record| !record.ports.is_empty())
 }
 
-/// Gives addresses and ports to the container, in a record.
-fn claim(node: &Node, locked: &Locked<'_>, records: &[Record], request: &Request) -> Result<Record, Fault> {
+/// Gives addresses and ports to the container, in a record. `mtu`: of the bridge, if it hangs on that.
+fn claim(
+    node: &Node,
+    locked: &Locked<'_>,
+    records: &[Record],
+    request: &Request,
+    mtu: Option<u32>,
+) -> Result<Record, Fault> {
     let key = &request.key;
     if records.iter().any(|record| record.key == *key) {
         let sentence =
@@ -213,7 +250,7 @@ fn claim(node: &Node, locked: &Locked<'_>, records: &[Record], request: &Request
     if reserved.is_some() {
         addresses.retain(|address| wanted.contains(&address.addr()));
     }
-    let record = new_record(node, request, addresses);
+    let record = new_record(node, request, addresses, mtu);
     if record.mac == node.bridge_mac() || others.iter().any(|other| other.mac == record.mac) {
         let mac = record.mac.map(|byte| format!("{byte:02x}")).join(":");
         let sentence = format!("the link-layer address {mac} is another's already; ask for another one, or for none");
@@ -229,7 +266,7 @@ fn claim(node: &Node, locked: &Locked<'_>, records: &[Record], request: &Request
     Ok(record)
 }
 
-fn new_record(node: &Node, request: &Request, addresses: Vec<IpNet>) -> Record {
+fn new_record(node: &Node, request: &Request, addresses: Vec<IpNet>, mtu: Option<u32>) -> Record {
     let (netns, netns_id) = match &request.place {
         Place::Namespace { namespace, path } => (Some(path.clone()), Some(namespace.id())),
         Place::Host | Place::Machine(_) => (None, None),
@@ -243,6 +280,7 @@ fn new_record(node: &Node, request: &Request, addresses: Vec<IpNet>) -> Record {
         netns,
         netns_id,
         bridge: node.bridge.clone(),
+        bridge_mtu: mtu,
         host_interface: request.key.host_interface(),
         mac: request.mac.or_else(|| first.map(node::mac_of)).unwrap_or_default(),
         addresses,
@@ -250,7 +288,7 @@ fn new_record(node: &Node, request: &Request, addresses: Vec<IpNet>) -> Record {
         isolated: request.isolated,
         process: request.process,
         tap: match request.place {
-            Place::Machine(tap) => Some(tap),
+            Place::Machine(tap) => Some(Tap { mtu: mtu.unwrap_or(tap.mtu), ..tap }),
             Place::Namespace { .. } | Place::Host => None,
         },
         created: now(),
@@ -263,7 +301,7 @@ pub(super) fn now() -> u64 {
 
 /// Makes what the record says; the bridge is there.
 fn build(kernel: &mut Kernel, node: &Node, record: &Record, request: &Request) -> Result<(), Fault> {
-    let mtu = Some(request.mtu.unwrap_or(node.mtu));
+    let mtu = Some(record.mtu(node, request.mtu));
     let inner_name = request.key.inner_interface();
     // What a killed program left under this name, which is nobody else's.
     kernel.delete_link(&record.host_interface, record.kind())?;
@@ -373,7 +411,7 @@ pub fn reserve(node: &Node, store: &Store, key: &Key, wanted: &[IpAddr]) -> Resu
     };
     let locked = store.lock()?;
     let records = locked.records()?;
-    let mut record = claim(node, &locked, &records, &request)?;
+    let mut record = claim(node, &locked, &records, &request, None)?;
     record.stage = Stage::Reserved;
     locked.put(&record)?;
     drop(locked);
@@ -403,7 +441,8 @@ pub fn publish(node: &Node, store: &Store, key: &Key, ports: Vec<Published>) -> 
         let mut actual = kernel.observe(&after.bridge, &node.device)?;
         kernel.observe_port(&after, &mut actual)?;
         let bridge = actual.bridge.as_ref().map(|link| link.index);
-        let mut steps = plan::bridge(node, &actual, publishes(&records))?;
+        let mtu = kernel.bridge_mtu(node, &records)?;
+        let mut steps = plan::bridge(node, mtu, &actual, publishes(&records))?;
         steps.extend(plan::port(&after, &actual, bridge));
         steps.extend(plan::published(&node.device, &made(&records), &actual));
         kernel.apply(&steps)
@@ -414,5 +453,6 @@ pub fn publish(node: &Node, store: &Store, key: &Key, ports: Vec<Published>) -> 
     }
     drop(locked);
     store.settle(key)?;
+    warn_of_absent(&mut kernel, &new);
     Ok(after)
 }

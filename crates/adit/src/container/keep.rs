@@ -27,7 +27,8 @@ pub fn check(node: &Node, record: &Record) -> Result<(), Fault> {
     if !actual.devices.contains_key(&record.host_interface) {
         return wrong(format!("the device {} of the container {} is gone", record.host_interface, record.title()));
     }
-    if let Some(step) = plan::bridge(node, &actual, false)?.first() {
+    let mtu = record.bridge_mtu.unwrap_or(bridge.mtu);
+    if let Some(step) = plan::bridge(node, mtu, &actual, false)?.first() {
         return wrong(format!("the bridge {} is not as it was made: {}", record.bridge, describe(step)));
     }
     if let Some(step) = plan::port(record, &actual, Some(bridge.index)).first() {
@@ -150,14 +151,15 @@ pub fn repair_cards(bridge: &str, store: &Store) -> Option<(usize, Vec<Fault>)> 
 
 /// What is missing on the host's side of these containers.
 fn missing(node: &Node, records: Vec<Record>) -> Result<(Kernel, Vec<Operation>), Fault> {
+    let mut kernel = Kernel::open()?;
+    let mtu = kernel.bridge_mtu(node, &records)?;
     let kept: Vec<Record> =
         records.into_iter().filter(|record| record.stage == Stage::Made && record.bridge == node.bridge).collect();
-    let mut kernel = Kernel::open()?;
     if kept.is_empty() {
         return Ok((kernel, Vec::new()));
     }
     let mut actual = kernel.observe(&node.bridge, &node.device)?;
-    let mut steps = plan::bridge(node, &actual, kept.iter().any(|record| !record.ports.is_empty()))?;
+    let mut steps = plan::bridge(node, mtu, &actual, kept.iter().any(|record| !record.ports.is_empty()))?;
     // What is set each time, and may be so already, is no news.
     if steps.iter().all(|step| matches!(step, Operation::Set { .. })) {
         steps.clear();

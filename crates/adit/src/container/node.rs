@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Fault, FaultKind};
+use super::{Fault, FaultKind, Store};
+use crate::config::Network;
 use crate::{Directories, files, unit};
 
 /// The largest file that is read, in bytes.
@@ -29,7 +30,7 @@ pub struct Node {
     pub networks: Vec<IpNet>,
     /// Those of this node, at most one prefix per family.
     pub subnets: Vec<IpNet>,
-    /// Largest packet of the device in bytes, and of what containers have.
+    /// Largest packet of the device in bytes. The first container on the bridge gets it, and all that come while it is there have what it has.
     pub mtu: u32,
     /// Addresses of the subnets that are no container's: clients of this node.
     #[serde(default)]
@@ -92,6 +93,42 @@ impl Node {
     pub fn bridge_mac(&self) -> [u8; 6] {
         self.gateways().next().map_or([0x0a, 0x58, 0, 0, 0, 1], |gateway| mac_of(gateway.addr()))
     }
+}
+
+/// The device of another node of this host that has this bridge: whose containers hang on it, or who is going to make it.
+pub fn other_with(directories: &Directories, device: &str, bridge: &str) -> Option<String> {
+    let with_containers = Store::of(directories, device).other_on(bridge);
+    let says_so = || {
+        let entries = fs::read_dir(&directories.runtime).into_iter().flatten().flatten();
+        let mut others = entries.filter_map(|entry| {
+            let other = entry.file_name().to_str()?.strip_suffix(".node")?.to_owned();
+            (other != device).then(|| Node::read(directories, &other).ok()).flatten()
+        });
+        others.find(|other| other.bridge == bridge).map(|other| other.device)
+    };
+    with_containers.or_else(says_so)
+}
+
+/// Checks that the node of `device` may have this bridge.
+///
+/// # Errors
+/// It is that of another node of this host. One that has it by mistake and without any container does not keep it from the node whose it is by default.
+pub fn check_bridge(directories: &Directories, device: &str, bridge: &str) -> Result<(), Fault> {
+    let other = match bridge == Network::bridge_of(device) {
+        true => Store::of(directories, device).other_on(bridge),
+        false => other_with(directories, device, bridge),
+    };
+    let Some(other) = other else { return Ok(()) };
+    let own = Network::bridge_of(device);
+    let remedy = match bridge == own {
+        true => format!(
+            "remove its containers, and write bridge = \"{}\" under [network] there",
+            Network::bridge_of(&other)
+        ),
+        false => format!("write bridge = \"{own}\" under [network]"),
+    };
+    let sentence = format!("the bridge {bridge} is in use by {other}, another node of this host; {remedy}");
+    Err(Fault::new(FaultKind::Invalid, sentence))
 }
 
 /// The address of the bridge in a subnet.

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use linux::netlink::{Link, Port};
 use linux::nft::{Family, Ruleset};
 
+use super::record::Stage;
 use super::{Fault, FaultKind, Node, Record, Tap, filters, ports};
 use crate::plan::ALIAS;
 
@@ -58,11 +59,20 @@ pub(super) enum Operation {
     Join { name: String, bridge: String, hairpin: bool, isolated: bool },
 }
 
+/// Largest packet of the bridge in bytes. While anything hangs on it, that stays what it was when the first came, whatever the device's is by now, and
+/// whoever comes gets the same: between its ports a bridge drops what is too long for one of them without a word, but between bridge and device
+/// the kernel routes, and tells the sender by ICMP. Where a record does not say it, its device does.
+pub(super) fn bridge_mtu(node: &Node, records: &[Record], actual: &Actual) -> u32 {
+    let of_device = |record: &Record| actual.devices.get(&record.host_interface).map(|link| link.mtu);
+    let hanging = records.iter().filter(|record| record.stage != Stage::Reserved && record.bridge == node.bridge);
+    hanging.filter_map(|record| record.bridge_mtu.or_else(|| of_device(record))).min().unwrap_or(node.mtu)
+}
+
 /// The steps that make the bridge what it should be. `publishes`: whether ports of this host lead to containers.
 ///
 /// # Errors
 /// Another's device has its name.
-pub(super) fn bridge(node: &Node, actual: &Actual, publishes: bool) -> Result<Vec<Operation>, Fault> {
+pub(super) fn bridge(node: &Node, mtu: u32, actual: &Actual, publishes: bool) -> Result<Vec<Operation>, Fault> {
     let name = || node.bridge.clone();
     let mut steps = Vec::new();
     let mut wanted: Vec<IpNet> = node.gateways().collect();
@@ -90,8 +100,8 @@ pub(super) fn bridge(node: &Node, actual: &Actual, publishes: bool) -> Result<Ve
         steps.push(Operation::CreateBridge { name: name(), mac: node.bridge_mac() });
     }
     let link = actual.bridge.as_ref();
-    if link.is_none_or(|link| link.mtu != node.mtu) {
-        steps.push(Operation::SetMtu { name: name(), mtu: node.mtu });
+    if link.is_none_or(|link| link.mtu != mtu) {
+        steps.push(Operation::SetMtu { name: name(), mtu });
     }
     if link.is_none_or(|link| !link.up) {
         let set = |family: &str, setting: &str, value| Operation::Set {

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::leftovers::Damaged;
-use super::{Fault, FaultKind, Published};
+use super::{Fault, FaultKind, Node, Published};
 use crate::{Directories, files};
 
 /// The largest record that is read, in bytes: one with a thousand ports has about 80 KiB.
@@ -173,6 +173,9 @@ pub struct Record {
     pub netns_id: Option<(u64, u64)>,
     /// The bridge that it hangs on.
     pub bridge: String,
+    /// Largest packet of that bridge in bytes. Records of earlier versions do not say it, nor do those of a LAN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge_mtu: Option<u32>,
     /// The veth end, or the TAP, on the host.
     pub host_interface: String,
     /// The link-layer address inside.
@@ -199,6 +202,12 @@ impl Record {
     /// How a person knows it: its name, or as much of its number as Docker and Podman show.
     pub fn title(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.key.container.chars().take(12).collect())
+    }
+
+    /// Largest packet of its own device in bytes, where `asked` was asked for: never more than the bridge's.
+    pub fn mtu(&self, node: &Node, asked: Option<u32>) -> u32 {
+        let most = self.bridge_mtu.unwrap_or(node.mtu);
+        asked.map_or(most, |asked| asked.min(most))
     }
 
     /// The kernel's word for what its device on the host is.
@@ -252,6 +261,23 @@ impl Store {
     /// Where they are.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Those of the other nodes of this host.
+    pub fn others(&self) -> Vec<Self> {
+        let of = |path: PathBuf| {
+            let device = path.file_name()?.to_str()?.strip_suffix(".containers")?.to_owned();
+            (device != self.device).then_some(Self { directory: path, device })
+        };
+        let entries = self.directory.parent().and_then(|state| fs::read_dir(state).ok());
+        entries.into_iter().flatten().flatten().filter_map(|entry| of(entry.path())).collect()
+    }
+
+    /// The device of another node of this host that has containers on this bridge.
+    pub fn other_on(&self, bridge: &str) -> Option<String> {
+        let hangs = |record: &Record| record.stage != Stage::Reserved && record.bridge == bridge;
+        let has = |store: &Self| store.survey().is_ok_and(|found| found.records.iter().any(hangs));
+        self.others().into_iter().find(has).map(|store| store.device)
     }
 
     /// The record of this key.
@@ -488,6 +514,7 @@ pub(crate) mod tests {
             key,
             stage: Stage::Made,
             bridge: "adit-br0".into(),
+            bridge_mtu: None,
             maker: Process::current(),
             name: None,
             netns: Some("/run/netns/c1".into()),

@@ -42,11 +42,12 @@ fn is_elsewhere(record: &Record, bridge: &str) -> bool {
 }
 
 impl Control {
-    /// Checks that no container hangs on another bridge than this.
+    /// Checks that the bridge is no other node's, and that no container hangs on another than this.
     ///
     /// # Errors
-    /// One does, or it is not known.
+    /// It is, one does, or it is not known.
     pub(super) fn check_bridge(&self, wanted: &str) -> Result<()> {
+        container::check_bridge(&self.directories, &self.tunnel.device.name, wanted)?;
         let records = self.store.read_all()?;
         let elsewhere: Vec<&Record> = records.iter().filter(|record| is_elsewhere(record, wanted)).collect();
         let Some(first) = elsewhere.first() else { return Ok(()) };
@@ -124,8 +125,20 @@ impl Control {
     /// The file cannot be written, or removed where this is no node any more.
     fn tell_doors(&mut self, records: &[Record]) -> Result<()> {
         let Some(mut node) = describe(&self.tunnel, self.device.load().mtu) else { return self.silence_doors() };
-        // Until the last of them is gone, they are all on one bridge.
-        if let Some(record) = records.iter().find(|record| is_elsewhere(record, &node.bridge)) {
+        // Until the last of them is gone, they are all on one bridge; unless that is another node's, who keeps it as it should be for its own.
+        let elsewhere = records.iter().find(|record| is_elsewhere(record, &node.bridge)).filter(|record| {
+            let other = container::node::other_with(&self.directories, &node.device, &record.bridge);
+            let is_news = self.told.as_ref().is_none_or(|told| told.bridge != node.bridge);
+            if let Some(other) = other.as_ref().filter(|_| is_news) {
+                tracing::warn!(
+                    "containers hang on {}, the bridge of {other}, and reach nobody: start {} anew",
+                    record.bridge,
+                    record.title()
+                );
+            }
+            other.is_none()
+        });
+        if let Some(record) = elsewhere {
             if self.told.as_ref().is_none_or(|told| told.bridge != record.bridge) {
                 tracing::warn!(
                     "containers hang on the bridge {}: it is {} when the last of them is gone",

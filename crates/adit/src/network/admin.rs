@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::clients::{self, Introduction};
 use super::member::told;
 use super::notes::{Notes, NotesFile};
-use super::places;
+use super::places::{self, free_for_connections, free_for_datagrams};
 use crate::api::status::ClientStatus;
 use crate::api::{self, Request};
 use crate::config::{self, Network, PublicIp, RegistryAt};
@@ -101,6 +101,8 @@ pub struct Founded {
     pub token: Zeroizing<String>,
     /// How long it is good.
     pub terms: TokenTerms,
+    /// What its reader should know of ports; may be empty.
+    pub remark: String,
 }
 
 /// What a host joins with.
@@ -149,6 +151,8 @@ pub fn found(founding: Founding, directories: &Directories) -> Result<Founded> {
     check_overlap(&mut netlink, &network.networks(), &founding.device)?;
     let reached = places::public_addresses(&mut netlink, &founding.public_ip, &[], &|_| false)?;
     let mut settings = Network::new(founding.registry, name.clone());
+    settings.bridge = Network::bridge_of(&founding.device);
+    settings.subnet_files = place.subnet_files(&founding.device, directories);
     let (ca, certificate, key) = founding.tls;
     settings.tls_ca = ca.map(absolute).transpose()?;
     settings.tls_cert = certificate.map(absolute).transpose()?;
@@ -156,11 +160,19 @@ pub fn found(founding: Founding, directories: &Directories) -> Result<Founded> {
     settings.user = founding.user;
     settings.password_file = founding.password_file.map(absolute).transpose()?;
     (settings.prefix, settings.public_ip) = (founding.prefix, founding.public_ip);
-    settings.registry_listen = founding.registry_listen.unwrap_or(settings.registry_listen);
+    let (listen, mut remark) = place.listen(founding.listen);
+    if settings.registry == RegistryAt::Embedded {
+        let at =
+            founding.registry_listen.unwrap_or_else(|| place.free(Network::REGISTRY_LISTEN, &free_for_connections));
+        if founding.registry_listen.is_none() && at != Network::REGISTRY_LISTEN {
+            remark.push_str(&format!("Its registry listens at TCP port {}, for the same reason.\n", at.port()));
+        }
+        settings.registry_listen = at;
+    }
     settings.lease_ttl = founding.lease_ttl.unwrap_or(settings.lease_ttl);
     let port = settings.registry_listen.port();
     let endpoints: Vec<String> = reached.iter().map(|ip| SocketAddr::new(*ip, port).to_string()).collect();
-    let configuration = configuration(&founding.config, &founding.device, founding.listen, &settings)?;
+    let configuration = configuration(&founding.config, &founding.device, listen, &settings)?;
 
     let written = || {
         let store = new_store(&place.directory)?;
@@ -192,7 +204,7 @@ pub fn found(founding: Founding, directories: &Directories) -> Result<Founded> {
         Ok(token.text())
     };
     let token = place.keep_or_remove(written())?;
-    Ok(Founded { networks: text(&network), name, directory: place.directory, token, terms: founding.token })
+    Ok(Founded { networks: text(&network), name, directory: place.directory, token, terms: founding.token, remark })
 }
 
 /// Makes this host a node of a network.
@@ -218,16 +230,18 @@ pub fn join(joining: Joining, directories: &Directories) -> Result<Joined> {
         urls => urls.to_vec(),
     };
     let mut settings = Network::new(RegistryAt::Endpoints(registry), name.clone());
+    settings.bridge = Network::bridge_of(&joining.device);
+    settings.subnet_files = place.subnet_files(&joining.device, directories);
     (settings.prefix, settings.public_ip) = (joined.prefix.clone(), joining.public_ip);
     let local = places::local_addresses(&mut netlink)?;
-    let remark = match (&settings.public_ip, local.contains(&joined.seen)) {
-        (PublicIp::Auto, false) => format!(
+    let (listen, mut remark) = place.listen(joining.listen);
+    if settings.public_ip == PublicIp::Auto && !local.contains(&joined.seen) {
+        remark.push_str(&format!(
             "It was seen from {}, which is no address of its own: it takes itself to be behind NAT, and calls the others. With a\n\
              forwarded port, write public-ip = \"{}\" under [network].\n",
             joined.seen, joined.seen
-        ),
-        _ => String::new(),
-    };
+        ));
+    }
     let written = || {
         store.create_keys(&keys).map_err(told)?;
         let wireguard = PrivateKey::generate().map_err(|e| Failure::failed(format!("cannot make a key: {e}")))?;
@@ -245,7 +259,7 @@ pub fn join(joining: Joining, directories: &Directories) -> Result<Joined> {
         let called_from = places::source_towards(joined.enroller);
         let notes = Notes { network: Some(network), seen: Some(joined.seen), called_from, ..Notes::default() };
         NotesFile::within(&place.directory).write(&notes)?;
-        write_configuration(&joining.config, &config::network_file(&joining.device, joining.listen, &settings))
+        write_configuration(&joining.config, &config::network_file(&joining.device, listen, &settings))
     };
     place.keep_or_remove(written())?;
     Ok(Joined { networks: text(&joined.network), name, directory: place.directory, remark })
@@ -258,6 +272,8 @@ struct Place {
     made: Vec<PathBuf>,
     /// The directory that it is in, if that was not there before either.
     state: Option<PathBuf>,
+    /// Whether this host is a node of another network already, whose daemon may be about to start.
+    is_second: bool,
 }
 
 impl Place {
@@ -269,15 +285,44 @@ impl Place {
             return Err(Failure::failed(format!("this host is a node already: there is {}", directory.display()))
                 .with_remedy(format!(
                     "start it with `adit up`, make it forget its network with `adit down --device {device} --purge`, or take part in \
-                     a second network with another --device and --config"
+                     a second network with `--device adit1 --config /etc/adit/adit1.toml`"
                 )));
         }
         if config.exists() {
             return Err(Failure::failed(format!("{} is there already", config.display()))
                 .with_remedy("remove it, or choose another with --config"));
         }
+        let is_node = |entry: fs::DirEntry| entry.path().extension().is_some_and(|extension| extension == "network");
+        let is_second = fs::read_dir(&directories.state).into_iter().flatten().flatten().any(is_node);
         let state = Some(directories.state.clone()).filter(|state| !state.exists());
-        Ok(Self { made: vec![directory.clone(), config.into()], directory, state })
+        Ok(Self { made: vec![directory.clone(), config.into()], directory, state, is_second })
+    }
+
+    /// Where the lease is to be written in flannel's format, if not where the first network of this host has its own.
+    fn subnet_files(&self, device: &str, directories: &Directories) -> Vec<PathBuf> {
+        let own = || directories.runtime.join(format!("{device}.subnet.env"));
+        self.is_second.then(own).into_iter().collect()
+    }
+
+    /// The port by default, or a later one where another network of this host has that, or any program.
+    fn free(&self, default: SocketAddr, next: &dyn Fn(SocketAddr) -> SocketAddr) -> SocketAddr {
+        next(SocketAddr::new(default.ip(), default.port() + u16::from(self.is_second)))
+    }
+
+    /// Where datagrams are to arrive, if that is not the default, and what the reader should know of it.
+    fn listen(&self, asked: Option<SocketAddr>) -> (Option<SocketAddr>, String) {
+        if asked.is_some() {
+            return (asked, String::new());
+        }
+        let listen = self.free(config::LISTEN, &free_for_datagrams);
+        if listen == config::LISTEN {
+            return (None, String::new());
+        }
+        let (port, default) = (listen.port(), config::LISTEN.port());
+        let remark = format!(
+            "It listens at UDP port {port}, since this host uses {default} already: let {port} through its firewall.\n"
+        );
+        (Some(listen), remark)
     }
 
     /// After a failure nothing of it stays.

@@ -1,6 +1,7 @@
 //! Where this host is reached: the addresses that its record names.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use linux::netlink::Netlink;
 
@@ -12,6 +13,26 @@ const MOST: usize = 4;
 
 /// An address of each family that no route of ours needs to exist for (RFC 5737, RFC 3849): the way to it is the default route.
 const ELSEWHERE: [&str; 2] = ["192.0.2.1:9", "[2001:db8::1]:9"];
+
+/// How many ports are tried.
+const PORTS: u16 = 100;
+
+/// Where datagrams can arrive: at this port, or the next that no program of this host has.
+pub(super) fn free_for_datagrams(first: SocketAddr) -> SocketAddr {
+    free(first, &|address| UdpSocket::bind(address).map(drop))
+}
+
+/// The same for connections.
+pub(super) fn free_for_connections(first: SocketAddr) -> SocketAddr {
+    free(first, &|address| TcpListener::bind(address).map(drop))
+}
+
+/// The first where binding does not meet another program; what else is wrong with it is said when the daemon starts.
+fn free(first: SocketAddr, bind: &dyn Fn(SocketAddr) -> io::Result<()>) -> SocketAddr {
+    let ports = first.port()..first.port().saturating_add(PORTS);
+    let is_free = |address: &SocketAddr| !bind(*address).is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse);
+    ports.map(|port| SocketAddr::new(first.ip(), port)).find(is_free).unwrap_or(first)
+}
 
 /// Where packets to `there` would leave from, by the kernel's routes. Nothing is sent.
 pub(super) fn source_towards(there: SocketAddr) -> Option<IpAddr> {

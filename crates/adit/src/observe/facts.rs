@@ -1,7 +1,7 @@
 //! What a running daemon knows about itself, readable from any thread at any time.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ use crate::api::status::{
     DeviceStatus, NetworkStatus, PeerStatus, Status, SwitchStatus, TransportStatus, WorkerStatus,
 };
 use crate::config::{Peer, Tunnel};
-use crate::container::Store;
+use crate::container::{Record, Store};
 use crate::counters::{ControlCounters, Counter, Drops, NamesCounters, PerWorker, Traffic, Wire, WorkerCounters};
 use crate::data_path::Surroundings;
 use crate::observe::containers;
@@ -212,6 +212,13 @@ impl Facts {
     /// The name of the device.
     pub fn device_name(&self) -> &str {
         &self.name
+    }
+
+    /// The device on this host of the container that has this address.
+    pub fn port_of_container(&self, address: IpAddr) -> Option<String> {
+        let (records, _) = self.containers.read_each().ok()?;
+        let its = |record: &Record| record.addresses.iter().any(|net| net.addr() == address);
+        records.into_iter().find(its).map(|record| record.host_interface)
     }
 
     /// The largest packet of the device, in bytes.

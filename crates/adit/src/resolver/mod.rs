@@ -17,6 +17,7 @@
 //! | `desk.rs` | the way of a question |
 //! | `containers.rs`, `outside.rs` | records of containers, and the host's `resolv.conf` |
 //! | `ask.rs` | asking others |
+//! | `lookup.rs` | asking this resolver, for verbs of the same host |
 //!
 //! What it holds on to:
 //! - *Nothing is kept.* Each question is asked anew, so that there is no cache to poison; who asked may keep an answer for 5 s.
@@ -35,6 +36,7 @@ mod budget;
 mod containers;
 mod desk;
 mod listen;
+pub mod lookup;
 pub mod message;
 pub mod name;
 mod outside;

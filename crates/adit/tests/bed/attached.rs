@@ -30,6 +30,17 @@ pub(crate) fn try_attach(
     name: &str,
     change: impl FnOnce(&mut Request) + Send,
 ) -> Result<Attached, Fault> {
+    try_attach_to("adit0", host, directories, name, change)
+}
+
+/// The same to the node of another device.
+pub(crate) fn try_attach_to(
+    device: &str,
+    host: &Host,
+    directories: &Directories,
+    name: &str,
+    change: impl FnOnce(&mut Request) + Send,
+) -> Result<Attached, Fault> {
     let namespace = super::namespace();
     let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd()));
     let mut request = Request {
@@ -52,8 +63,8 @@ pub(crate) fn try_attach(
     };
     change(&mut request);
     let record = host.namespace.run(|| {
-        let node = Node::read(directories, "adit0")?;
-        container::attach(&node, &Store::of(directories, "adit0"), &request)
+        let node = Node::read(directories, device)?;
+        container::attach(&node, &Store::of(directories, device), &request)
     });
     let record = record.unwrap()?;
     record.addresses.iter().for_each(|net| await_address(&namespace, net.addr()));

@@ -6,4 +6,5 @@ mod bed;
 
 mod attaching;
 mod hostile;
+mod mtu;
 mod world;

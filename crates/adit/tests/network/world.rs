@@ -118,12 +118,13 @@ impl<'a> Node<'a> {
     pub(crate) fn spawn(&self, arguments: &[&str]) -> Daemon<'_, 'a> {
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
         let mut command = self.command(arguments);
-        let resolvers = self.path("resolv.conf");
-        if resolvers.exists() {
-            // As if the host had a file of its own.
-            let script = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+        let own: Vec<&str> = ["resolv.conf", "group"].into_iter().filter(|name| self.path(name).exists()).collect();
+        if !own.is_empty() {
+            // As if the host had files of its own.
+            let mounts = own.iter().map(|name| format!("mount --bind \"$0/{name}\" /etc/{name} && "));
+            let script = mounts.collect::<String>() + "exec \"$@\"";
             let mut within = Command::new("unshare");
-            within.args(["--mount", "sh", "-c", script]).arg(&resolvers).arg(ADIT).args(arguments);
+            within.args(["--mount", "sh", "-c", &script]).arg(self.directory.path()).arg(ADIT).args(arguments);
             within.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
             command = within;
         }

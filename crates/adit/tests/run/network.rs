@@ -7,7 +7,7 @@ use linux::netns::NetNs;
 use crate::bed::traffic::{End, exchange_tcp};
 use crate::bed::{Bed, wait_for};
 use crate::nodes::{Node, network};
-use crate::world::Program;
+use crate::world::{Program, World};
 
 #[test]
 fn containers_on_two_hosts_ping_exchange_tcp_and_find_each_other_by_name() {
@@ -51,4 +51,23 @@ fn containers_on_two_hosts_ping_exchange_tcp_and_find_each_other_by_name() {
 /// The program on each of them.
 fn programs<'a>(nodes: &'a [Node<'a>]) -> Vec<Program<'a>> {
     nodes.iter().map(|node| Program { host: node.host, directory: node.directory.path() }).collect()
+}
+
+#[test]
+fn an_address_that_the_host_does_not_have_is_warned_of() {
+    let world = World::new();
+    let program = world.program();
+    let said = |port: &str| {
+        let output = program.adit(&["run", "--publish", port, "--", "true"]);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for (port, address) in [("203.0.113.77:9000:80", "203.0.113.77"), ("[2001:db8::77]:9000:80", "2001:db8::77")] {
+        let warned = said(port);
+        assert!(warned.contains(&format!("this host does not have the address {address}")), "{warned}");
+    }
+    for port in ["192.0.2.1:9000:80", "127.0.0.1:9000:80", "9000:80"] {
+        assert_eq!(said(port), "");
+    }
+    world.is_clean();
 }

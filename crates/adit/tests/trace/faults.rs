@@ -62,6 +62,38 @@ fn a_peer_that_is_dead_is_named() {
 }
 
 #[test]
+fn a_host_that_has_looked_often_enough_is_not_blamed() {
+    let scene = Scene::pair("sealed", true);
+    let probe = ["10.42.0.2", "--count", "1"];
+    for _ in 0..12 {
+        assert_eq!(scene.trace(1, &probe).places(0, "there", "host1").last().unwrap(), "host2 c0 out");
+    }
+    let is_named = |text: &str| {
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        words.contains("host2 was not seen") && words.contains("it permits 12 traces a minute")
+    };
+    // Answered, and not seen there.
+    let traced = scene.trace(1, &probe);
+    assert_eq!(traced.answered(), [true]);
+    let host = &traced.json["hosts"][1];
+    assert_eq!((&host["name"], &host["permitted"]), (&"host2".into(), &true.into()), "{}", traced.json);
+    assert!(host["unseen"].as_str().unwrap().contains("try again in a minute"), "{host}");
+    let directory = tempfile::tempdir().unwrap();
+    let svg = directory.path().join("a.svg");
+    let drawing = scene.drawing(1, &[&probe[..], &["--svg", svg.to_str().unwrap()]].concat());
+    assert!(is_named(&drawing), "{drawing}");
+    assert!(is_named(&std::fs::read_to_string(&svg).unwrap()));
+    // Lost, and nobody knows where.
+    let host = scene.bed.host(2);
+    host.run("nft", &["add table inet guard"]);
+    host.run("nft", &["add chain inet guard way { type filter hook forward priority 0; policy drop; }"]);
+    let traced = scene.trace(1, &probe);
+    check(&traced, 0, ("host1 under0 out", "not_known"), &["host2 was not seen", "try again in a minute"]);
+    let words = traced.probes()[0]["lost"]["sentence"].as_str().unwrap();
+    assert!(!words.contains("answer"), "{words}");
+}
+
+#[test]
 fn a_check_of_source_addresses_is_named() {
     let scene = Scene::pair("sealed", true);
     // The way back to the probes' source leads elsewhere.

@@ -71,6 +71,24 @@ fn a_card_is_made_listed_made_again_and_deleted() {
 }
 
 #[test]
+fn a_card_has_the_mtu_of_its_bridge() {
+    let world = World::new();
+    let program = world.program();
+    let [db, _] = ["db", "web"].map(|name| card(&program, &[name]));
+    let file = program.path("run/adit0.node");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("\"mtu\":1420", "\"mtu\":1440")).unwrap();
+    // Beside others it keeps what they have; alone it gets what the device has by now.
+    assert_eq!(card(&program, &["db"]), db);
+    program.succeeds(&["vm-tap", "web", "--delete"]);
+    let alone = card(&program, &["db"]);
+    assert_eq!(alone["mtu"], 1440);
+    assert!(is_there(&program, &alone));
+    program.succeeds(&["vm-tap", "db", "--delete"]);
+    world.is_clean();
+}
+
+#[test]
 fn who_is_killed_half_way_is_followed_by_one_who_mends_it() {
     let world = World::new();
     let program = world.program();

@@ -115,7 +115,7 @@ impl Made<'_> {
             outside["mac"] = text(mac).into();
         }
         if version >= Version::V1_1_0 {
-            for (interface, mtu) in interfaces.iter_mut().zip([node.mtu, self.mtu, self.mtu]) {
+            for (interface, mtu) in interfaces.iter_mut().zip([record.mtu(node, None), self.mtu, self.mtu]) {
                 interface["mtu"] = mtu.into();
             }
         }

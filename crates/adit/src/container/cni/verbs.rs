@@ -76,7 +76,7 @@ pub(super) fn add(
         record: &record,
         netns: &netns,
         host_mac: mac_of(&record.host_interface),
-        mtu: wishes.mtu.unwrap_or(node.mtu),
+        mtu: record.mtu(&node, wishes.mtu),
         default_route: wishes.default_route,
         dns: wishes.dns,
     };

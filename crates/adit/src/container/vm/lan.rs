@@ -130,6 +130,7 @@ impl Lan {
             netns: None,
             netns_id: None,
             bridge: self.bridge.clone(),
+            bridge_mtu: None,
             mac,
             addresses,
             ports: Vec::new(),

@@ -62,11 +62,16 @@ fn restore(node: &Node, store: &Store, record: &Record) -> std::result::Result<R
     let mut record = record.clone();
     let before = record.clone();
     record.bridge.clone_from(&node.bridge);
+    let records = locked.records()?;
+    // Alone on its bridge it may have what the device has by now: the person at the machine is told.
+    let others: Vec<Record> = records.iter().filter(|other| other.key != record.key).cloned().collect();
+    let mtu = kernel.bridge_mtu(node, &others)?;
+    record.bridge_mtu = Some(mtu);
     if let Some(tap) = &mut record.tap {
-        tap.mtu = node.mtu;
+        tap.mtu = mtu;
     }
     let actual = kernel.observe(&record.bridge, &node.device)?;
-    let steps = plan::bridge(node, &actual, publishes(&locked.records()?))?;
+    let steps = plan::bridge(node, mtu, &actual, publishes(&records))?;
     let was_there = kernel.netlink.link(&record.host_interface)?.is_some();
     let restored = kernel.apply(&steps).and_then(|()| put_port(&mut kernel, node, &record));
     if let Err(fault) = restored {

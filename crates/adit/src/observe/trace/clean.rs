@@ -1,7 +1,7 @@
 //! Text from other hosts, made fit to be shown. A name may hold what moves a terminal's cursor, turns the direction of writing, or is
 //! no XML; none of that reaches a drawing.
 
-use super::observation::{Fact, Place, Trace};
+use super::observation::{Fact, Place, Trace, Unseen};
 
 /// Characters of a name that are shown.
 const LONGEST: usize = 200;
@@ -36,6 +36,9 @@ pub(super) fn clean(trace: &Trace) -> Trace {
     }
     for report in &mut trace.reports {
         each(&mut [&mut report.host]);
+        if let Some(Unseen::Silent { problem }) = &mut report.unseen {
+            each(&mut [problem]);
+        }
         report.counters = std::mem::take(&mut report.counters).into_iter().map(|(name, n)| (text(&name), n)).collect();
         for fact in &mut report.facts {
             match fact {

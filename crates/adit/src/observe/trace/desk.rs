@@ -27,7 +27,7 @@ use tunnel::{PeerId, Time};
 
 use super::blob::Gathered;
 use super::helper::Helper;
-use super::observation::{ClockOffset, Protocol};
+use super::observation::{ClockOffset, Protocol, Unseen};
 use super::probe::{NUMBERS, Sought};
 use super::remote::{Begin, HOPS, LONGEST, Message, Verdict};
 use super::report::Counters;
@@ -40,7 +40,7 @@ use crate::worker::View;
 use crate::{Failure, Result};
 
 /// Traces that peers may begin here in a minute, all together.
-const PER_MINUTE: usize = 12;
+const PER_MINUTE: u8 = 12;
 
 /// How long a further host may take to hand over what it has, per host behind it.
 const COLLECT_PATIENCE: Duration = Duration::from_secs(4);
@@ -98,13 +98,14 @@ struct Further {
 enum Outcome {
     Ready(ClockOffset),
     Forbidden,
-    Problem(String),
+    Unseen(Unseen),
 }
 
 /// Why a trace does not begin.
 #[derive(Debug)]
 pub(super) enum Denied {
     Busy,
+    Often,
     Unable(Failure),
 }
 
@@ -114,6 +115,8 @@ impl From<Denied> for Failure {
             Denied::Busy => {
                 Self::failed("another trace is under way on this host").with_remedy("try again in ten seconds")
             }
+            Denied::Often => Self::failed(format!("this host is asked for no more than {PER_MINUTE} traces a minute"))
+                .with_remedy("try again in a minute"),
             Denied::Unable(failure) => failure,
         }
     }
@@ -211,8 +214,8 @@ impl Desk {
         }
         if asker.is_some() {
             current.begun.retain(|at| now.saturating_duration_since(*at) < Duration::from_secs(60));
-            if current.begun.len() >= PER_MINUTE {
-                return Err(Denied::Busy);
+            if current.begun.len() >= usize::from(PER_MINUTE) {
+                return Err(Denied::Often);
             }
             current.begun.push_back(now);
         }
@@ -311,6 +314,7 @@ impl Desk {
         if begin.ttl == 0 {
             return None;
         }
+        let silent = |problem| Outcome::Unseen(Unseen::Silent { problem });
         let further = |outcome| Some(Further { peer, name: name.clone(), outcome });
         if known.transport != TransportKind::Sealed {
             // Nothing can be told to it.
@@ -318,8 +322,9 @@ impl Desk {
         }
         let talk = self.replies.talk(handle, id, peer);
         if let Err(problem) = talk.await_session(known.public_key) {
-            return further(Outcome::Problem(problem));
+            return further(silent(problem));
         }
+
         let next = Begin { ttl: begin.ttl.min(HOPS) - 1, ..begin };
         let verdict = talk.ask(&Message::Begin(next), |answer| match answer {
             Message::Verdict(verdict) => Some(verdict),
@@ -328,9 +333,10 @@ impl Desk {
         further(match verdict {
             Some(Verdict::Ready) => Outcome::Ready(talk.compare_clocks()),
             Some(Verdict::Forbidden) => Outcome::Forbidden,
-            Some(Verdict::Busy) => Outcome::Problem("it is busy with other traces".into()),
-            Some(Verdict::Unable) => Outcome::Problem("it cannot capture; its log says why".into()),
-            None => Outcome::Problem("its daemon does not answer; it is down, or does not hear us".into()),
+            Some(Verdict::Busy) => Outcome::Unseen(Unseen::Busy),
+            Some(Verdict::Often(times)) => Outcome::Unseen(Unseen::Often { times }),
+            Some(Verdict::Unable) => Outcome::Unseen(Unseen::Unable),
+            None => silent("its daemon does not answer; it is down, or does not hear us".into()),
         })
     }
 

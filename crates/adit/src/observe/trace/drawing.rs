@@ -31,7 +31,7 @@ pub fn drawing(journey: &Journey, width: usize) -> String {
         lines.push(String::new());
         lines.extend(of_group(journey, &group, width));
     }
-    let notes = notes(journey);
+    let notes = words::notes(journey);
     if !notes.is_empty() {
         lines.push(String::new());
         lines.extend(notes.iter().flat_map(|note| words::wrapped(note, width)));
@@ -62,16 +62,6 @@ fn of_group(journey: &Journey, group: &[&Probe], width: usize) -> Vec<String> {
 
 fn indented(text: &str, width: usize) -> Vec<String> {
     words::wrapped(text, width.saturating_sub(2)).into_iter().map(|line| format!("  {line}")).collect()
-}
-
-/// What must be known to read the numbers.
-fn notes(journey: &Journey) -> Vec<String> {
-    let mut notes = words::clocks(journey);
-    let silent = journey.hosts.iter().filter(|host| !host.permitted);
-    notes.extend(silent.map(|host| format!("{} does not permit a look, so its hops are missing", host.name)));
-    let gaps = journey.hosts.iter().filter(|host| host.lost_records > 0);
-    notes.extend(gaps.map(|host| format!("{} records of {} were lost", words::count(host.lost_records), host.name)));
-    notes
 }
 
 fn of_leg(journey: &Journey, probe: &Probe, leg: &Leg, width: usize) -> Vec<String> {

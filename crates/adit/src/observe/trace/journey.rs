@@ -12,7 +12,7 @@ use super::clocks::{self, Clock};
 use super::crossings::{Crossing, Totals, crossings, totals};
 use super::headers::Header;
 use super::links::{self, Sighting};
-use super::observation::{Checksum, Outer, Place, Protocol, Trace};
+use super::observation::{Checksum, Outer, Place, Protocol, Trace, Unseen};
 use super::order;
 use super::reason::{self, Death};
 
@@ -40,6 +40,8 @@ pub struct Host {
     pub name: String,
     /// Whether it permits a look.
     pub permitted: bool,
+    /// Why it did not look although it permits it.
+    pub unseen: Option<Unseen>,
     /// How its times were made comparable.
     pub clock: Clock,
     /// Nanoseconds that were added to its times for that.
@@ -146,6 +148,7 @@ impl Journey {
                 let report = trace.reports.iter().find(|report| report.host == name);
                 Host {
                     permitted: report.is_none_or(|report| report.permitted),
+                    unseen: report.and_then(|report| report.unseen.clone()),
                     lost_records: report.map_or(0, |report| report.lost_records),
                     clock: *clock,
                     shift: *shift,

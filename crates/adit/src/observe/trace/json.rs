@@ -43,6 +43,7 @@ fn host(host: &Host) -> Value {
     json!({
         "name": host.name,
         "permitted": host.permitted,
+        "unseen": host.unseen.as_ref().map(words::unseen),
         "lost_records": host.lost_records,
         "clock": { "kind": kind, "added_ns": host.shift, "uncertainty_ns": host.clock.doubt(), "moved_ns": moved_ns },
     })

@@ -156,6 +156,9 @@ pub struct HostReport {
     pub offset: Option<ClockOffset>,
     /// Whether it permits others to look (`observe.allow`); if not, there are no observations of it.
     pub permitted: bool,
+    /// Why it did not look although it permits it, as it said itself or as whoever asked it found; `None` if it looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unseen: Option<Unseen>,
     /// Counters that grew, and by how much: `adit:no_route` (the key of a reason in `adit status --json`), `ip:InNoRoutes` and
     /// `tcpext:IPReversePathFilter` (/proc/net/snmp, snmp6, netstat; the group in lower case), `nft:…` (a counter of a rule),
     /// `card:eth0:tx_dropped` (statistics of a device).
@@ -164,6 +167,26 @@ pub struct HostReport {
     pub facts: Vec<Fact>,
     /// Observations lost there because nobody took them in time.
     pub lost_records: u64,
+}
+
+/// Why a host did not look.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unseen {
+    /// It looks for the probes of another trace.
+    Busy,
+    /// Peers had it look so many times in this minute, which is as often as it does.
+    Often {
+        /// How many times.
+        times: u8,
+    },
+    /// It cannot capture.
+    Unable,
+    /// Its daemon did not answer.
+    Silent {
+        /// A clause that says more.
+        problem: String,
+    },
 }
 
 /// How another host's clock differs.

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::journey::{Fate, Host, Journey, Leg, Probe, Way};
-use super::observation::{DeviceKind, Direction, Fact, HostReport, Place, Protocol, Trace};
+use super::observation::{DeviceKind, Direction, Fact, HostReport, Place, Protocol, Trace, Unseen};
 use super::rules;
 use super::stage::{Stage, place, stage};
 
@@ -141,6 +141,8 @@ pub(super) struct Scene<'s> {
     pub(super) report: Option<&'s HostReport>,
     /// Reports of hosts that have not seen it, one of which may have it.
     pub(super) beyond: Vec<&'s HostReport>,
+    /// The host that it was to come to next, if that did not look, and why.
+    pub(super) blind: Option<(&'s HostReport, &'s Unseen)>,
     /// Bytes of one packet of the probe, from its IP header.
     pub(super) size: Option<u32>,
     /// Sizes of probes that were answered.
@@ -190,14 +192,19 @@ pub(super) fn explain(trace: &Trace, hosts: &[Host], probes: &mut [Probe]) {
                 let seen = |hop: &super::journey::Hop| hosts.get(hop.host).is_some_and(|host| host.name == report.host);
                 report.host != host && !leg.is_some_and(|leg| leg.hops.iter().any(seen))
             };
+            let way = leg.map_or(Way::There, |leg| leg.way);
+            // Each host is asked by the one before it.
+            let next = trace.reports.iter().skip_while(|report| report.host != host).nth(1);
+            let blind = next.and_then(|report| Some((report, report.unseen.as_ref()?))).filter(|_| way == Way::There);
             let scene = Scene {
                 trace,
                 stage: stage(leg, &cards),
                 leg,
-                way: leg.map_or(Way::There, |leg| leg.way),
+                way,
                 host,
                 report: report(host),
-                beyond: trace.reports.iter().filter(unseen).collect(),
+                beyond: trace.reports.iter().filter(unseen).filter(|report| report.unseen.is_none()).collect(),
+                blind,
                 size: packet_size(probe),
                 answered: sizes.clone(),
             };
@@ -229,7 +236,8 @@ fn judge(scene: &Scene<'_>, at: &str) -> Reason {
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.certainty));
     let best = findings.first().map_or(Certainty::NotKnown, |finding| finding.certainty);
     findings.retain(|finding| finding.certainty == best);
-    let mut candidates: Vec<Cause> = findings.iter().map(|finding| finding.cause).collect();
+    let known = findings.iter().map(|finding| finding.cause).filter(|cause| *cause != Cause::NotKnown);
+    let mut candidates: Vec<Cause> = known.collect();
     candidates.dedup();
     let what = match scene.way {
         Way::There => "It was",

@@ -44,8 +44,10 @@ pub(super) enum Verdict {
     Ready,
     /// Its configuration does not permit it.
     Forbidden,
-    /// It looks for somebody else's probes, or did so too often in this minute.
+    /// It looks for somebody else's probes.
     Busy,
+    /// It looked so many times in this minute, which is as often as it does.
+    Often(u8),
     /// It may not capture.
     Unable,
 }
@@ -76,7 +78,16 @@ impl Message {
             Self::Clock(asked) => (1, asked.to_le_bytes().to_vec()),
             Self::Time(times) => (2, times.map(i64::to_le_bytes).concat()),
             Self::Begin(begin) => (3, serde_json::to_vec(begin).unwrap_or_default()),
-            Self::Verdict(verdict) => (4, vec![*verdict as u8]),
+            Self::Verdict(verdict) => (
+                4,
+                match *verdict {
+                    Verdict::Ready => vec![0],
+                    Verdict::Forbidden => vec![1],
+                    Verdict::Busy => vec![2],
+                    Verdict::Often(times) => vec![2, times],
+                    Verdict::Unable => vec![3],
+                },
+            ),
             Self::Collect(part, runs) => {
                 let mut rest = part.to_le_bytes().to_vec();
                 for Run { receiver, counter, count } in runs.iter().take(MAX_RUNS) {
@@ -106,11 +117,12 @@ impl Message {
                 Self::Time([asked, received, answered.first_chunk()?].map(|bytes| i64::from_le_bytes(*bytes)))
             }
             3 => Self::Begin(serde_json::from_slice(rest).ok()?),
-            4 => Self::Verdict(match rest.first()? {
-                0 => Verdict::Ready,
-                1 => Verdict::Forbidden,
-                2 => Verdict::Busy,
-                3 => Verdict::Unable,
+            4 => Self::Verdict(match rest {
+                [0, ..] => Verdict::Ready,
+                [1, ..] => Verdict::Forbidden,
+                [2] => Verdict::Busy,
+                [2, times, ..] => Verdict::Often(*times),
+                [3, ..] => Verdict::Unable,
                 _ => return None,
             }),
             5 => {
@@ -162,6 +174,7 @@ mod tests {
             Message::Verdict(Verdict::Ready),
             Message::Verdict(Verdict::Forbidden),
             Message::Verdict(Verdict::Busy),
+            Message::Verdict(Verdict::Often(12)),
             Message::Verdict(Verdict::Unable),
             Message::Collect(9, vec![run; MAX_RUNS]),
             Message::Part(1, 2, vec![5; PART]),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
-use linux::netlink::{Netlink, RouteKind};
+use linux::netlink::{Link, Netlink, RouteKind};
 use linux::sysctl;
 
 use super::observation::{Direction, Fact, IcmpKind, Observation, Place};
@@ -13,6 +13,9 @@ use crate::observe::facts::Facts;
 
 /// Devices of which something is said at most.
 const MAX_DEVICES: usize = 32;
+
+/// Ports of a bridge that are looked at to find a neighbour.
+const MAX_PORTS: usize = 256;
 
 /// All that counts on this host and may explain why a packet went no further.
 #[derive(Debug, Clone, Default)]
@@ -89,13 +92,16 @@ pub(super) fn facts(facts: &Facts, destination: IpAddr, peer: Option<&str>, obse
     }
     let Ok(mut netlink) = Netlink::open() else { return found };
     let links = netlink.links().unwrap_or_default();
-    let mut leaves_by = None;
+    let (mut leaves_by, mut port) = (None, None);
     match netlink.route_to(destination) {
         Ok(route) if route.kind == RouteKind::Local => {}
         Ok(route) => {
             let device = links.iter().find(|link| link.index == route.device).map(|link| link.name.clone());
             let device = device.unwrap_or_default();
             leaves_by = Some(device.clone());
+            port = facts
+                .port_of_container(destination)
+                .or_else(|| port_towards(&mut netlink, &links, route.device, route.gateway.unwrap_or(destination)));
             found.push(Fact::RouteVia { to: destination, device, gateway: route.gateway });
         }
         Err(_) => found.push(Fact::NoRoute { to: destination }),
@@ -116,6 +122,7 @@ pub(super) fn facts(facts: &Facts, destination: IpAddr, peer: Option<&str>, obse
         }
     }
     let named: BTreeSet<&str> = devices.iter().map(|(name, _)| *name).chain(leaves_by.as_deref()).collect();
+    let named: BTreeSet<&str> = named.into_iter().chain(port.as_deref()).collect();
     for link in links.iter().filter(|link| named.contains(link.name.as_str())).take(MAX_DEVICES) {
         found.push(Fact::Mtu { device: link.name.clone(), mtu: link.mtu });
     }
@@ -124,6 +131,19 @@ pub(super) fn facts(facts: &Facts, destination: IpAddr, peer: Option<&str>, obse
         found.extend(of_peer(peer));
     }
     found
+}
+
+/// The port of a bridge behind which a neighbour was last heard.
+fn port_towards(netlink: &mut Netlink, links: &[Link], bridge: u32, neighbour: IpAddr) -> Option<String> {
+    let neighbours = netlink.neighbours(None).ok()?;
+    let known = neighbours.iter().find(|known| known.index == bridge && known.address == neighbour)?;
+    let mac = known.mac?;
+    let mut ports = links.iter().filter(|link| link.controller == Some(bridge)).take(MAX_PORTS);
+    let port = ports.find(|port| {
+        let entries = netlink.forwarding(port.index).unwrap_or_default();
+        entries.iter().any(|entry| entry.mac == mac)
+    });
+    port.map(|port| port.name.clone())
 }
 
 /// What an ICMP error about a datagram to a peer says about that peer; where it says nothing of a peer, it stays what it is.

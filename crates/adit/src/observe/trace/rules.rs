@@ -2,12 +2,16 @@
 
 use std::net::IpAddr;
 
-use super::observation::{DeviceKind, Direction, Fact, HostReport, IcmpKind};
+use super::observation::{DeviceKind, Direction, Fact, HostReport, IcmpKind, Place};
 use super::reason::{Cause, Certainty, Finding, Scene};
 use super::stage::Stage;
+use super::words;
 
 /// Bytes that a tunnel adds at most: IPv6, UDP and what is around a sealed packet.
 const AROUND: u32 = 40 + 8 + 32;
+
+/// What counts packets of IPv4 whose answers would leave by another device.
+const RP_FILTER: &str = "IPReversePathFilter";
 
 /// All rules.
 const RULES: &[fn(&Scene<'_>) -> Option<Finding>] = &[
@@ -24,6 +28,7 @@ const RULES: &[fn(&Scene<'_>) -> Option<Finding>] = &[
     queue,
     daemon,
     not_permitted,
+    not_seen,
     no_answer,
 ];
 
@@ -96,7 +101,7 @@ fn no_route(scene: &Scene<'_>) -> Option<Finding> {
         }
         Stage::Stack | Stage::Socket | Stage::Written | Stage::Unseen => {
             let mut evidence = moved(report, |counter| {
-                kernel(counter) && (counter.ends_with("InNoRoutes") || counter.ends_with("OutNoRoutes"))
+                kernel(scene, counter) && (counter.ends_with("InNoRoutes") || counter.ends_with("OutNoRoutes"))
             });
             let missing = scene.facts().find_map(|fact| match fact {
                 Fact::NoRoute { to } => Some(*to),
@@ -117,7 +122,7 @@ fn rp_filter(scene: &Scene<'_>) -> Option<Finding> {
         return None;
     }
     let report = scene.report?;
-    let mut evidence = moved(report, |counter| kernel(counter) && counter.ends_with("IPReversePathFilter"));
+    let mut evidence = moved(report, |counter| kernel(scene, counter) && counter.ends_with(RP_FILTER));
     if evidence.is_empty() {
         return None;
     }
@@ -158,7 +163,7 @@ fn forwarding(scene: &Scene<'_>) -> Option<Finding> {
         return None;
     }
     let mut evidence = vec![format!("{setting} on {host} is 0")];
-    let counted = moved(report, |counter| kernel(counter) && counter.ends_with("InAddrErrors"));
+    let counted = moved(report, |counter| kernel(scene, counter) && counter.ends_with("InAddrErrors"));
     let certainty = if counted.is_empty() { Certainty::Possible } else { Certainty::Likely };
     evidence.extend(counted);
     Some(Finding {
@@ -187,7 +192,7 @@ fn too_big(scene: &Scene<'_>) -> Option<Finding> {
     let counted = scene.report.map(|report| match scene.stage {
         Stage::Egress => moved(report, |counter| counter == "adit:too_big"),
         Stage::Stack | Stage::Socket | Stage::Unseen => moved(report, |counter| {
-            kernel(counter) && (counter.ends_with("FragFails") || counter.ends_with("TooBigErrors"))
+            kernel(scene, counter) && (counter.ends_with("FragFails") || counter.ends_with("TooBigErrors"))
         }),
         _ => Vec::new(),
     });
@@ -207,6 +212,18 @@ fn too_big(scene: &Scene<'_>) -> Option<Finding> {
         evidence.extend(limit.clone());
         let limit = limit.map_or_else(String::new, |limit| format!(": {limit}"));
         return Some(likely(Cause::TooBig, format!("{told} did not fit{limit}"), evidence, None));
+    }
+    // A bridge drops without a word what does not fit its port, and counts nothing. Where it was not seen is where it was to go.
+    let passed: Vec<&Place> = scene.leg.iter().flat_map(|leg| &leg.hops).map(|hop| &hop.place).collect();
+    let is_ahead = |device: &str| !passed.iter().any(|at| matches!(at, Place::Device { name, .. } if name == device));
+    let port = scene.facts().find_map(|fact| match fact {
+        Fact::Mtu { device, mtu } if scene.stage == Stage::Stack && is_ahead(device) && size? > *mtu => {
+            Some(format!("{device}, by which {host} sends it on, takes {mtu} bytes"))
+        }
+        _ => None,
+    });
+    if let Some(port) = port {
+        return Some(likely(Cause::TooBig, format!("{told} did not fit: {port}"), vec![port], None));
     }
     // Without a counter and a message: a black hole, known by what fits through it.
     let most = scene.answered.iter().copied().max();
@@ -296,7 +313,7 @@ fn checksum(scene: &Scene<'_>) -> Option<Finding> {
         return None;
     }
     let report = scene.report?;
-    let moved = moved(report, |counter| kernel(counter) && counter.ends_with("CsumErrors"));
+    let moved = moved(report, |counter| kernel(scene, counter) && counter.ends_with("CsumErrors"));
     let clause = format!("{} dropped it for its checksum", report.host);
     (!moved.is_empty()).then(|| likely(Cause::Checksum, clause, moved, None))
 }
@@ -394,6 +411,17 @@ fn not_permitted(scene: &Scene<'_>) -> Option<Finding> {
     })
 }
 
+/// Behind the last place stands a host that was to look and did not: then nobody knows, and nobody is to blame.
+fn not_seen(scene: &Scene<'_>) -> Option<Finding> {
+    if scene.stage != Stage::Cable {
+        return None;
+    }
+    let (report, unseen) = scene.blind?;
+    let clause =
+        format!("why it went no further is not known: {} was not seen, {}", report.host, words::unseen(unseen));
+    Some(Finding { cause: Cause::NotKnown, certainty: Certainty::NotKnown, clause, evidence: Vec::new(), remedy: None })
+}
+
 fn no_answer(scene: &Scene<'_>) -> Option<Finding> {
     let local = |fact: &Fact| matches!(fact, Fact::RouteVia { to, device, .. } if *to == scene.trace.destination && device == "lo");
     let handed = match scene.stage {
@@ -426,9 +454,36 @@ fn moved(report: &HostReport, of: impl Fn(&str) -> bool) -> Vec<String> {
     grew.map(|(counter, by)| format!("counter {counter} on {} grew by {by}", report.host)).collect()
 }
 
-/// Whether a counter is of the kernel's protocols, and not of a device, a rule or the daemon.
-fn kernel(counter: &str) -> bool {
-    !["adit:", "nft:", "card:"].iter().any(|prefix| counter.starts_with(prefix))
+/// Whether a counter is of the kernel's protocols, and not of a device, a rule or the daemon; nor of another family than what the stack had there.
+fn kernel(scene: &Scene<'_>, counter: &str) -> bool {
+    if ["adit:", "nft:", "card:"].iter().any(|prefix| counter.starts_with(prefix)) {
+        return false;
+    }
+    let group = counter.split(':').next().unwrap_or_default();
+    let of_v6 = group.ends_with('6');
+    let of_v4 =
+        matches!(group, "ip" | "ipext" | "icmp" | "icmpmsg" | "udp" | "udplite") || counter.ends_with(RP_FILTER);
+    match family(scene) {
+        Some(4) => !of_v6,
+        Some(_) => !of_v4,
+        None => true,
+    }
+}
+
+/// Of which family the packet was that the stack had last: of the probe's, or of that of the datagram around it, as far as that was seen.
+fn family(scene: &Scene<'_>) -> Option<u8> {
+    let of_probe = if scene.trace.destination.is_ipv4() { 4 } else { 6 };
+    match scene.stage {
+        Stage::Socket | Stage::Cable | Stage::Arrived => {
+            let headers = scene.leg.and_then(|leg| leg.hops.last()).map(|hop| &hop.headers[..]);
+            headers.unwrap_or_default().iter().filter(|header| header.depth == 0).find_map(|header| match header.name {
+                "IPv4" => Some(4),
+                "IPv6" => Some(6),
+                _ => None,
+            })
+        }
+        _ => Some(of_probe),
+    }
 }
 
 /// Whether a counter is one of a device's losses in a direction.

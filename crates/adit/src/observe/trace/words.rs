@@ -3,7 +3,7 @@
 use super::clocks::Clock;
 use super::crossings::Crossing;
 use super::journey::{Fate, Hop, Host, Journey, Leg, Probe, Way};
-use super::observation::{Checksum, DeviceKind, Direction, Layer, Place, Step};
+use super::observation::{Checksum, DeviceKind, Direction, Layer, Place, Step, Unseen};
 
 /// Nanoseconds, with one digit after the point.
 pub(super) fn time(ns: i64) -> String {
@@ -153,8 +153,34 @@ pub(super) fn totals(leg: &Leg) -> Vec<String> {
     lines
 }
 
+/// Why a host did not look, and what to do about it.
+pub(super) fn unseen(why: &Unseen) -> String {
+    match why {
+        Unseen::Busy => "it is busy with another trace; try again in ten seconds".to_owned(),
+        Unseen::Often { times } => {
+            format!("it permits {times} traces a minute, and there were as many; try again in a minute")
+        }
+        Unseen::Unable => "it cannot capture; the log of its daemon says why".to_owned(),
+        Unseen::Silent { problem } => problem.clone(),
+    }
+}
+
+/// What must be known to read the numbers, and to know what is missing.
+pub(super) fn notes(journey: &Journey) -> Vec<String> {
+    let mut notes = clocks(journey);
+    let silent = journey.hosts.iter().filter(|host| !host.permitted);
+    notes.extend(silent.map(|host| format!("{} does not permit a look, so its hops are missing", host.name)));
+    notes.extend(journey.hosts.iter().filter_map(|host| {
+        let why = unseen(host.unseen.as_ref()?);
+        Some(format!("{} was not seen, so its hops are missing: {why}", host.name))
+    }));
+    let gaps = journey.hosts.iter().filter(|host| host.lost_records > 0);
+    notes.extend(gaps.map(|host| format!("{} records of {} were lost", count(host.lost_records), host.name)));
+    notes
+}
+
 /// How sure times between hosts are, a sentence for each that needs one.
-pub(super) fn clocks(journey: &Journey) -> Vec<String> {
+fn clocks(journey: &Journey) -> Vec<String> {
     let reference = journey.hosts.first().map_or("", |host| host.name.as_str());
     let seen = |number: usize| journey.probes.iter().flat_map(Probe::hops).any(|hop| hop.host == number);
     let hosts = journey.hosts.iter().enumerate().filter(|(number, _)| seen(*number));

@@ -257,3 +257,13 @@ fn a_node_of_one_family_gives_one_address() {
         assert_eq!(result["routes"].as_array().unwrap().len(), 1);
     }
 }
+
+/// A `hostIP` that the host does not have may come later, and is warned of.
+#[test]
+fn a_host_ip_that_is_not_there_is_warned_of() {
+    let (host, container) = (Host::new(), Container::new("c1"));
+    let port = json!({"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "203.0.113.77"});
+    let answer = host.ours("ADD", &container).with("runtimeConfig", json!({"portMappings": [port]})).run();
+    assert_eq!(answer.exit_code, Some(0), "{answer:?}");
+    assert!(answer.log.contains("does not have the address 203.0.113.77"), "{answer:?}");
+}

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{COLLECT_PATIENCE, Desk, Further, Outcome, Running, lock};
 use crate::observe::trace::blob::{self, Gathered};
 use crate::observe::trace::capture::Run;
-use crate::observe::trace::observation::{ClockOffset, Fact, HostReport, Observation, Outer, Place, Step};
+use crate::observe::trace::observation::{ClockOffset, Fact, HostReport, Observation, Outer, Place, Step, Unseen};
 use crate::observe::trace::remote::{HOPS, Message};
 use crate::observe::trace::report::{self, Counters};
 use crate::request::Handle;
@@ -38,6 +38,7 @@ impl Desk {
             host: own,
             offset: Some(ClockOffset { ns: 0, uncertainty: 0 }),
             permitted: true,
+            unseen: None,
             counters: Counters::read(facts).since(&running.before),
             facts: found,
             lost_records: lost + captured.lost,
@@ -54,24 +55,19 @@ impl Desk {
                             others = shift(theirs, (&report.host, &further.name), *offset, &mut gathered.observations);
                         }
                         None => {
-                            let problem = "it stopped to answer before it said what it saw".into();
-                            report.facts.push(Fact::PeerDown { peer: further.name.clone(), problem });
+                            let problem = "it stopped to answer before it said what it saw".to_owned();
+                            others.push(unseen(further, Unseen::Silent { problem }));
                         }
                     }
                 }
                 Outcome::Forbidden => {
                     others.push(HostReport { host: further.name.clone(), ..HostReport::default() });
                 }
-                Outcome::Problem(problem) => {
-                    // The daemon's own word for it may be there already.
-                    let is_told = |fact: &Fact| matches!(fact, Fact::PeerDown { peer, .. } if *peer == further.name);
-                    if !report.facts.iter().any(is_told) {
-                        let (peer, problem) = (further.name.clone(), problem.clone());
-                        report.facts.push(Fact::PeerDown { peer, problem });
-                    }
-                }
+                Outcome::Unseen(why) => others.push(unseen(further, why.clone())),
             }
         }
+        let next = others.iter().find(|other| Some(other.host.as_str()) == name);
+        report.facts.extend(next.and_then(silence).filter(|fact| !is_told(&report.facts, fact)));
         gathered.reports.push(report);
         gathered.reports.extend(others);
         Ok(gathered)
@@ -85,6 +81,27 @@ impl Desk {
         talk.tell(&Message::Finish);
         blob::unpack(&blob)
     }
+}
+
+/// What is known of a host that was to look and did not.
+fn unseen(further: &Further, why: Unseen) -> HostReport {
+    HostReport { host: further.name.clone(), permitted: true, unseen: Some(why), ..HostReport::default() }
+}
+
+/// That a host did not answer says something of probes too; that it answered and did not look says nothing of them.
+fn silence(report: &HostReport) -> Option<Fact> {
+    match &report.unseen {
+        Some(Unseen::Silent { problem }) => {
+            Some(Fact::PeerDown { peer: report.host.clone(), problem: problem.clone() })
+        }
+        _ => None,
+    }
+}
+
+/// Whether the daemon's own word for it is there already.
+fn is_told(facts: &[Fact], fact: &Fact) -> bool {
+    let Fact::PeerDown { peer, .. } = fact else { return false };
+    facts.iter().any(|known| matches!(known, Fact::PeerDown { peer: other, .. } if other == peer))
 }
 
 /// What another host handed over, under the name that we have for it, and with times that can be read beside ours.

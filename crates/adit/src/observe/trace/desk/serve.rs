@@ -6,7 +6,7 @@ use std::thread;
 
 use tunnel::PeerId;
 
-use super::{Denied, Desk, Handing, Running, lock};
+use super::{Denied, Desk, Handing, PER_MINUTE, Running, lock};
 use crate::notes::{Note, topic};
 use crate::observe::trace::blob::{self, Gathered};
 use crate::observe::trace::capture::Run;
@@ -87,6 +87,7 @@ impl Desk {
             let verdict = match desk.start(&handle, id, Some(peer), begin) {
                 Ok(()) => Verdict::Ready,
                 Err(Denied::Busy) => Verdict::Busy,
+                Err(Denied::Often) => Verdict::Often(PER_MINUTE),
                 Err(Denied::Unable(failure)) => {
                     tracing::warn!("a trace of a peer cannot begin: {failure}");
                     Verdict::Unable

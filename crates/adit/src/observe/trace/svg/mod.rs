@@ -39,7 +39,7 @@ pub fn svg(journey: &Journey) -> String {
     for group in &groups {
         y = of_group(&mut canvas, journey, group, y);
     }
-    y = paragraph(&mut canvas, "quiet", y, &words::clocks(journey));
+    y = paragraph(&mut canvas, "quiet", y, &words::notes(journey));
     y = legend(&mut canvas, y + 26);
     let picture = canvas.body();
     let (width, height) = (width, y + PAD);
@@ -150,6 +150,7 @@ fn told(journey: &Journey, groups: &[Vec<&Probe>]) -> String {
             told.push(death.reason.sentence.clone());
         }
     }
+    told.extend(words::notes(journey).iter().map(|note| format!("{note}.")));
     told.join(" ")
 }
 

@@ -111,11 +111,18 @@ fn report() -> impl Strategy<Value = HostReport> {
     let counters = prop::collection::btree_map(counters.prop_map(String::from), any::<u64>(), 0..4);
     let offset =
         prop::option::of((any::<i64>(), any::<u64>()).prop_map(|(ns, uncertainty)| ClockOffset { ns, uncertainty }));
-    (name(), offset, any::<bool>(), counters, prop::collection::vec(fact(), 0..4), 0u64..3).prop_map(
-        |(host, offset, permitted, counters, facts, lost_records)| HostReport {
+    let unseen = prop::option::of(prop_oneof![
+        Just(Unseen::Busy),
+        any::<u8>().prop_map(|times| Unseen::Often { times }),
+        Just(Unseen::Unable),
+        name().prop_map(|problem| Unseen::Silent { problem }),
+    ]);
+    (name(), offset, (any::<bool>(), unseen), counters, prop::collection::vec(fact(), 0..4), 0u64..3).prop_map(
+        |(host, offset, (permitted, unseen), counters, facts, lost_records)| HostReport {
             host,
             offset,
             permitted,
+            unseen,
             counters,
             facts,
             lost_records,

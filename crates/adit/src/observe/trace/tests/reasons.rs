@@ -83,18 +83,40 @@ fn no_command_is_made_of_a_name_that_would_be_more_than_a_name() {
 }
 
 #[test]
+fn a_host_that_did_not_look_is_blamed_for_nothing() {
+    let unseen = |places, why: Unseen, facts: Vec<Fact>| {
+        reason_in(Case { places, berlin: (NOTHING, facts), paris: (NOTHING, Vec::new()) }, |trace| {
+            trace.reports[1].unseen = Some(why);
+        })
+    };
+    let often = || Unseen::Often { times: 12 };
+    let words = [
+        "last seen on berlin, going to card eth0: why it went no further is not known: paris was not seen",
+        "it permits 12 traces a minute",
+        "try again in a minute",
+    ];
+    says(&unseen(7, often(), Vec::new()), Cause::NotKnown, Certainty::NotKnown, &words);
+    says(&unseen(7, Unseen::Busy, Vec::new()), Cause::NotKnown, Certainty::NotKnown, &["busy", "in ten seconds"]);
+    // What is known otherwise is said as ever; and where it ended here, nobody else had to look.
+    let down = || vec![Fact::PeerDown { peer: "paris".into(), problem: "it does not answer".into() }];
+    says(&unseen(7, often(), down()), Cause::PeerDown, Certainty::Likely, &["paris does not answer berlin"]);
+    let missing = vec![Fact::NoRoute { to: DESTINATION }];
+    says(&unseen(2, often(), missing), Cause::NoRoute, Certainty::Likely, &["berlin has no route"]);
+    // One that is further away than it came to has nothing to do with it.
+    let beyond = reason_in(Case { places: 7, berlin: (NOTHING, Vec::new()), paris: (NOTHING, Vec::new()) }, |trace| {
+        trace.reports.push(HostReport { unseen: Some(often()), ..testing::report("rome", None) });
+    });
+    says(&beyond, Cause::NotKnown, Certainty::NotKnown, &["did not come to paris"]);
+}
+
+#[test]
 fn a_missing_route_is_named() {
     let missing = vec![Fact::NoRoute { to: DESTINATION }];
     let reason = at_berlin(2, &["ip:InNoRoutes"], missing.clone());
     says(&reason, Cause::NoRoute, Certainty::Likely, &["berlin has no route to 10.42.2.2"]);
     assert_eq!(reason.remedy.as_deref(), Some("on berlin: ip route get 10.42.2.2"));
     says(&at_berlin(2, NOTHING, missing.clone()), Cause::NoRoute, Certainty::Likely, &["no route"]);
-    says(
-        &at_paris(12, &["ip6:Ip6OutNoRoutes"], Vec::new()),
-        Cause::NoRoute,
-        Certainty::Likely,
-        &["paris has no route"],
-    );
+    says(&at_paris(12, &["ip:OutNoRoutes"], Vec::new()), Cause::NoRoute, Certainty::Likely, &["paris has no route"]);
     says(
         &at_berlin(4, &["adit:no_route"], Vec::new()),
         Cause::NoRoute,
@@ -125,6 +147,35 @@ fn forwarding_that_is_off_is_named() {
     says(&at_paris(12, &["ip:InAddrErrors"], off()), Cause::ForwardingOff, Certainty::Likely, &[]);
     let other = vec![Fact::Forwarding { family: 6, on: false }];
     says(&at_paris(12, NOTHING, other), Cause::NotKnown, Certainty::NotKnown, &[]);
+}
+
+#[test]
+fn counters_of_the_other_family_explain_nothing() {
+    for counter in ["ip6:OutNoRoutes", "ip6:InNoRoutes", "ip6:FragFails", "ip6:InTooBigErrors", "udp6:InCsumErrors"] {
+        says(&at_berlin(2, &[counter], Vec::new()), Cause::NotKnown, Certainty::NotKnown, &["not known"]);
+        says(&at_paris(12, &[counter], Vec::new()), Cause::NotKnown, Certainty::NotKnown, &["not known"]);
+    }
+    // A datagram of the underlay has a family of its own.
+    says(&at_paris(8, &["udp6:InCsumErrors"], Vec::new()), Cause::NotKnown, Certainty::NotKnown, &["not known"]);
+    says(&at_paris(8, &["udp:InCsumErrors"], Vec::new()), Cause::Checksum, Certainty::Likely, &["checksum"]);
+    let of_v6 = |counter: &'static str| {
+        reason_in(Case { places: 2, berlin: (&[counter], Vec::new()), paris: (NOTHING, Vec::new()) }, |trace| {
+            trace.destination = "fd77::2".parse().unwrap();
+        })
+    };
+    says(&of_v6("ip:OutNoRoutes"), Cause::NotKnown, Certainty::NotKnown, &["not known"]);
+    says(&of_v6("ip6:OutNoRoutes"), Cause::NoRoute, Certainty::Likely, &["berlin has no route"]);
+}
+
+#[test]
+fn a_port_that_it_does_not_fit_is_named() {
+    let takes = |device: &str, mtu| Fact::Mtu { device: device.into(), mtu };
+    let narrow = at_paris(13, NOTHING, vec![takes("adit-br0", 1440), takes("ad0123456789ab", 60)]);
+    let words = ["its 84 bytes did not fit: ad0123456789ab, by which paris sends it on, takes 60 bytes"];
+    says(&narrow, Cause::TooBig, Certainty::Likely, &words);
+    // Where it was seen, it fits.
+    let passed = at_paris(13, NOTHING, vec![takes("adit-br0", 1440), takes("ad0123456789ab", 84)]);
+    says(&passed, Cause::NotKnown, Certainty::NotKnown, &["not known"]);
 }
 
 #[test]

@@ -241,7 +241,7 @@ fn programs_are_told_by_the_names_that_are_described() {
     let json = json(&Journey::of(&dropped()));
     let keys = |value: &serde_json::Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
     assert_eq!(keys(&json), ["destination", "from", "hosts", "probes", "protocol", "strays", "version"]);
-    assert_eq!(keys(&json["hosts"][1]), ["clock", "lost_records", "name", "permitted"]);
+    assert_eq!(keys(&json["hosts"][1]), ["clock", "lost_records", "name", "permitted", "unseen"]);
     assert_eq!(keys(&json["hosts"][1]["clock"]), ["added_ns", "kind", "moved_ns", "uncertainty_ns"]);
     let probe = &json["probes"][1];
     assert_eq!(keys(probe), ["answered_ns", "legs", "lost", "number", "size"]);
