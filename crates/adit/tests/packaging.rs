@@ -84,7 +84,7 @@ fn the_units_call_the_program_as_it_is_called() {
             let output = Command::new(ADIT).args(&words).current_dir(directory.path()).output().unwrap();
             // The command line is understood: what is missing is the file.
             let said = String::from_utf8(output.stderr).unwrap();
-            assert!(said.contains("no-such-tunnel: the configuration cannot be read"), "{said}");
+            assert!(said.contains("there is no configuration no-such-tunnel"), "{said}");
         }
     }
 }
