@@ -113,9 +113,8 @@ impl Arguments {
         if let Some(path) = &self.pcap {
             write(path, &pcapng::pcapng(&trace))?;
         }
-        let text =
-            if self.json { format!("{}\n", json::json(&journey)) } else { drawing::drawing(&journey, columns()) };
-        output::print(&text)?;
+        let text = if self.json { json::json(&journey).to_string() } else { drawing::drawing(&journey, columns()) };
+        output::print(&format!("{text}\n"))?;
         // One more, that is small, may have been sent to find out why. The drawing says why.
         let asked = trace.answered.iter().take(wish.count as usize);
         if asked.flatten().next().is_some() { Ok(()) } else { Err(Failure::told(1)) }
@@ -134,8 +133,8 @@ impl Arguments {
     /// The address that is meant: as it is, or by the name of a container of this host, of the network, or of whatever the host resolves.
     fn destination(&self, directories: &Directories, containers: &[Record]) -> Result<IpAddr> {
         let (text, device) = (self.destination.as_str(), &self.network.device);
-        if let Ok(address) = text.parse() {
-            return Ok(address);
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(address.to_canonical());
         }
         if let Some(address) = find(containers, text).and_then(|record| record.addresses.first()) {
             return Ok(address.addr());

@@ -43,6 +43,67 @@ fn a_policy_of_a_chain_is_named() {
 }
 
 #[test]
+fn a_firewall_that_refuses_is_told_from_a_closed_port() {
+    let scene = Scene::pair("sealed", true);
+    let host = scene.bed.host(2);
+    // Refused with the very answer of a closed port, where the address is, and on the way to another.
+    host.run("nft", &["add table inet guard"]);
+    for (chain, hook, to) in [("near", "input", "10.77.0.2"), ("way", "forward", "10.42.0.2")] {
+        host.run("nft", &[&format!("add chain inet guard {chain} {{ type filter hook {hook} priority 0; }}")]);
+        host.run(
+            "nft",
+            &[&format!("add rule inet guard {chain} iif adit0 ip daddr {to} reject with icmpx port-unreachable")],
+        );
+        for kind in [&[][..], &["--tcp", "22"]] {
+            let traced = scene.trace(1, &[&[to, "--count", "1"], kind].concat());
+            assert_eq!(traced.answered(), [false], "{}", traced.json);
+            check(&traced, 0, ("host2 adit0 in", "firewall"), &["inet guard", chain]);
+        }
+    }
+    // A port that is closed says so itself.
+    host.run("nft", &["delete", "table", "inet", "guard"]);
+    assert_eq!(scene.trace(1, &["10.77.0.2", "--udp", "9", "--count", "1"]).answered(), [true]);
+}
+
+#[test]
+fn whoever_has_the_address_and_says_nothing_is_told_nothing_to_do() {
+    let scene = Scene::pair("sealed", true);
+    let host = scene.bed.host(2);
+    host.set(&["net", "ipv4", "ip_forward"], "0");
+    host.set(&["net", "ipv4", "icmp_echo_ignore_all"], "1");
+    let traced = scene.trace(1, &["10.77.0.2", "--count", "1"]);
+    check(&traced, 0, ("host2 adit0 in", "no_answer"), &["host2 has the address and took it"]);
+    assert!(traced.probes()[0]["lost"]["remedy"].is_null(), "{}", traced.json);
+}
+
+#[test]
+fn ways_that_this_host_forbids_itself_are_told() {
+    let scene = Scene::pair("sealed", true);
+    let host = scene.bed.host(1);
+    host.run("ip", &["route", "add", "prohibit", "10.99.0.1/32"]);
+    for kind in [&[][..], &["--tcp", "80"], &["--udp", "80"]] {
+        let traced = scene.trace(1, &[&["10.99.0.1", "--count", "1"], kind].concat());
+        let (_, because, words) = traced.end(0, "host1");
+        assert!(because == "no_route" && words.contains("no route to 10.99.0.1"), "{words}\n{}", traced.json);
+    }
+    // All hosts of a network are no destination.
+    let output = scene.run(1, &["trace", "192.0.2.255"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && said.contains("the address of all hosts of a network"), "{said}");
+    // Nobody has the address, as the kernel finds out by itself and says to itself.
+    let traced = scene.trace(1, &["192.0.2.99", "--count", "1"]);
+    let (_, because, words) = traced.end(0, "host1");
+    assert_eq!(because, "host_unreachable", "{words}\n{}", traced.json);
+    // What does not get from the socket to the card is not the peer's fault.
+    host.run("nft", &["add table netdev guard"]);
+    host.run("nft", &["add chain netdev guard out { type filter hook egress device under0 priority 0; }"]);
+    host.run("nft", &["add rule netdev guard out udp dport 7777 drop"]);
+    let traced = scene.trace(1, &["10.42.0.2", "--count", "1"]);
+    let (was, because, words) = traced.end(0, "host1");
+    assert!(was == "host1 sent" && because != "peer_down", "{was} {because} {words}\n{}", traced.json);
+}
+
+#[test]
 fn a_cable_that_swallows_long_packets_is_named() {
     let scene = Scene::pair("sealed", true);
     scene.narrow_cable(2, 1300);

@@ -97,7 +97,19 @@ fn a_plain_tunnel_is_traced_as_well() {
         assert!(places.iter().any(|seen| seen == place), "{place}: {places:?}");
     }
     // Nothing can be said to such a peer.
-    assert_eq!(traced.json["hosts"][1]["permitted"], false, "{}", traced.json);
+    let host = &traced.json["hosts"][1];
+    assert_eq!(
+        (&host["permitted"], &host["unseen"]),
+        (&true.into(), &"peers by plain cannot be asked, only sealed ones".into())
+    );
+    // Nothing is asked of it that it could not do.
+    scene.bed.host(2).set(&["net", "ipv4", "icmp_echo_ignore_all"], "1");
+    let drawing = scene.drawing(1, &["10.77.0.2", "--count", "1"]);
+    let text = drawing.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        !text.contains("does not permit") && text.contains("only sealed ones") && drawing.ends_with('\n'),
+        "{text}"
+    );
 }
 
 #[test]

@@ -225,7 +225,8 @@ impl Watch {
     /// Looks at one captured packet.
     fn note(&mut self, captured: &Captured, bytes: &[u8]) {
         let (link, packet) = match captured.layer {
-            netlink::Layer::Ethernet => match EthernetFrame::parse(bytes) {
+            // The loopback device has frames too, without addresses.
+            netlink::Layer::Ethernet | netlink::Layer::Loopback => match EthernetFrame::parse(bytes) {
                 Ok(frame) => (frame.header_len(), frame.payload()),
                 Err(_) => return,
             },

@@ -36,7 +36,7 @@ pub(super) fn clean(trace: &Trace) -> Trace {
     }
     for report in &mut trace.reports {
         each(&mut [&mut report.host]);
-        if let Some(Unseen::Silent { problem }) = &mut report.unseen {
+        if let Some(Unseen::Silent { problem } | Unseen::Unasked { transport: problem }) = &mut report.unseen {
             each(&mut [problem]);
         }
         report.counters = std::mem::take(&mut report.counters).into_iter().map(|(name, n)| (text(&name), n)).collect();

@@ -317,8 +317,8 @@ impl Desk {
         let silent = |problem| Outcome::Unseen(Unseen::Silent { problem });
         let further = |outcome| Some(Further { peer, name: name.clone(), outcome });
         if known.transport != TransportKind::Sealed {
-            // Nothing can be told to it.
-            return further(Outcome::Forbidden);
+            let transport = known.transport.to_string();
+            return further(Outcome::Unseen(Unseen::Unasked { transport }));
         }
         let talk = self.replies.talk(handle, id, peer);
         if let Err(problem) = talk.await_session(known.public_key) {

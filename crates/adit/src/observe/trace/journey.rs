@@ -196,7 +196,7 @@ fn probe(trace: &Trace, number: u32, hosts: &[Host], seen: &[Sighting<'_>], alig
     let mut legs = Vec::new();
     for way in [Way::There, Way::Back] {
         let of_way = groups.iter().filter(|((of, ..), _)| *of == way);
-        let hops: Vec<Hop> = of_way.filter_map(|(_, observations)| hop(observations, seen, aligned)).collect();
+        let hops: Vec<Hop> = of_way.filter_map(|(_, observations)| hop(number, observations, seen, aligned)).collect();
         let hops = order::ordered(hops, seen);
         if !hops.is_empty() {
             legs.push(Leg { way, hops, crossings: Vec::new(), totals: Totals::default() });
@@ -215,7 +215,7 @@ fn probe(trace: &Trace, number: u32, hosts: &[Host], seen: &[Sighting<'_>], alig
 }
 
 /// One hop of the observations that were made at one place; its time is still that of the reference clock.
-fn hop(observations: &[usize], seen: &[Sighting<'_>], aligned: &[(i64, Clock)]) -> Option<Hop> {
+fn hop(probe: u32, observations: &[usize], seen: &[Sighting<'_>], aligned: &[(i64, Clock)]) -> Option<Hop> {
     let mut observations = observations.to_vec();
     observations.sort_by_key(|index| {
         seen.get(*index).map(|sighting| (sighting.at(), sighting.observation.outer, sighting.observation.size))
@@ -233,7 +233,7 @@ fn hop(observations: &[usize], seen: &[Sighting<'_>], aligned: &[(i64, Clock)]) 
         doubt: Some(0),
         pieces: many(observations.len()),
         times: many(times.len()),
-        packets: all().fold(0u32, |sum, sighting| sum.saturating_add(sighting.observation.segments.max(1).into())),
+        packets: all().fold(0u32, |sum, sighting| sum.saturating_add(links::packets(seen, sighting, probe))),
         segment_size: first.observation.segment_size,
         size: first.observation.size,
         bytes: all().map(|sighting| u64::from(sighting.observation.size)).fold(0, u64::saturating_add),

@@ -38,6 +38,23 @@ impl Sighting<'_> {
     }
 }
 
+/// How many packets of a probe a sighting stands for: of a train that others share, the datagrams that are known to be the probe's.
+pub(super) fn packets(seen: &[Sighting<'_>], sighting: &Sighting<'_>, probe: u32) -> u32 {
+    let all = u32::from(sighting.observation.segments.max(1));
+    let Some(outer) = sighting.observation.outer.filter(|_| sighting.observation.probe == UNKNOWN_PROBE) else {
+        return all;
+    };
+    let end = |observation: &Observation, first: u64| first.saturating_add(observation.segments.max(1).into());
+    let (first, last) = (outer.counter, end(sighting.observation, outer.counter));
+    let theirs =
+        sighting.others.iter().filter_map(|other| seen.get(*other)).filter(|other| other.observation.probe == probe);
+    let known: BTreeSet<u64> = theirs
+        .filter_map(|other| Some((other.observation.outer?.counter, other.observation)))
+        .flat_map(|(counter, observation)| counter.max(first)..end(observation, counter).min(last))
+        .collect();
+    if known.is_empty() { all } else { u32::try_from(known.len()).unwrap_or(all) }
+}
+
 /// Whether a sealed datagram seen there is on the host that sends it.
 pub(super) fn leaves(place: &Place) -> bool {
     match place {

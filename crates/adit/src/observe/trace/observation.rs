@@ -182,6 +182,11 @@ pub enum Unseen {
     },
     /// It cannot capture.
     Unable,
+    /// It is a peer of a transport that knows no such questions.
+    Unasked {
+        /// Which.
+        transport: String,
+    },
     /// Its daemon did not answer.
     Silent {
         /// A clause that says more.

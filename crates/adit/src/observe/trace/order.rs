@@ -9,6 +9,8 @@ use super::observation::{DeviceKind, Direction, Place, Step};
 
 /// Puts the hops of one way in order.
 pub(super) fn ordered(mut hops: Vec<Hop>, seen: &[Sighting<'_>]) -> Vec<Hop> {
+    let is_tap = |hop: &Hop| matches!(hop.place, Place::Device { kind: DeviceKind::Tap, .. });
+    let seen = &Seen { sightings: seen, routed: !hops.iter().any(is_tap) };
     let times: Vec<i64> = hops.iter().map(|hop| no_later_than_devices(hop, &hops, seen)).collect();
     for (hop, at) in hops.iter_mut().zip(times) {
         hop.at = at;
@@ -37,9 +39,16 @@ pub(super) fn ordered(mut hops: Vec<Hop>, seen: &[Sighting<'_>]) -> Vec<Hop> {
     ordered
 }
 
+/// What is known of all of them.
+struct Seen<'s, 't> {
+    sightings: &'s [Sighting<'t>],
+    /// Whether each host that the packet passes takes one from its hop limit. Between bridges none does.
+    routed: bool,
+}
+
 /// The time of a hop. A worker may note a step when its whole batch is done; no step was later than the device behind it, which the kernel
 /// stamped for this packet. (That none was earlier than the device before it, the order sees to.)
-fn no_later_than_devices(hop: &Hop, hops: &[Hop], seen: &[Sighting<'_>]) -> i64 {
+fn no_later_than_devices(hop: &Hop, hops: &[Hop], seen: &Seen<'_, '_>) -> i64 {
     if matches!(hop.place, Place::Device { .. }) {
         return hop.at;
     }
@@ -49,9 +58,11 @@ fn no_later_than_devices(hop: &Hop, hops: &[Hop], seen: &[Sighting<'_>]) -> i64 
 }
 
 /// Whether it is certain that a packet was at `first` before it was at `then`.
-fn precedes(first: &Hop, then: &Hop, seen: &[Sighting<'_>]) -> bool {
+fn precedes(first: &Hop, then: &Hop, seen: &Seen<'_, '_>) -> bool {
     if first.host != then.host {
-        return leaves(&first.place) && arrives(&then.place) && share(first, then, seen);
+        return leaves(&first.place)
+            && arrives(&then.place)
+            && (share(first, then, seen) || (seen.routed && is_next(first, then)));
     }
     if first.ttl != then.ttl {
         return false;
@@ -70,10 +81,22 @@ fn precedes(first: &Hop, then: &Hop, seen: &[Sighting<'_>]) -> bool {
     }
 }
 
+/// Whether a packet in the clear went from the card of one host to that of the next, without a router between them.
+fn is_next(first: &Hop, then: &Hop) -> bool {
+    let on_card = |hop: &Hop| {
+        hop.outer.is_none() && matches!(hop.place, Place::Device { kind: DeviceKind::Card | DeviceKind::Veth, .. })
+    };
+    on_card(first) && on_card(then) && first.ttl.is_some() && first.ttl == then.ttl
+}
+
 /// Whether both saw one sealed datagram.
-fn share(first: &Hop, then: &Hop, seen: &[Sighting<'_>]) -> bool {
+fn share(first: &Hop, then: &Hop, seen: &Seen<'_, '_>) -> bool {
     let others = |hop: &Hop| {
-        hop.observations.iter().filter_map(|index| seen.get(*index)).flat_map(|s| s.others.clone()).collect::<Vec<_>>()
+        hop.observations
+            .iter()
+            .filter_map(|index| seen.sightings.get(*index))
+            .flat_map(|s| s.others.clone())
+            .collect::<Vec<_>>()
     };
     others(first).iter().any(|other| then.observations.contains(other))
 }

@@ -142,7 +142,9 @@ impl Sought {
                     (packet.version(), message.kind(), message.code()),
                     (Version::V4, v4::UNREACHABLE, PORT_V4) | (Version::V6, v6::UNREACHABLE, PORT_V6)
                 );
-                let answers = is_closed && packet.source() == quoted.destination();
+                // A closed port is an answer of UDP alone: to others a firewall says so.
+                let is_udp = quoted.protocol() == protocol::UDP;
+                let answers = is_closed && is_udp && packet.source() == quoted.destination();
                 let course = if answers { Course::Back } else { Course::Error };
                 return Some(Spotted { probe, course });
             }

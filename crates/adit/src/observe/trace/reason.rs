@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::journey::{Fate, Host, Journey, Leg, Probe, Way};
+use super::journey::{Fate, Hop, Host, Journey, Leg, Probe, Way};
 use super::observation::{DeviceKind, Direction, Fact, HostReport, Place, Protocol, Trace, Unseen};
 use super::rules;
 use super::stage::{Stage, place, stage};
@@ -171,12 +171,9 @@ impl<'s> Scene<'s> {
 
 /// Finds the reason for each probe that was not answered.
 pub(super) fn explain(trace: &Trace, hosts: &[Host], probes: &mut [Probe]) {
-    let cards: BTreeSet<usize> = probes
-        .iter()
-        .flat_map(Probe::hops)
-        .filter(|hop| hop.outer.is_some() && matches!(hop.place, Place::Device { .. }))
-        .map(|hop| hop.host)
-        .collect();
+    // Whoever watches some device of its host watches all of them.
+    let on_device = |hop: &&Hop| matches!(hop.place, Place::Device { .. });
+    let watched: BTreeSet<usize> = probes.iter().flat_map(Probe::hops).filter(on_device).map(|hop| hop.host).collect();
     let answered = |probe: &&Probe| matches!(probe.fate, Fate::Answered(_));
     let sizes: Vec<u32> = probes.iter().filter(answered).filter_map(packet_size).collect();
     let deaths: Vec<Option<Death>> = probes
@@ -198,7 +195,7 @@ pub(super) fn explain(trace: &Trace, hosts: &[Host], probes: &mut [Probe]) {
             let blind = next.and_then(|report| Some((report, report.unseen.as_ref()?))).filter(|_| way == Way::There);
             let scene = Scene {
                 trace,
-                stage: stage(leg, &cards),
+                stage: stage(leg, &watched),
                 leg,
                 way,
                 host,

@@ -14,6 +14,13 @@ use crate::observe::facts::Facts;
 /// Devices of which something is said at most.
 const MAX_DEVICES: usize = 32;
 
+/// By which device a route leads to an address that this host has.
+pub(super) const LOOPBACK: &str = "lo";
+
+/// What a peer's own network says of it.
+pub(super) const NOBODY_LISTENS: &str = "its host says that nobody listens at its port: no daemon runs there";
+pub(super) const NOBODY_ANSWERS: &str = "nobody answers for its address on the network that it is in";
+
 /// Ports of a bridge that are looked at to find a neighbour.
 const MAX_PORTS: usize = 256;
 
@@ -94,7 +101,9 @@ pub(super) fn facts(facts: &Facts, destination: IpAddr, peer: Option<&str>, obse
     let links = netlink.links().unwrap_or_default();
     let (mut leaves_by, mut port) = (None, None);
     match netlink.route_to(destination) {
-        Ok(route) if route.kind == RouteKind::Local => {}
+        Ok(route) if route.kind == RouteKind::Local => {
+            found.push(Fact::RouteVia { to: destination, device: LOOPBACK.into(), gateway: None });
+        }
         Ok(route) => {
             let device = links.iter().find(|link| link.index == route.device).map(|link| link.name.clone());
             let device = device.unwrap_or_default();
@@ -150,8 +159,8 @@ fn port_towards(netlink: &mut Netlink, links: &[Link], bridge: u32, neighbour: I
 pub(super) fn about_peer(facts: &Facts, error: Fact) -> Fact {
     let Fact::Icmp { from, kind, .. } = &error else { return error };
     let problem = match kind {
-        IcmpKind::PortUnreachable => "its host says that nobody listens at its port: no daemon runs there",
-        IcmpKind::HostUnreachable => "nobody answers for its address on the network that it is in",
+        IcmpKind::PortUnreachable => NOBODY_LISTENS,
+        IcmpKind::HostUnreachable => NOBODY_ANSWERS,
         _ => return error,
     };
     let status = facts.status();

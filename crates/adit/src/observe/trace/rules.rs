@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::observation::{DeviceKind, Direction, Fact, HostReport, IcmpKind, Place};
+use super::journey::Way;
+use super::observation::{DeviceKind, Direction, Fact, HostReport, IcmpKind, Place, Protocol};
 use super::reason::{Cause, Certainty, Finding, Scene};
+use super::report::{LOOPBACK, NOBODY_ANSWERS, NOBODY_LISTENS};
 use super::stage::Stage;
 use super::words;
 
@@ -50,31 +52,31 @@ pub(super) fn silence(scene: &Scene<'_>) -> String {
             let beyond: Vec<&str> = scene.beyond.iter().map(|report| report.host.as_str()).collect();
             format!("it did not come to {}, and no host counts or knows anything that explains it", beyond.join(" or "))
         }
+        (Stage::Socket, Some(_)) => format!(
+            "it did not get from the socket to a card of {}, so look there at `tc -s qdisc`, at filters of cards (nft, netdev egress), and at \
+             `ip neighbour`",
+            scene.host
+        ),
         (_, Some(report)) => format!("nothing that {} counts or knows explains it", report.host),
     }
 }
 
 fn firewall(scene: &Scene<'_>) -> Option<Finding> {
     use Stage::{Arrived, Cable, Delivered, Egress, Socket, Stack, Unseen, Written};
-    if let Some(Fact::Icmp { from, .. }) = icmp(scene, |kind| kind == IcmpKind::Prohibited) {
-        let clause = format!("{from} answered that a firewall forbids it");
-        return Some(said(Cause::Firewall, clause, vec![format!("ICMP from {from}: prohibited")], None));
+    if let Some(refuser) = refuser(scene) {
+        // Wherever a rule met it: who sends such an answer does not pass the probe on.
+        if let Some(found) = scene.trace.reports.iter().find_map(|report| by_rule(scene, report)) {
+            return Some(found);
+        }
+        let clause = format!("{} {}", refuser.from, refuser.says);
+        let evidence = vec![format!("ICMP from {}: {}", refuser.from, refuser.message)];
+        return Some(said(Cause::Firewall, clause, evidence, None));
     }
     if !matches!(scene.stage, Arrived | Cable | Delivered | Egress | Socket | Stack | Unseen | Written) {
         return None;
     }
-    for report in reports(scene) {
-        let rules = report.facts.iter().filter_map(|fact| match fact {
-            Fact::Firewall { table, chain, handle } => Some((table, chain, handle)),
-            _ => None,
-        });
-        if let Some((table, chain, handle)) = rules.into_iter().next() {
-            let host = &report.host;
-            let clause = format!("a firewall of {host} dropped it: rule {handle} in chain {chain} of table {table}");
-            let evidence = vec![format!("rule {handle} in chain {chain} of table {table} on {host} matched")];
-            let remedy = command(host, "nft -a list chain", &[table, chain]);
-            return Some(said(Cause::Firewall, clause, evidence, remedy));
-        }
+    if let Some(found) = reports(scene).into_iter().find_map(|report| by_rule(scene, report)) {
+        return Some(found);
     }
     reports(scene).into_iter().find_map(|report| {
         let moved = moved(report, |counter| counter.starts_with("nft:"));
@@ -85,7 +87,72 @@ fn firewall(scene: &Scene<'_>) -> Option<Finding> {
     })
 }
 
+/// A rule of this host that ended a probe.
+fn by_rule(scene: &Scene<'_>, report: &HostReport) -> Option<Finding> {
+    let (table, chain, handle) = report.facts.iter().find_map(|fact| match fact {
+        Fact::Firewall { table, chain, handle } => Some((table, chain, handle)),
+        _ => None,
+    })?;
+    let host = &report.host;
+    // Of a host that has the address, answers pass the rules as well, and bear the same mark.
+    let what = if report.facts.iter().any(|fact| is_own(scene, fact)) { "it or its answer" } else { "it" };
+    let clause = format!("a firewall of {host} dropped {what}: rule {handle} in chain {chain} of table {table}");
+    let evidence = vec![format!("rule {handle} in chain {chain} of table {table} on {host} matched")];
+    Some(said(Cause::Firewall, clause, evidence, command(host, "nft -a list chain", &[table, chain])))
+}
+
+/// Somebody who says by ICMP that he refuses it, though he is no closed port.
+struct Refuser {
+    from: IpAddr,
+    says: &'static str,
+    message: &'static str,
+}
+
+fn refuser(scene: &Scene<'_>) -> Option<Refuser> {
+    scene.heard().find_map(|fact| match fact {
+        // A route may forbid it as well.
+        Fact::Icmp { from, kind: IcmpKind::Prohibited, .. } if !has_no_route(scene) => {
+            Some(Refuser { from: *from, says: "answered that a firewall forbids it", message: "prohibited" })
+        }
+        // No stack says so of anything but UDP to an address of its own; filters that reject do, as a rule.
+        Fact::Icmp { from, kind: IcmpKind::PortUnreachable, .. }
+            if scene.trace.protocol != Protocol::Udp || *from != scene.trace.destination =>
+        {
+            let says = "refused it by an answer that firewalls give, and no closed port";
+            Some(Refuser { from: *from, says, message: "port unreachable" })
+        }
+        _ => None,
+    })
+}
+
+/// Whether a host that the probe came to has no route to its destination, or one that refuses.
+fn has_no_route(scene: &Scene<'_>) -> bool {
+    scene.heard().any(|fact| matches!(fact, Fact::NoRoute { to } if *to == scene.trace.destination))
+}
+
+/// Whether a fact says that its host has the destination itself.
+fn is_own(scene: &Scene<'_>, fact: &Fact) -> bool {
+    matches!(fact, Fact::RouteVia { to, device, .. } if *to == scene.trace.destination && device == LOOPBACK)
+}
+
+/// Whether the host where it was last seen has the destination itself.
+fn is_there(scene: &Scene<'_>) -> bool {
+    scene.facts().any(|fact| is_own(scene, fact))
+}
+
 fn no_route(scene: &Scene<'_>) -> Option<Finding> {
+    // The daemon says so by ICMP in the name of the destination, as whoever sent the packet looks for it there.
+    let by_daemon = scene.report.filter(|_| scene.stage == Stage::Egress);
+    let by_daemon = by_daemon.map(|report| (report, moved(report, |counter| counter == "adit:no_route")));
+    if let Some((report, moved)) = by_daemon.filter(|(_, moved)| !moved.is_empty()) {
+        let clause = format!("no peer of {} has {}", report.host, scene.trace.destination);
+        let remedy = Some(format!("on {}: adit status", report.host));
+        let destination = scene.trace.destination;
+        let is_its =
+            |fact: &Fact| matches!(fact, Fact::Icmp { from, kind: IcmpKind::NoRoute, .. } if *from == destination);
+        let certainty = if scene.heard().any(is_its) { Certainty::Said } else { Certainty::Likely };
+        return Some(Finding { certainty, ..likely(Cause::NoRoute, clause, moved, remedy) });
+    }
     if let Some(Fact::Icmp { from, .. }) = icmp(scene, |kind| kind == IcmpKind::NoRoute) {
         let clause = format!("{from} answered that it has no route");
         return Some(said(Cause::NoRoute, clause, vec![format!("ICMP from {from}: no route")], None));
@@ -93,15 +160,14 @@ fn no_route(scene: &Scene<'_>) -> Option<Finding> {
     let report = scene.report?;
     let host = &report.host;
     match scene.stage {
-        Stage::Egress => {
-            let moved = moved(report, |counter| counter == "adit:no_route");
-            let clause = format!("no peer of {host} has {}", scene.trace.destination);
-            let remedy = Some(format!("on {host}: adit status"));
-            (!moved.is_empty()).then(|| likely(Cause::NoRoute, clause, moved, remedy))
-        }
         Stage::Stack | Stage::Socket | Stage::Written | Stage::Unseen => {
+            // What the kernel counts is about others, where it has a route for this one.
+            let has_one = |fact: &Fact| matches!(fact, Fact::RouteVia { to, .. } if *to == scene.trace.destination);
+            let is_about_it = scene.stage == Stage::Socket || scene.way == Way::Back || !scene.facts().any(has_one);
             let mut evidence = moved(report, |counter| {
-                kernel(scene, counter) && (counter.ends_with("InNoRoutes") || counter.ends_with("OutNoRoutes"))
+                is_about_it
+                    && kernel(scene, counter)
+                    && (counter.ends_with("InNoRoutes") || counter.ends_with("OutNoRoutes"))
             });
             let missing = scene.facts().find_map(|fact| match fact {
                 Fact::NoRoute { to } => Some(*to),
@@ -111,7 +177,15 @@ fn no_route(scene: &Scene<'_>) -> Option<Finding> {
             let to = missing.map_or_else(|| "where it goes".to_owned(), |to| to.to_string());
             let remedy = missing.map(|to| format!("on {host}: ip route get {to}"));
             let clause = format!("{host} has no route to {to}");
-            (!evidence.is_empty()).then(|| likely(Cause::NoRoute, clause, evidence, remedy))
+            // A route may say itself that it refuses, to whoever sent the packet.
+            let refused = icmp(scene, |kind| matches!(kind, IcmpKind::Prohibited | IcmpKind::HostUnreachable));
+            match (missing, refused) {
+                (Some(_), Some(Fact::Icmp { from, .. })) => {
+                    let clause = format!("{clause}, or one that refuses, as {from} answered");
+                    Some(said(Cause::NoRoute, clause, evidence, remedy))
+                }
+                _ => (!evidence.is_empty()).then(|| likely(Cause::NoRoute, clause, evidence, remedy)),
+            }
         }
         _ => None,
     }
@@ -149,7 +223,7 @@ fn rp_filter(scene: &Scene<'_>) -> Option<Finding> {
 
 fn forwarding(scene: &Scene<'_>) -> Option<Finding> {
     let came_in = scene.device().is_none_or(|(.., direction)| direction == Direction::In);
-    if !matches!(scene.stage, Stage::Stack | Stage::Written) || !came_in {
+    if !matches!(scene.stage, Stage::Stack | Stage::Written) || !came_in || is_there(scene) {
         return None;
     }
     let report = scene.report?;
@@ -275,7 +349,16 @@ fn peer_down(scene: &Scene<'_>) -> Option<Finding> {
             Fact::PeerDown { peer, problem } => Some((peer, problem)),
             _ => None,
         })
+        // What did not get to a card of this host has nothing to do with the peer, unless that is what nobody answers for.
+        .filter(|(_, problem)| {
+            scene.stage != Stage::Socket || [NOBODY_ANSWERS, NOBODY_LISTENS].contains(&problem.as_str())
+        })
         .collect();
+    // And what the daemon itself could not send neither.
+    let is_ours = |counter: &str| matches!(counter, "adit:unreachable" | "adit:send_failed" | "adit:send_buffer_full");
+    if scene.stage != Stage::Cable && !moved(report, is_ours).is_empty() {
+        return None;
+    }
     let mut evidence: Vec<String> =
         down.iter().map(|(peer, problem)| format!("{host} about {peer}: {problem}")).collect();
     if scene.stage == Stage::Egress {
@@ -296,13 +379,16 @@ fn refused(scene: &Scene<'_>) -> Option<Finding> {
         }
         _ => None,
     });
-    let (who, what) = refused?;
+    let (who, what) = refused.filter(|_| refuser(scene).is_none())?;
+    if scene.trace.reports.iter().any(|report| by_rule(scene, report).is_some()) {
+        return scene.trace.reports.iter().find_map(|report| by_rule(scene, report));
+    }
     let clause = format!("{who} has the address and refused it: nobody listens there");
     Some(said(Cause::Refused, clause, vec![format!("answer of {who}: {what}")], None))
 }
 
 fn host_unreachable(scene: &Scene<'_>) -> Option<Finding> {
-    let heard = icmp(scene, |kind| kind == IcmpKind::HostUnreachable)?;
+    let heard = icmp(scene, |kind| kind == IcmpKind::HostUnreachable).filter(|_| !has_no_route(scene))?;
     let Fact::Icmp { from, .. } = heard else { return None };
     let clause = format!("{from} answered that nobody there has the address");
     Some(said(Cause::HostUnreachable, clause, vec![format!("ICMP from {from}: host unreachable")], None))
@@ -330,8 +416,11 @@ fn queue(scene: &Scene<'_>) -> Option<Finding> {
         Stage::Ingress => |c| c == "adit:device_refused",
         Stage::Unseen => |_| false,
     };
-    let mut found: Vec<(&str, Vec<String>)> =
-        scene.report.map(|report| (report.host.as_str(), moved(report, here))).into_iter().collect();
+    let mut found: Vec<(&str, Vec<String>)> = scene
+        .report
+        .map(|report| (report.host.as_str(), moved(report, |c| here(c) && may_pass(scene, report, c))))
+        .into_iter()
+        .collect();
     if scene.stage == Stage::Cable {
         let lost = |c: &str| card(c, "rx_") || c.ends_with("RcvbufErrors");
         found.extend(scene.beyond.iter().map(|report| (report.host.as_str(), moved(report, lost))));
@@ -344,6 +433,25 @@ fn queue(scene: &Scene<'_>) -> Option<Finding> {
         _ => format!("a queue of {host} was full"),
     };
     Some(likely(Cause::QueueFull, where_to, evidence, None))
+}
+
+/// Whether the probe may have been on the device that a counter is of: it was seen there, or was to leave by it. Where it left the socket for a card that it
+/// did not get to, that may be any.
+fn may_pass(scene: &Scene<'_>, report: &HostReport, counter: &str) -> bool {
+    let Some((name, _)) = counter.strip_prefix("card:").and_then(|rest| rest.rsplit_once(':')) else { return true };
+    let known = report.facts.iter().filter_map(|fact| match fact {
+        Fact::Mtu { device, .. } | Fact::RouteVia { device, .. } => Some(device.as_str()),
+        _ => None,
+    });
+    let mut known = known.peekable();
+    let on_the_way = || {
+        scene
+            .leg
+            .iter()
+            .flat_map(|leg| &leg.hops)
+            .any(|hop| matches!(&hop.place, Place::Device { name: at, .. } if at == name))
+    };
+    scene.stage == Stage::Socket || known.peek().is_none() || known.any(|device| device == name) || on_the_way()
 }
 
 /// Reasons of the daemon that have no rule of their own.
@@ -423,10 +531,9 @@ fn not_seen(scene: &Scene<'_>) -> Option<Finding> {
 }
 
 fn no_answer(scene: &Scene<'_>) -> Option<Finding> {
-    let local = |fact: &Fact| matches!(fact, Fact::RouteVia { to, device, .. } if *to == scene.trace.destination && device == "lo");
     let handed = match scene.stage {
         Stage::Delivered => format!("it was handed over on {}", scene.host),
-        Stage::Stack if scene.facts().any(local) => format!("{} has the address and took it", scene.host),
+        Stage::Stack if is_there(scene) => format!("{} has the address and took it", scene.host),
         _ => return None,
     };
     Some(Finding {

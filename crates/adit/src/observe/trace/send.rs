@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use linux::netlink::{Netlink, RouteKind};
 use linux::poll::readable;
 use linux::probe::{Kind, Socket};
 use serde::{Deserialize, Serialize};
@@ -144,13 +145,33 @@ fn is_no_route(error: &linux::Error) -> bool {
     matches!(error.errno(), Some(ENETUNREACH | EHOSTUNREACH | EINVAL))
 }
 
+/// What the kernel says of the way to an address that a socket may not send to, as a rule for want of rights.
+enum Way {
+    /// A route forbids it (prohibit).
+    Forbidden,
+    /// It is that of all hosts of a network.
+    Broadcast,
+    /// Nothing: the rights are missing.
+    Open,
+}
+
+fn way(destination: IpAddr) -> Way {
+    match Netlink::open().and_then(|mut netlink| netlink.route_to(destination)) {
+        Ok(route) if route.kind == RouteKind::Broadcast => Way::Broadcast,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Way::Forbidden,
+        Ok(_) | Err(_) => Way::Open,
+    }
+}
+
 /// Whether this process has the right to send what is wished.
 #[must_use]
 pub fn may_send(wish: &Wish) -> bool {
     wish.protocol != Protocol::Icmp
         || match Socket::open(Kind::Icmp, SocketAddr::new(wish.destination, 0)) {
             Ok(_) => true,
-            Err(error) => error.kind() != io::ErrorKind::PermissionDenied,
+            Err(error) => {
+                error.kind() != io::ErrorKind::PermissionDenied || !matches!(way(wish.destination), Way::Open)
+            }
         }
 }
 
@@ -168,6 +189,14 @@ pub fn run(wish: &Wish, sought: &Sought) -> Result<Sent> {
         Ok(socket) => socket,
         // That is for the trace to tell, too.
         Err(error) if is_no_route(&error) => return Ok(Sent::nothing(wish)),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => match way(wish.destination) {
+            Way::Forbidden => return Ok(Sent::nothing(wish)),
+            Way::Broadcast => {
+                return Err(Failure::usage(format!("{} is the address of all hosts of a network", wish.destination))
+                    .with_remedy("name one of them"));
+            }
+            Way::Open => return Err(explain(wish, &error)),
+        },
         Err(error) => return Err(explain(wish, &error)),
     };
     let (sent, buffer) = (Sent::default(), vec![0; 1 << 16]);

@@ -30,14 +30,14 @@ pub(super) enum Stage {
     Delivered,
 }
 
-/// The stage of `leg` at its last hop.
-pub(super) fn stage(leg: Option<&Leg>, cards: &BTreeSet<usize>) -> Stage {
+/// The stage of `leg` at its last hop, where the devices of these hosts are watched.
+pub(super) fn stage(leg: Option<&Leg>, watched: &BTreeSet<usize>) -> Stage {
     let Some((leg, hop)) = leg.and_then(|leg| leg.hops.last().map(|hop| (leg, hop))) else { return Stage::Unseen };
     match &hop.place {
         Place::Worker { step, .. } => match step {
             Step::Read | Step::Sealed => Stage::Egress,
-            // Where nobody watches the card, it may have left the host.
-            Step::Sent if !cards.contains(&hop.host) => Stage::Cable,
+            // Where nobody watches the card, or a datagram has no number to be known by, it may have left the host.
+            Step::Sent if hop.outer.is_none() || !watched.contains(&hop.host) => Stage::Cable,
             Step::Sent => Stage::Socket,
             Step::Received | Step::Opened => Stage::Ingress,
             Step::Written => Stage::Written,

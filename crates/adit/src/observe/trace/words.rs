@@ -1,5 +1,7 @@
 //! How a journey is said: the words and numbers that the drawing and the figure share.
 
+use std::collections::BTreeSet;
+
 use super::clocks::Clock;
 use super::crossings::Crossing;
 use super::journey::{Fate, Hop, Host, Journey, Leg, Probe, Way};
@@ -161,13 +163,36 @@ pub(super) fn unseen(why: &Unseen) -> String {
             format!("it permits {times} traces a minute, and there were as many; try again in a minute")
         }
         Unseen::Unable => "it cannot capture; the log of its daemon says why".to_owned(),
+        Unseen::Unasked { transport } => format!("peers by {transport} cannot be asked, only sealed ones"),
         Unseen::Silent { problem } => problem.clone(),
     }
+}
+
+/// Tunnels that answered probes went on by, without being looked at: those of other daemons.
+fn other_tunnels(journey: &Journey) -> BTreeSet<(String, String)> {
+    let mut found = BTreeSet::new();
+    for probe in journey.probes.iter().filter(|probe| matches!(probe.fate, Fate::Answered(_))) {
+        for leg in &probe.legs {
+            for (number, hop) in leg.hops.iter().enumerate() {
+                let Place::Device { name, kind: DeviceKind::Tun, direction: Direction::Out, .. } = &hop.place else {
+                    continue;
+                };
+                let is_read = |later: &Hop| later.host == hop.host && matches!(later.place, Place::Worker { .. });
+                if !leg.hops.iter().skip(number + 1).any(is_read) {
+                    found.insert((name.clone(), journey.host(hop).to_owned()));
+                }
+            }
+        }
+    }
+    found
 }
 
 /// What must be known to read the numbers, and to know what is missing.
 pub(super) fn notes(journey: &Journey) -> Vec<String> {
     let mut notes = clocks(journey);
+    notes.extend(other_tunnels(journey).into_iter().map(|(device, host)| {
+        format!("what became of it behind {device} on {host} was not looked at: that is a tunnel of its own, and not in the sums")
+    }));
     let silent = journey.hosts.iter().filter(|host| !host.permitted);
     notes.extend(silent.map(|host| format!("{} does not permit a look, so its hops are missing", host.name)));
     notes.extend(journey.hosts.iter().filter_map(|host| {

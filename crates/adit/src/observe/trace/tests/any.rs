@@ -115,6 +115,7 @@ fn report() -> impl Strategy<Value = HostReport> {
         Just(Unseen::Busy),
         any::<u8>().prop_map(|times| Unseen::Often { times }),
         Just(Unseen::Unable),
+        name().prop_map(|transport| Unseen::Unasked { transport }),
         name().prop_map(|problem| Unseen::Silent { problem }),
     ]);
     (name(), offset, (any::<bool>(), unseen), counters, prop::collection::vec(fact(), 0..4), 0u64..3).prop_map(

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::super::journey::{Fate, Journey};
 use super::super::observation::*;
 use super::super::reason::{Cause, Certainty, Reason};
+use super::super::report;
 use super::super::testing::{self, trace};
 
 /// What berlin and paris report of a probe that was seen at the first places of its way.
@@ -123,6 +124,10 @@ fn a_missing_route_is_named() {
         Certainty::Likely,
         &["no peer of berlin has 10.42.2.2"],
     );
+    // The daemon answers in the name of the destination, which is no person.
+    let answered = vec![Fact::Icmp { from: DESTINATION, kind: IcmpKind::NoRoute, mtu: None }];
+    let reason = at_berlin(4, &["adit:no_route"], answered);
+    says(&reason, Cause::NoRoute, Certainty::Said, &["no peer of berlin has 10.42.2.2"]);
     says(&at_berlin(7, NOTHING, icmp(IcmpKind::NoRoute, None)), Cause::NoRoute, Certainty::Said, &["192.0.2.9"]);
     // Where it was not in the stack, it did not die of a route.
     says(&at_paris(9, NOTHING, missing), Cause::NotKnown, Certainty::NotKnown, &["not known"]);
@@ -237,7 +242,25 @@ fn a_peer_that_is_down_is_named() {
 fn whoever_refuses_or_does_not_answer_is_told_apart() {
     let refused = vec![Fact::Refused { peer: "app".into() }];
     says(&at_paris(14, NOTHING, refused), Cause::Refused, Certainty::Said, &["app has the address and refused it"]);
-    says(&at_berlin(14, NOTHING, icmp(IcmpKind::PortUnreachable, None)), Cause::Refused, Certainty::Said, &[]);
+    // Of UDP a closed port says so itself; of anything else, or in the name of another, a firewall does.
+    let closed = |from: IpAddr, protocol: Protocol| {
+        let facts = vec![Fact::Icmp { from, kind: IcmpKind::PortUnreachable, mtu: None }];
+        let case = Case { places: 14, berlin: (NOTHING, facts), paris: (NOTHING, Vec::new()) };
+        reason_in(case, |trace| trace.protocol = protocol)
+    };
+    let router = IpAddr::from([192, 0, 2, 9]);
+    says(&closed(DESTINATION, Protocol::Udp), Cause::Refused, Certainty::Said, &["nobody listens there"]);
+    for (from, protocol) in [(router, Protocol::Udp), (DESTINATION, Protocol::Icmp), (DESTINATION, Protocol::Tcp)] {
+        says(&closed(from, protocol), Cause::Firewall, Certainty::Said, &["an answer that firewalls give"]);
+    }
+    // The rule is named, wherever it is.
+    let rule = vec![Fact::Firewall { table: "ip filter".into(), chain: "INPUT".into(), handle: 2 }];
+    let facts = vec![Fact::Icmp { from: DESTINATION, kind: IcmpKind::PortUnreachable, mtu: None }];
+    let reason = reason_in(Case { places: 3, berlin: (NOTHING, facts), paris: (NOTHING, rule.clone()) }, |_| {});
+    says(&reason, Cause::Firewall, Certainty::Said, &["a firewall of paris dropped it: rule 2 in chain INPUT"]);
+    let facts = vec![Fact::Refused { peer: "app".into() }];
+    let reason = reason_in(Case { places: 14, berlin: (NOTHING, facts), paris: (NOTHING, rule) }, |_| {});
+    says(&reason, Cause::Firewall, Certainty::Said, &["rule 2 in chain INPUT"]);
     says(&at_berlin(13, NOTHING, icmp(IcmpKind::HostUnreachable, None)), Cause::HostUnreachable, Certainty::Said, &[]);
     says(
         &at_paris(14, NOTHING, Vec::new()),
@@ -245,8 +268,44 @@ fn whoever_refuses_or_does_not_answer_is_told_apart() {
         Certainty::Possible,
         &["nobody answered there", "veth-app"],
     );
-    let local = vec![Fact::RouteVia { to: DESTINATION, device: "lo".into(), gateway: None }];
-    says(&at_paris(12, NOTHING, local), Cause::NoAnswer, Certainty::Possible, &["paris has the address"]);
+    let local = Fact::RouteVia { to: DESTINATION, device: "lo".into(), gateway: None };
+    says(&at_paris(12, NOTHING, vec![local.clone()]), Cause::NoAnswer, Certainty::Possible, &["paris has the address"]);
+    // Whoever has the address need not forward, and what its kernel counts without a route is others'.
+    let off = Fact::Forwarding { family: 4, on: false };
+    let reason = at_paris(12, &["ip:OutNoRoutes"], vec![local.clone(), off]);
+    says(&reason, Cause::NoAnswer, Certainty::Possible, &["paris has the address"]);
+    // A rule there may have met the answer.
+    let rule = Fact::Firewall { table: "inet f".into(), chain: "output".into(), handle: 2 };
+    let reason = at_paris(12, NOTHING, vec![local, rule]);
+    says(&reason, Cause::Firewall, Certainty::Said, &["dropped it or its answer: rule 2"]);
+}
+
+#[test]
+fn what_others_met_explains_nothing() {
+    let to_app = || Fact::RouteVia { to: DESTINATION, device: "adit-br0".into(), gateway: None };
+    for counter in ["card:n0:tx_dropped", "ip:OutNoRoutes"] {
+        says(&at_paris(12, &[counter], vec![to_app()]), Cause::NotKnown, Certainty::NotKnown, &[]);
+    }
+    let reason = at_paris(12, &["card:adit-br0:tx_dropped"], vec![to_app()]);
+    says(&reason, Cause::QueueFull, Certainty::Likely, &["queue of paris"]);
+}
+
+#[test]
+fn what_did_not_leave_the_host_is_not_the_peers_fault() {
+    let down = |problem: &str| vec![Fact::PeerDown { peer: "paris".into(), problem: problem.into() }];
+    says(&at_berlin(5, &["adit:unreachable"], down("no answer")), Cause::Daemon, Certainty::Likely, &["the underlay"]);
+    says(&at_berlin(6, NOTHING, down("no answer")), Cause::NotKnown, Certainty::NotKnown, &["tc -s qdisc"]);
+    let reason = at_berlin(6, NOTHING, down(report::NOBODY_ANSWERS));
+    says(&reason, Cause::PeerDown, Certainty::Likely, &["paris does not answer"]);
+}
+
+#[test]
+fn a_route_that_refuses_is_told_from_a_firewall() {
+    let missing = || vec![Fact::NoRoute { to: DESTINATION }];
+    for kind in [IcmpKind::Prohibited, IcmpKind::HostUnreachable] {
+        let case = Case { places: 12, berlin: (NOTHING, icmp(kind, None)), paris: (NOTHING, missing()) };
+        says(&reason_in(case, |_| {}), Cause::NoRoute, Certainty::Said, &["paris has no route", "192.0.2.9 answered"]);
+    }
 }
 
 #[test]
