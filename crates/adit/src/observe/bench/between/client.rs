@@ -187,7 +187,7 @@ impl Bench {
                 terms.from
             ))
         })?;
-        let broke = |error| Failure::failed(format!("the connection to {node} broke: {error}"));
+        let broke = |error| broke(node, &error);
         control.set_read_timeout(Some(ANSWER)).map_err(broke)?;
         (&control).write_all(&Purpose::Control.head(&token)).map_err(broke)?;
         let (device, node) = (device.to_owned(), node.to_owned());
@@ -198,8 +198,8 @@ impl Bench {
         SocketAddr::new(self.terms.to, self.terms.port)
     }
 
-    fn broke(&self, error: impl std::fmt::Display) -> Failure {
-        Failure::failed(format!("a connection to {} broke: {error}", self.node))
+    fn broke(&self, error: std::io::Error) -> Failure {
+        broke(&self.node, &error)
     }
 
     /// What the other side knows now.
@@ -413,6 +413,19 @@ fn died() -> Failure {
 
 /// The longest line of the other side, in bytes.
 const LINE: u64 = 4096;
+
+/// What became of a connection through the tunnel.
+fn broke(node: &str, error: &std::io::Error) -> Failure {
+    use std::io::ErrorKind;
+    let why = match error.kind() {
+        // What a socket says whose time is up.
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => format!("nothing came for {} s", ANSWER.as_secs()),
+        ErrorKind::UnexpectedEof => "it was closed there".to_owned(),
+        _ => error.to_string(),
+    };
+    Failure::failed(format!("the connection to {node} broke: {why}"))
+        .with_remedy("`adit status` says how the session is")
+}
 
 fn read_line<T: DeserializeOwned>(reader: &mut BufReader<TcpStream>) -> std::io::Result<T> {
     use std::io::Read;
