@@ -179,3 +179,32 @@ fn a_way_into_the_tunnel_itself_is_found() {
     patient.type_in("ip route del 192.0.2.2/32 dev adit0");
     patient.await_mended("peer-loop");
 }
+
+#[test]
+fn what_policy_routing_takes_past_the_tunnel_is_found() {
+    let (bed, places) = pair("sealed", |_| ());
+    let daemons = places.each_ref().map(|place| place.start());
+    daemons.iter().for_each(await_session);
+    let patient = Patient::of(bed.host(1), &places[0]);
+    for (plant, command) in [
+        (
+            "ip route add 10.77.0.2 via 192.0.2.2 dev under0 table 77 && ip rule add to 10.77.0.2 lookup 77 prio 5",
+            "ip route del 10.77.0.2/32 via 192.0.2.2 dev under0 table 77",
+        ),
+        (
+            "ip route add default via 192.0.2.2 dev under0 table 78 && ip rule add to 10.77.0.2 lookup 78 prio 6",
+            "ip rule del prio 6 lookup 78",
+        ),
+        ("ip rule add to 10.77.0.2 blackhole prio 7", "ip rule del prio 7 blackhole"),
+        ("ip rule add to 10.42.0.0/16 prohibit prio 8", "ip rule del prio 8 prohibit"),
+        ("ip route add blackhole 10.42.9.0/24", "ip route del blackhole 10.42.9.0/24"),
+        ("ip -6 rule add to fd40:2::/32 prohibit prio 9", "ip -6 rule del prio 9 prohibit"),
+        ("ip -6 rule add to fd40:2::/32 unreachable prio 9", "ip -6 rule del prio 9 unreachable"),
+    ] {
+        patient.type_in(plant);
+        let report = patient.examine();
+        let finding = report.find("subnet-stolen").unwrap_or_else(|| panic!("{plant}: {:#}", report.json));
+        assert_eq!((finding.severity.as_str(), &finding.commands[..]), ("broken", &[command.to_owned()][..]));
+        assert_eq!(patient.mend(&finding).ids(), [""; 0], "{plant}");
+    }
+}

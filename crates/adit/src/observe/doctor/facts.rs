@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use linux::netlink::{Address, Link, Neighbour, Route, RouteLookup};
+use linux::netlink::{Address, Link, Neighbour, Route, RouteLookup, Rule};
 use linux::nft::Listing;
 
 use crate::api::status::{ContainerStatus, NetworkStatus, PeerStatus};
@@ -39,6 +39,8 @@ pub struct Host {
     pub addresses: Vec<Address>,
     /// Routes of all tables.
     pub routes: Vec<Route>,
+    /// Which tables are asked, and what is refused before: policy routing, in the kernel's order.
+    pub rules: Vec<Rule>,
     /// Who is behind which link-layer address, as far as the kernel knows.
     pub neighbours: Vec<Neighbour>,
     /// The packet filters of nf_tables.
@@ -68,6 +70,7 @@ impl Default for Host {
             links: Vec::new(),
             addresses: Vec::new(),
             routes: Vec::new(),
+            rules: Vec::new(),
             neighbours: Vec::new(),
             filters: Ok(Listing::default()),
             legacy_tables: Vec::new(),
@@ -105,8 +108,8 @@ pub struct Daemon {
     pub examination: Seen<Examination>,
     /// How datagrams would go to each address that peers are at.
     pub ways: BTreeMap<IpAddr, Option<RouteLookup>>,
-    /// By which device a packet to the first address of each prefix of the peers would go.
-    pub behind: BTreeMap<IpNet, Option<u32>>,
+    /// How packets into each prefix of the peers would go: to one host of it, and to one of each part that has a route of its own elsewhere.
+    pub behind: BTreeMap<IpNet, Vec<Answer>>,
     /// The bridge of its containers, and what was given to whom.
     pub bridge: Option<String>,
     /// The containers of the node, with their link-layer addresses.
@@ -136,6 +139,15 @@ impl Default for Daemon {
             lost_datagrams: None,
         }
     }
+}
+
+/// What the kernel answers to the question how a packet would go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// Where to.
+    pub to: IpAddr,
+    /// How; or the errno that a sender would see.
+    pub way: Result<RouteLookup, i32>,
 }
 
 /// What a daemon says of itself.
@@ -284,6 +296,15 @@ pub(crate) mod tests {
         Route { device: Some(device), protocol, ..Route::new(destination.parse().unwrap()) }
     }
 
+    /// That a packet would go by a device.
+    pub(crate) fn answer(to: &str, device: u32) -> Answer {
+        let kind = linux::netlink::RouteKind::Unicast;
+        Answer {
+            to: to.parse().unwrap(),
+            way: Ok(RouteLookup { device, source: None, gateway: None, mtu: None, kind }),
+        }
+    }
+
     /// A host with a card and a tunnel to one sealed peer, all well.
     pub(crate) fn tunnel() -> Facts {
         let mut status = crate::api::status::tests::sample();
@@ -331,7 +352,7 @@ pub(crate) mod tests {
             unit: Some("adit.service".into()),
             examination: Ok(examination),
             ways: BTreeMap::from([("192.0.2.2".parse().unwrap(), Some(lookup))]),
-            behind: BTreeMap::from([("10.77.0.2/32".parse().unwrap(), Some(3))]),
+            behind: BTreeMap::from([("10.77.0.2/32".parse().unwrap(), vec![answer("10.77.0.2", 3)])]),
             lost_datagrams: Some(0),
             ..Daemon::default()
         };
@@ -369,7 +390,7 @@ pub(crate) mod tests {
         let to = "10.42.8.0".parse().unwrap();
         daemon.ping = Some(Ping { from: "web".into(), node: "berlin".into(), to, answered: true });
         daemon.registries = BTreeMap::from([("https://192.0.2.1:7780".to_owned(), None)]);
-        daemon.behind = BTreeMap::from([("10.42.8.0/24".parse().unwrap(), Some(3))]);
+        daemon.behind = BTreeMap::from([("10.42.8.0/24".parse().unwrap(), vec![answer("10.42.8.1", 3)])]);
         if let State::Up(status) = &mut daemon.state {
             status.peers[0].allowed_ips = vec!["10.42.8.0/24".parse().unwrap()];
             let public = vec!["192.0.2.1:7777".to_owned()];

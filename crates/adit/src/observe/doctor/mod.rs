@@ -12,6 +12,7 @@ pub mod examine;
 pub mod facts;
 mod firewall;
 pub mod gather;
+mod policy;
 pub mod report;
 
 pub use facts::Facts;

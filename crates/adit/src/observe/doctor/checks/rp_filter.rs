@@ -52,10 +52,13 @@ fn check(facts: &Facts) -> Vec<Finding> {
         }
         let tunnel = host.index(device);
         let strange =
-            daemon.behind.iter().find(|(prefix, way)| prefix.addr().is_ipv4() && way.is_some() && **way != tunnel);
-        if let (Some((prefix, Some(way))), true) = (strange, is_strict(host, device)) {
+            daemon.behind.iter().filter(|(prefix, _)| prefix.addr().is_ipv4()).find_map(|(prefix, answers)| {
+                let mut ways = answers.iter().filter_map(|answer| answer.way.ok());
+                Some((prefix, ways.find(|way| Some(way.device) != tunnel)?.device))
+            });
+        if let (Some((prefix, way)), true) = (strange, is_strict(host, device)) {
             let sentence =
-                format!("{device} drops what comes from {prefix}: a route leads there by {}", host.device(*way));
+                format!("{device} drops what comes from {prefix}: a route leads there by {}", host.device(way));
             findings.push(loosen(INNER.found(sentence), facts, device).on(device));
         }
     }
@@ -100,7 +103,7 @@ fn arrival(host: &Host, daemon: &Daemon, listen: IpAddr, at: IpAddr) -> Option<u
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::facts::tests::{link, status};
+    use super::super::super::facts::tests::{answer, link, status};
     use super::super::tests::{found, ids};
     use super::*;
 
@@ -133,7 +136,9 @@ mod tests {
 
     #[test]
     fn a_route_of_others_makes_the_tunnel_drop() {
-        let steal = |facts: &mut Facts| facts.daemons[0].behind.values_mut().for_each(|way| *way = Some(2));
+        let steal = |facts: &mut Facts| {
+            facts.daemons[0].behind.values_mut().for_each(|way| *way = vec![answer("10.77.0.2", 2)])
+        };
         assert_eq!(ids(&found(&CHECK, steal)), [""; 0]);
         let findings = found(&CHECK, |facts| {
             steal(facts);

@@ -7,7 +7,7 @@ use std::num::NonZero;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use linux::netlink::{Netlink, RouteLookup};
+use linux::netlink::{Netlink, PROTOCOL, Route, RouteKind, RouteLookup};
 use linux::netns::NetNs;
 use linux::ping::Pinger;
 use linux::privilege::{self, Capability};
@@ -16,11 +16,15 @@ use crate::api::status::NetworkStatus;
 use crate::api::{self, CallError, EXAMINATION, Examination, Request, Response, Status};
 use crate::container::{Node, Record, Stage, Store};
 use crate::observe::containers;
-use crate::observe::doctor::facts::{Container, Daemon, Ping, Seen, State, endpoint};
+use crate::observe::doctor::facts::{Answer, Container, Daemon, Ping, Seen, State, endpoint};
+use crate::plan::MAIN;
 use crate::{Directories, unit};
 
 /// As many ways are looked up.
 const MOST: usize = 1024;
+
+/// As many parts of a peer's prefix that other tables have a route to.
+const MOST_PARTS: usize = 64;
 
 /// As many URLs of the registry are called, and each so long.
 const MOST_URLS: usize = 8;
@@ -85,21 +89,49 @@ fn ways(netlink: &mut Netlink, status: &Status, mark: Option<NonZero<u32>>) -> B
     ways
 }
 
-fn behind(netlink: &mut Netlink, status: &Status) -> BTreeMap<IpNet, Option<u32>> {
+fn behind(netlink: &mut Netlink, status: &Status) -> BTreeMap<IpNet, Vec<Answer>> {
+    // The local table has only what the kernel put there.
+    let others: Vec<IpNet> = netlink.routes(None).unwrap_or_default().into_iter().filter_map(by_policy).collect();
+    let own = status.network.as_ref().map_or(&[][..], |network| &network.subnets);
+    let mut behind = BTreeMap::new();
     let prefixes = status.peers.iter().flat_map(|peer| &peer.allowed_ips).filter(|net| net.prefix_len() > 0);
-    let way = |net: &IpNet| (*net, netlink.route_to(first(net)).ok().map(|way| way.device));
-    prefixes.take(MOST).map(way).collect()
+    for net in prefixes.take(MOST) {
+        let parts = others.iter().filter(|part| net.contains(*part) && net != *part).take(MOST_PARTS);
+        let answers = std::iter::once(net).chain(parts).filter_map(|part| answer(netlink, part, own));
+        behind.insert(*net, answers.collect());
+    }
+    behind
 }
 
-/// The first address that a host has in a network.
-fn first(net: &IpNet) -> IpAddr {
-    if net.prefix_len() == net.max_prefix_len() {
-        return net.addr();
-    }
-    match net.network() {
-        IpAddr::V4(ip) => Ipv4Addr::from(u32::from(ip).saturating_add(1)).into(),
-        IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip).saturating_add(1)).into(),
-    }
+/// Where a route leads that is not judged by itself: one of another table than the main one, or one that refuses.
+fn by_policy(route: Route) -> Option<IpNet> {
+    let refuses = matches!(route.kind, RouteKind::Blackhole | RouteKind::Prohibit | RouteKind::Unreachable);
+    let is_other = match route.table {
+        MAIN => refuses && route.protocol != PROTOCOL,
+        table => table != u32::from(libc::RT_TABLE_LOCAL),
+    };
+    (is_other && route.destination.prefix_len() > 0).then_some(route.destination)
+}
+
+/// How a packet to a host of a network would go; to none that is this host, or in its own subnets.
+fn answer(netlink: &mut Netlink, net: &IpNet, own: &[IpNet]) -> Option<Answer> {
+    let hosts = hosts(net).into_iter().filter(|to| !own.iter().any(|own| own.contains(to)));
+    let answers = hosts.map(|to| Answer { to, way: netlink.route_to(to).map_err(|e| e.errno().unwrap_or(0)) });
+    answers.into_iter().find(|answer| answer.way.is_ok_and(|way| way.kind == RouteKind::Unicast) || answer.way.is_err())
+}
+
+/// Hosts of a network: the first two, and the last but one.
+fn hosts(net: &IpNet) -> Vec<IpAddr> {
+    let last = match net.max_prefix_len() - net.prefix_len() {
+        0 => return vec![net.addr()],
+        1 => return vec![net.network(), net.broadcast()],
+        _ => net.broadcast(),
+    };
+    let step = |from: IpAddr, by: i8| match from {
+        IpAddr::V4(ip) => Ipv4Addr::from(u32::from(ip).wrapping_add_signed(by.into())).into(),
+        IpAddr::V6(ip) => Ipv6Addr::from(u128::from(ip).wrapping_add_signed(by.into())).into(),
+    };
+    vec![step(net.network(), 1), step(net.network(), 2), step(last, -1)]
 }
 
 /// Pings another node from within a container, where one may enter it, and there is a node to ask: each node's device has the first address of its
@@ -202,9 +234,15 @@ mod tests {
     }
 
     #[test]
-    fn a_network_is_tried_by_its_first_host() {
-        for (net, address) in [("10.1.0.0/16", "10.1.0.1"), ("10.1.0.7/32", "10.1.0.7"), ("fd00::/64", "fd00::1")] {
-            assert_eq!(first(&net.parse().unwrap()), address.parse::<IpAddr>().unwrap());
+    fn a_network_is_tried_by_its_hosts() {
+        for (net, expected) in [
+            ("10.1.0.0/16", &["10.1.0.1", "10.1.0.2", "10.1.255.254"][..]),
+            ("10.1.0.4/31", &["10.1.0.4", "10.1.0.5"]),
+            ("10.1.0.7/32", &["10.1.0.7"]),
+            ("fd00::/112", &["fd00::1", "fd00::2", "fd00::fffe"]),
+        ] {
+            let expected: Vec<IpAddr> = expected.iter().map(|address| address.parse().unwrap()).collect();
+            assert_eq!(hosts(&net.parse().unwrap()), expected, "{net}");
         }
     }
 }

@@ -45,6 +45,7 @@ fn look(netlink: &mut Netlink) -> Result<Host> {
         tun: privilege::check_tun().map_err(|e| (e.errno().unwrap_or(0), e.to_string())),
         addresses: netlink.addresses(None)?,
         routes: netlink.routes(None)?,
+        rules: netlink.rules()?,
         neighbours: netlink.neighbours(None).unwrap_or_default(),
         filters: filters(),
         legacy_tables: legacy_tables(),
