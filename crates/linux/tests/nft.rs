@@ -503,7 +503,10 @@ fn rules_of_others_are_listed_with_their_sets_and_maps() {
            chain other { }; chain more { ip saddr 10.0.0.0/8 goto other; }; }"],
     );
     run("iptables", &["-A", "INPUT", "-m", "conntrack", "--ctstate", "NEW", "-j", "REJECT"]);
+    run("nft", &["table inet off { flags dormant; }"]);
     let listing = Nft::open_in(&namespace).unwrap().listing().unwrap();
+    let flags = |name: &str| listing.table(Family::Inet, name).map(|table| (table.dormant, table.owned)).unwrap();
+    assert_eq!((flags("filter"), flags("off")), ((false, false), (true, false)));
     let chain = |name: &str| listing.chains.iter().find(|chain| chain.name == name).unwrap();
     let base = chain("input").base.as_ref().unwrap();
     assert_eq!((base.kind.as_str(), base.hook, base.priority, base.drops), ("filter", 1, 5, true));

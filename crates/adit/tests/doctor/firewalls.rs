@@ -36,6 +36,17 @@ fn a_policy_of_nftables_that_shuts_peers_out_is_found_and_opened() {
 }
 
 #[test]
+fn a_table_that_is_switched_off_is_not_in_the_way() {
+    let (bed, places) = pair("sealed", |_| ());
+    let host = bed.host(1);
+    let rules = "type filter hook input priority 0; policy drop;";
+    host.run("nft", &[&format!("table inet off {{ flags dormant; chain input {{ {rules} }}; }}")]);
+    let daemons = places.each_ref().map(|place| place.start());
+    daemons.iter().for_each(await_session);
+    assert_eq!(Patient::of(host, &places[0]).examine().ids(), [""; 0]);
+}
+
+#[test]
 fn a_rule_of_iptables_that_drops_is_found_by_its_number() {
     let (bed, places) = pair("sealed", |_| ());
     let host = bed.host(1);

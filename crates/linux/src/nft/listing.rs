@@ -29,10 +29,25 @@ const MAX_ELEMENTS: usize = 4096;
 /// Everything that is there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
+    /// The tables.
+    pub tables: Vec<ListedTable>,
     /// The chains of all tables, with their rules.
     pub chains: Vec<ListedChain>,
     /// The sets of all tables.
     pub sets: Vec<ListedSet>,
+}
+
+/// A table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedTable {
+    /// Its family.
+    pub family: Family,
+    /// Its name.
+    pub name: String,
+    /// Whether it is switched off: no packet sees its chains.
+    pub dormant: bool,
+    /// Whether it belongs to a program that runs, and nobody else may change it.
+    pub owned: bool,
 }
 
 /// A chain.
@@ -186,10 +201,19 @@ pub struct Element {
     pub decision: Option<Decision>,
 }
 
+impl Listing {
+    /// A table by its family and name.
+    pub fn table(&self, family: Family, name: &str) -> Option<&ListedTable> {
+        self.tables.iter().find(|table| table.family == family && table.name == name)
+    }
+}
+
 impl Nft {
     /// Everything in the tables of all families. Needs CAP_NET_ADMIN.
     pub fn listing(&mut self) -> Result<Listing> {
         let all = general(libc::NFPROTO_UNSPEC as u8, 0);
+        let tables =
+            self.socket.dump(format_args!("list all tables"), message_type(GETTABLE), &all, |m| parse_table(m.body))?;
         let mut chains =
             self.socket.dump(format_args!("list all chains"), message_type(GETCHAIN), &all, |m| parse_chain(m.body))?;
         let rules =
@@ -205,7 +229,7 @@ impl Nft {
         for set in &mut sets {
             set.elements = self.elements(set);
         }
-        Ok(Listing { chains, sets })
+        Ok(Listing { tables, chains, sets })
     }
 
     fn elements(&mut self, set: &ListedSet) -> Option<Vec<Element>> {
@@ -236,6 +260,19 @@ fn split(body: &[u8]) -> Option<(Family, impl Iterator<Item = Attribute<'_>>)> {
 
 fn u32_be(attribute: &Attribute<'_>) -> u32 {
     attribute.array().map_or(0, u32::from_be_bytes)
+}
+
+fn parse_table(body: &[u8]) -> Option<ListedTable> {
+    let (family, list) = split(body)?;
+    let (mut name, mut flags) = (String::new(), 0);
+    for attribute in list {
+        match attribute.kind {
+            TABLE_NAME => name = attribute.text(),
+            TABLE_FLAGS => flags = u32_be(&attribute),
+            _ => {}
+        }
+    }
+    Some(ListedTable { family, name, dormant: flags & TABLE_DORMANT != 0, owned: flags & TABLE_OWNED != 0 })
 }
 
 fn parse_chain(body: &[u8]) -> Option<ListedChain> {
@@ -468,7 +505,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_listing_is_read_without_panic(body in proptest::collection::vec(any::<u8>(), 0..256)) {
-            let _ = (parse_chain(&body), parse_listed(&body), parse_set(&body), parse_elements(&body));
+            let _ = (parse_table(&body), parse_chain(&body), parse_listed(&body), parse_set(&body), parse_elements(&body));
         }
     }
 }

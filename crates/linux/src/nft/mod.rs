@@ -25,7 +25,9 @@ mod number;
 mod ruleset;
 mod trace;
 
-pub use listing::{Decision, Element, Expression, ListedBase, ListedChain, ListedRule, ListedSet, Listing};
+pub use listing::{
+    Decision, Element, Expression, ListedBase, ListedChain, ListedRule, ListedSet, ListedTable, Listing,
+};
 pub use ruleset::{
     Action, AddressType, Base, Chain, ChainKind, ConnectionState, Family, Header, Hook, Match, Mss, Policy, Rejection,
     Rule, Ruleset, Set, Transport,

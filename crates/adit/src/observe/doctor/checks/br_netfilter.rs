@@ -72,7 +72,7 @@ mod tests {
             let findings = found_on_node(&CHECK, |facts| {
                 facts.host.settings.insert("net.bridge.bridge-nf-call-iptables".into(), on);
                 let forward = chain((Family::Ip, "filter"), "FORWARD", Some((2, true)), vec![]);
-                facts.host.filters = Ok(Listing { chains: vec![forward], sets: vec![] });
+                facts.host.filters = Ok(Listing { chains: vec![forward], ..Listing::default() });
             });
             assert_eq!(ids(&findings), expected);
             if let [finding] = &findings[..] {

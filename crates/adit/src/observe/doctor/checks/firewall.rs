@@ -298,7 +298,7 @@ mod tests {
     const INET: (Family, &str) = (Family::Inet, "filter");
 
     fn put(facts: &mut Facts, chains: Vec<ListedChain>) {
-        facts.host.filters = Ok(Listing { chains, sets: vec![] });
+        facts.host.filters = Ok(Listing { chains, ..Listing::default() });
     }
 
     #[test]

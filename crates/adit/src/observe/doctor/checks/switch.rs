@@ -277,7 +277,7 @@ mod tests {
         let forward = |family: (Family, &str), name: &str| chain(family, name, Some((2, true)), vec![]);
         let findings = seen(|facts| {
             let chains = vec![forward((Family::Bridge, "filter"), "forward")];
-            facts.host.filters = Ok(Listing { chains, sets: vec![] });
+            facts.host.filters = Ok(Listing { chains, ..Listing::default() });
         });
         let ways = ["vnet0 oifname adit0", "adit0 oifname vnet0"]
             .map(|way| format!("nft insert rule bridge filter forward iifname {way} accept"));
@@ -286,7 +286,7 @@ mod tests {
             let findings = seen(|facts| {
                 facts.host.settings.insert("net.bridge.bridge-nf-call-iptables".into(), on);
                 let chains = vec![forward((Family::Ip, "filter"), "FORWARD")];
-                facts.host.filters = Ok(Listing { chains, sets: vec![] });
+                facts.host.filters = Ok(Listing { chains, ..Listing::default() });
             });
             assert_eq!(ids(&findings), expected);
             let commands: Vec<_> = findings.iter().flat_map(|finding| finding.commands.clone()).collect();

@@ -1,4 +1,4 @@
-use linux::nft::{Decision, Element, Expression, ListedBase, ListedChain, ListedRule, ListedSet};
+use linux::nft::{Decision, Element, Expression, ListedBase, ListedChain, ListedRule, ListedSet, ListedTable};
 
 use super::*;
 
@@ -48,7 +48,7 @@ fn datagram() -> Packet {
 }
 
 fn end(chains: Vec<ListedChain>, sets: Vec<ListedSet>) -> Option<End> {
-    walk(&Listing { chains, sets }, &datagram(), &[Place::Input])
+    walk(&Listing { chains, sets, ..Listing::default() }, &datagram(), &[Place::Input])
 }
 
 #[test]
@@ -65,6 +65,17 @@ fn a_policy_or_a_rule_ends_a_packet_and_an_accept_saves_it() {
     // A chain of another place, and of the other family, is not passed.
     assert_eq!(end(vec![chain(INET, "forward", Some((2, true)), vec![])], vec![]), None);
     assert_eq!(end(vec![chain((Family::Ip6, "filter"), "INPUT", Some((1, true)), vec![])], vec![]), None);
+}
+
+#[test]
+fn a_table_that_is_switched_off_ends_nothing() {
+    let ends = |dormant| {
+        let table = ListedTable { family: Family::Inet, name: "filter".into(), dormant, owned: false };
+        let chains = vec![chain(INET, "input", Some((1, true)), vec![])];
+        let listing = Listing { tables: vec![table], chains, sets: vec![] };
+        walk(&listing, &datagram(), &[Place::Input]).is_some()
+    };
+    assert_eq!((ends(false), ends(true)), (true, false));
 }
 
 #[test]
@@ -134,7 +145,7 @@ fn owners_are_known_by_their_chains_and_told_in_their_language() {
             };
             chain(table, name, base.then_some((hook, true)), vec![])
         });
-        Listing { chains: chains.collect(), sets: vec![] }
+        Listing { chains: chains.collect(), ..Listing::default() }
     };
     let ip = (Family::Ip, "filter");
     for (listing, owner, first) in [

@@ -118,8 +118,9 @@ fn through(listing: &Listing, packet: &Packet, places: &[Place], sees: impl Fn(F
         let is_there = |chain: &&ListedChain| {
             chain.base.as_ref().is_some_and(|base| base.hook == place.number() && base.kind != "nat")
         };
+        let is_on = |chain: &&ListedChain| listing.table(chain.family, &chain.table).is_none_or(|table| !table.dormant);
         let mut chains: Vec<&ListedChain> =
-            listing.chains.iter().filter(|chain| sees(chain.family)).filter(is_there).collect();
+            listing.chains.iter().filter(|chain| sees(chain.family)).filter(is_there).filter(is_on).collect();
         chains.sort_by_key(|chain| chain.base.as_ref().map_or(0, |base| base.priority));
         for chain in chains {
             let mut walker = Walker { listing, packet, base: chain, certain: true, passed: Vec::new() };
