@@ -47,6 +47,23 @@ fn a_table_that_is_switched_off_is_not_in_the_way() {
 }
 
 #[test]
+fn a_rule_that_knows_no_connections_is_broken_while_the_session_looks_up() {
+    let (bed, places) = pair("sealed", |_| ());
+    let host = bed.host(1);
+    let daemons = places.each_ref().map(|place| place.start());
+    daemons.iter().for_each(await_session);
+    let rules = "type filter hook input priority 0; udp dport 7777 drop;";
+    host.run("nft", &[&format!("table inet filter {{ chain input {{ {rules} }}; }}")]);
+    let patient = Patient::of(host, &places[0]);
+    let report = patient.examine();
+    let finding = report.find("firewall-in").unwrap_or_else(|| panic!("{:#}", report.json));
+    assert!(finding.severity == "broken" && finding.evidence.contains("dropped as well"), "{finding:?}");
+    assert!(report.find("peer-nobody").is_some(), "{:#}", report.json);
+    patient.mend(&finding);
+    assert_eq!(patient.await_mended("peer-nobody").ids(), [""; 0]);
+}
+
+#[test]
 fn a_rule_of_iptables_that_drops_is_found_by_its_number() {
     let (bed, places) = pair("sealed", |_| ());
     let host = bed.host(1);

@@ -208,3 +208,17 @@ fn what_policy_routing_takes_past_the_tunnel_is_found() {
         assert_eq!(patient.mend(&finding).ids(), [""; 0], "{plant}");
     }
 }
+
+#[test]
+fn the_only_peer_is_found_when_it_stands_still_within_a_session() {
+    let (bed, places) = pair("sealed", |_| ());
+    let daemons = places.each_ref().map(|place| place.start());
+    daemons.iter().for_each(await_session);
+    let patient = Patient::of(bed.host(1), &places[0]);
+    daemons[1].signal("STOP");
+    let report = patient.examine();
+    let finding = report.find("peer-nobody").unwrap_or_else(|| panic!("{:#}", report.json));
+    assert!(finding.severity == "broken" && finding.evidence.contains("host2 at 192.0.2.2:7777"), "{finding:?}");
+    daemons[1].signal("CONT");
+    assert_eq!(patient.await_mended("peer-nobody").ids(), [""; 0]);
+}

@@ -236,6 +236,12 @@ impl Daemon {
         self.examination.as_ref().ok()?.peers.iter().find(|measured| measured.name == peer.name)
     }
 
+    /// Whether a peer with a session answered nothing of what was just sent within it: neither probes nor the question.
+    pub fn is_unanswered(&self, peer: &PeerStatus) -> bool {
+        let is_mute = |measured: &PeerExamination| measured.size == 0 && measured.told.is_none();
+        peer.session == "up" && self.measured(peer).is_some_and(is_mute)
+    }
+
     /// The file it was started with, for advice; a word where nobody knows.
     pub fn file(&self) -> String {
         self.source().map_or_else(|| "the configuration".into(), |source| source.display().to_string())
@@ -416,6 +422,12 @@ pub(crate) mod tests {
             State::Up(status) => status,
             State::Dead | State::Silent(_) => panic!("it is up"),
         }
+    }
+
+    /// The first peer answers nothing.
+    pub(crate) fn mute(facts: &mut Facts) {
+        let peer = measured(facts);
+        (peer.size, peer.told) = (0, None);
     }
 
     /// What was measured of the first peer.

@@ -31,6 +31,7 @@ fn check(facts: &Facts) -> Vec<Finding> {
             }
             let packet = Packet {
                 v6,
+                established: false,
                 input: device.clone(),
                 output: device,
                 from: Some(own.addr()),

@@ -23,8 +23,7 @@ const ICMPV6: u8 = libc::IPPROTO_ICMPV6 as u8;
 const ECHO: u8 = 8;
 const ECHO6: u8 = 128;
 
-static IN: Kind =
-    Kind::broken("firewall-in", "the firewall of this host drops the datagrams of a peer that has no session");
+static IN: Kind = Kind::broken("firewall-in", "the firewall of this host drops the datagrams of a peer");
 static IN_LATER: Kind = Kind::warning(
     "firewall-in-later",
     "the firewall drops the first datagram of a peer: it has a session only since this host called",
@@ -75,6 +74,19 @@ fn check(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
+/// What comes of a peer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// It has no session.
+    NoSession,
+    /// It has one, and the rules drop all that belongs to it.
+    Nothing,
+    /// It has one, and answered nothing that it was just asked.
+    NoAnswer,
+    /// It has one, and nothing speaks against it.
+    Answers,
+}
+
 struct Judge<'a> {
     facts: &'a Facts,
     listing: &'a Listing,
@@ -91,7 +103,7 @@ impl Judge<'_> {
     /// Datagrams to and from peers.
     fn datagrams(&self, out: bool) -> Vec<Finding> {
         let port = self.status.transport.listen.port();
-        let mut seen: Vec<(End, bool, Vec<&str>)> = Vec::new();
+        let mut seen: Vec<(End, Heard, Vec<&str>)> = Vec::new();
         for peer in self.status.peers.iter().take(TRIED) {
             let at = endpoint(peer);
             let (card, ours) = match (at, self.daemon.way(peer)) {
@@ -106,6 +118,7 @@ impl Judge<'_> {
             let theirs = at.map(|at| at.ip());
             let packet = Packet {
                 v6: at.is_some_and(|at| at.is_ipv6()),
+                established: false,
                 input: card.clone().filter(|_| !out),
                 output: card.filter(|_| out),
                 from: if out { ours } else { theirs },
@@ -117,25 +130,37 @@ impl Judge<'_> {
             };
             let places: &[Place] =
                 if out { &[Place::Output, Place::Postrouting] } else { &[Place::Prerouting, Place::Input] };
-            let Some(end) = walk(self.listing, &packet, places) else { continue };
-            let up = peer.session == "up";
-            match seen.iter_mut().find(|(known, was_up, _)| (known, *was_up) == (&end, up)) {
+            let first = walk(self.listing, &packet, places);
+            let later = walk(self.listing, &Packet { established: true, ..packet }, places);
+            let later = later.filter(|end| end.certain && peer.session == "up" && !out);
+            let heard = match &later {
+                Some(_) => Heard::Nothing,
+                None if self.daemon.is_unanswered(peer) => Heard::NoAnswer,
+                None if peer.session == "up" => Heard::Answers,
+                None => Heard::NoSession,
+            };
+            let Some(end) = later.or(first) else { continue };
+            match seen.iter_mut().find(|(known, was, _)| (known, *was) == (&end, heard)) {
                 Some((.., names)) => names.push(&peer.name),
-                None => seen.push((end, up, vec![&peer.name])),
+                None => seen.push((end, heard, vec![&peer.name])),
             }
         }
-        let finding = |(end, up, names): (End, bool, Vec<&str>)| {
+        let finding = |(end, heard, names): (End, Heard, Vec<&str>)| {
             let owner = Owner::of(&end, self.listing);
             let whom = match names.as_slice() {
                 [one] => (*one).to_owned(),
                 many => format!("{} peers", many.len()),
             };
-            let (kind, sentence) = match (out, end.certain, up) {
-                (_, false, true) => return None,
-                (_, false, false) => (&UNSURE, format!("{} may drop datagrams to UDP port {port}", owner.name())),
+            let (kind, sentence) = match (out, end.certain, heard) {
+                (_, false, Heard::NoSession) => {
+                    (&UNSURE, format!("{} may drop datagrams to UDP port {port}", owner.name()))
+                }
+                (_, false, _) => return None,
                 (true, true, _) => (&OUT, format!("{} drops what this host sends to {whom}", owner.name())),
-                (false, true, false) => (&IN, format!("{} drops what {whom} sends to UDP port {port}", owner.name())),
-                (false, true, true) => (
+                (false, true, Heard::NoSession | Heard::NoAnswer | Heard::Nothing) => {
+                    (&IN, format!("{} drops what {whom} sends to UDP port {port}", owner.name()))
+                }
+                (false, true, Heard::Answers) => (
                     &IN_LATER,
                     format!(
                         "{} drops the first datagram of {whom} to UDP port {port}: only this host can call",
@@ -145,8 +170,18 @@ impl Judge<'_> {
             };
             let pass = if out { Pass::Out(port) } else { Pass::In(port) };
             let mut finding = kind.found(sentence).seen(place(&end));
-            if kind == &IN_LATER {
-                finding = finding.seen("there is a session, since answers to what this host sends pass");
+            match heard {
+                Heard::Answers if kind == &IN_LATER => {
+                    finding = finding.seen("there is a session, since answers to what this host sends pass");
+                }
+                Heard::Nothing => {
+                    finding = finding.seen("there is a session, and what belongs to it is dropped as well")
+                }
+                Heard::NoAnswer => {
+                    finding =
+                        finding.seen("there is a session, and nothing that was sent within it just now was answered");
+                }
+                Heard::Answers | Heard::NoSession => {}
             }
             Some(self.remedy(finding, commands(&end, owner, pass)))
         };
@@ -183,6 +218,7 @@ impl Judge<'_> {
                 let [source, destination] = if from == bridge { ends } else { [ends[1], ends[0]] };
                 let packet = Packet {
                     v6,
+                    established: false,
                     input: self.device(from),
                     output: self.device(to),
                     from: source,
@@ -248,6 +284,7 @@ impl Judge<'_> {
             let (Some(own), Some(theirs), Some(_)) = (own, theirs, self.device(device)) else { continue };
             let packet = Packet {
                 v6,
+                established: false,
                 input: self.device(device),
                 output: None,
                 from: Some(theirs),
@@ -288,9 +325,9 @@ fn second(network: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use linux::nft::{Decision, Family, ListedChain};
+    use linux::nft::{Decision, Expression, Family, ListedChain};
 
-    use super::super::super::facts::tests::status;
+    use super::super::super::facts::tests::{mute, status};
     use super::super::super::firewall::tests::{chain, udp_to};
     use super::super::tests::{found, found_on_node, ids};
     use super::*;
@@ -302,18 +339,40 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_drops_is_broken_without_a_session_and_a_warning_with() {
-        for (session, expected) in [
-            ("handshaking", vec!["firewall-in", "firewall-inner"]),
-            ("up", vec!["firewall-in-later", "firewall-inner"]),
-        ] {
+    fn a_policy_that_drops_is_broken_whether_there_is_a_session_or_not() {
+        for session in ["handshaking", "up"] {
             let findings = found(&CHECK, |facts| {
                 status(facts).peers[0].session = session.into();
                 put(facts, vec![chain(INET, "input", Some((1, true)), vec![])]);
             });
-            assert_eq!(ids(&findings), expected);
+            assert_eq!(ids(&findings), ["firewall-in", "firewall-inner"]);
             assert_eq!(findings[0].commands, ["nft insert rule inet filter input udp dport 7777 accept"]);
         }
+    }
+
+    #[test]
+    fn what_drops_a_session_that_looks_up_is_broken() {
+        let stateless = vec![chain(INET, "input", Some((1, false)), vec![udp_to(7777, Decision::Drop)])];
+        let findings = found(&CHECK, |facts| put(facts, stateless.clone()));
+        assert_eq!(ids(&findings), ["firewall-in"]);
+        assert!(findings[0].evidence[1].contains("dropped as well"), "{findings:?}");
+        // Answers pass by the rules, and do not come all the same.
+        let state = |key| Expression::Connection { key, to: 1 };
+        let mask = |value: u32| value.to_ne_bytes().to_vec();
+        let answers = vec![
+            state(0),
+            Expression::Bitwise { from: 1, to: 1, mask: mask(6), xor: mask(0) },
+            Expression::Compare { from: 1, operation: 1, value: mask(0) },
+            Expression::Decide(Decision::Accept),
+        ];
+        let stateful = vec![chain(INET, "input", Some((1, false)), vec![answers, udp_to(7777, Decision::Drop)])];
+        assert_eq!(ids(&found(&CHECK, |facts| put(facts, stateful.clone()))), ["firewall-in-later"]);
+        let findings = found(&CHECK, |facts| {
+            mute(facts);
+            put(facts, stateful);
+        });
+        assert_eq!(ids(&findings), ["firewall-in"]);
+        assert!(findings[0].evidence[1].contains("was answered"), "{findings:?}");
     }
 
     #[test]

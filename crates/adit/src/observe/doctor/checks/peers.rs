@@ -7,7 +7,8 @@ use crate::api::status::PeerStatus;
 /// As many are named.
 const NAMED: usize = 8;
 
-static NOBODY: Kind = Kind::broken("peer-nobody", "of the encrypted peers that were called none answers");
+static NOBODY: Kind =
+    Kind::broken("peer-nobody", "none of the encrypted peers answers, whether there seems to be a session or not");
 static SILENT: Kind = Kind::warning("peer-silent", "a peer does not answer while others do");
 static LOOP: Kind = Kind::broken("peer-loop", "the way to a peer's endpoint leads into the tunnel itself");
 static NO_WAY: Kind = Kind::broken("peer-no-way", "this host has no route to a peer's endpoint");
@@ -43,9 +44,12 @@ fn check(facts: &Facts) -> Vec<Finding> {
             }
         }
         let silent = daemon.examination.as_ref().map_or(&[][..], |examination| &examination.silent);
-        let is_bad = |peer: &&PeerStatus| peer.problem.is_some() || silent.contains(&peer.name);
+        let some_up = status.peers.iter().any(|peer| peer.session == "up" && !daemon.is_unanswered(peer));
+        // One with a session that answers nothing while others do is told of with its path.
+        let is_bad = |peer: &&PeerStatus| {
+            peer.problem.is_some() || silent.contains(&peer.name) || (!some_up && daemon.is_unanswered(peer))
+        };
         let bad: Vec<_> = status.peers.iter().filter(is_bad).collect();
-        let some_up = status.peers.iter().any(|peer| peer.session == "up");
         let (kind, sentence) = match (bad.len(), some_up) {
             (0, _) => continue,
             (1, true) => (&SILENT, "one peer does not answer".to_owned()),
@@ -56,7 +60,11 @@ fn check(facts: &Facts) -> Vec<Finding> {
         let mut finding = kind.found(sentence).on(device);
         for peer in bad.iter().take(NAMED) {
             let at = peer.endpoint.as_deref().unwrap_or("an unknown address");
-            let problem = peer.problem.as_deref().unwrap_or("it was called, and did not answer within three seconds");
+            let problem = peer.problem.as_deref().unwrap_or(if daemon.is_unanswered(peer) {
+                "it has a session, and answered nothing that was sent within it just now"
+            } else {
+                "it was called, and did not answer within three seconds"
+            });
             finding = finding.seen(format!("{} at {at}: {problem}", peer.name));
         }
         if bad.len() > NAMED {
@@ -69,7 +77,7 @@ fn check(facts: &Facts) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::facts::tests::status;
+    use super::super::super::facts::tests::{mute, status};
     use super::super::tests::{found, ids};
     use super::*;
 
@@ -93,6 +101,15 @@ mod tests {
             facts.daemons[0].examination.as_mut().unwrap().silent = vec!["berlin".into()];
         };
         assert_eq!(ids(&found(&CHECK, quiet)), ["peer-nobody"]);
+        let findings = found(&CHECK, mute);
+        assert_eq!(ids(&findings), ["peer-nobody"]);
+        assert!(findings[0].evidence[0].contains("has a session"), "{findings:?}");
+        let one_of_two = |facts: &mut Facts| {
+            mute(facts);
+            let other = PeerStatus { name: "rome".into(), ..status(facts).peers[0].clone() };
+            status(facts).peers.push(other);
+        };
+        assert_eq!(ids(&found(&CHECK, one_of_two)), [""; 0], "its path is what is told");
         let no_way = |facts: &mut Facts| facts.daemons[0].ways.values_mut().for_each(|way| *way = None);
         assert_eq!(ids(&found(&CHECK, no_way)), ["peer-no-way"]);
         let around = |facts: &mut Facts| facts.daemons[0].ways.values_mut().flatten().for_each(|way| way.device = 3);

@@ -140,6 +140,7 @@ fn filtered(facts: &Facts, (bridge, device): (&str, &Link)) -> Vec<Finding> {
 fn packet(v6: bool, from: &(String, u32), to: &(String, u32)) -> Packet {
     Packet {
         v6,
+        established: false,
         input: Some(from.clone()),
         output: Some(to.clone()),
         from: None,

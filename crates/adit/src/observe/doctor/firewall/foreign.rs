@@ -6,9 +6,8 @@ use super::walk::Packet;
 const UNICAST: u16 = 1 << 1;
 const LOCAL: u16 = 1 << 2;
 
-/// `XT_CONNTRACK_STATE`, and the bit of a new connection (linux/netfilter/xt_conntrack.h).
+/// `XT_CONNTRACK_STATE` (linux/netfilter/xt_conntrack.h).
 const STATE: u16 = 1;
-const NEW: u16 = 1 << 3;
 
 /// Where the flags are in `struct xt_conntrack_mtinfo2` and 3: behind eight addresses, two times and five ports.
 const CONNTRACK_FLAGS: usize = 8 * 16 + 2 * 4 + 5 * 2;
@@ -56,11 +55,11 @@ pub(crate) fn holds(name: &str, revision: u32, info: &[u8], packet: &Packet) -> 
         ("conntrack", 2 | 3) => {
             let (flags, inverted, states) =
                 (word(CONNTRACK_FLAGS)?, word(CONNTRACK_FLAGS + 2)?, word(CONNTRACK_FLAGS + 4)?);
-            (flags == STATE).then_some((states & NEW != 0) != (inverted & STATE != 0))
+            (flags == STATE).then_some((states & packet.state() != 0) != (inverted & STATE != 0))
         }
         ("state", _) => {
             let states = info.first_chunk().copied().map(u32::from_ne_bytes)?;
-            Some(states & u32::from(NEW) != 0)
+            Some(states & u32::from(packet.state()) != 0)
         }
         ("addrtype", 1) => {
             let (source, destination) = (word(0)?, word(2)?);
@@ -85,6 +84,7 @@ mod tests {
     fn packet(port: u16) -> Packet {
         Packet {
             v6: false,
+            established: false,
             input: Some(("eth0".into(), 2)),
             output: None,
             from: None,

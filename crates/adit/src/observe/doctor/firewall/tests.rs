@@ -36,6 +36,7 @@ const INET: (Family, &str) = (Family::Inet, "filter");
 fn datagram() -> Packet {
     Packet {
         v6: false,
+        established: false,
         input: Some(("eth0".into(), 2)),
         output: None,
         from: Some("192.0.2.2".parse().unwrap()),

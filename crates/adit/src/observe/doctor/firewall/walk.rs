@@ -32,8 +32,10 @@ const FIB_DADDR: u32 = 2;
 const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
 
-/// Connection tracking's word for the first packet of a connection (`NF_CT_STATE_BIT(IP_CT_NEW)`).
-const NEW: u32 = 8;
+/// Connection tracking's words for the first packet of a connection, and for those after the first answer (`NF_CT_STATE_BIT`;
+/// `XT_CONNTRACK_STATE_BIT` is the same).
+const NEW: u16 = 8;
+const ESTABLISHED: u16 = 2;
 
 /// `RTN_LOCAL` and `RTN_UNICAST`.
 const LOCAL: u32 = 2;
@@ -61,10 +63,12 @@ impl Place {
     }
 }
 
-/// A packet that opens a connection.
+/// A packet that opens a connection, or goes on with one.
 #[derive(Debug, Clone)]
 pub(crate) struct Packet {
     pub(crate) v6: bool,
+    /// Whether it belongs to a connection on which there were answers.
+    pub(crate) established: bool,
     /// By which device it comes; name and number. None: this host made it.
     pub(crate) input: Option<(String, u32)>,
     /// By which device it leaves.
@@ -78,6 +82,13 @@ pub(crate) struct Packet {
     pub(crate) port: Option<u16>,
     /// Of an ICMP message.
     pub(crate) icmp: Option<u8>,
+}
+
+impl Packet {
+    /// What connection tracking calls it.
+    pub(super) fn state(&self) -> u16 {
+        if self.established { ESTABLISHED } else { NEW }
+    }
 }
 
 /// Where a packet was dropped.
@@ -238,7 +249,7 @@ impl<'a> Walker<'a> {
                 Expression::Payload { base, offset, length, to } => {
                     registers.store(*to, &self.payload(*base, *offset as usize, *length as usize))
                 }
-                Expression::Connection { key, to } => registers.store(*to, &connection(*key)),
+                Expression::Connection { key, to } => registers.store(*to, &self.connection(*key)),
                 Expression::Fib { result, flags, to } => registers.store(*to, &self.fib(*result, *flags)),
                 Expression::Immediate { to, value } => registers.store(*to, &known(value)),
                 Expression::Bitwise { from, to, mask, xor } => {
@@ -353,6 +364,15 @@ impl<'a> Walker<'a> {
         header.into_iter().skip(offset).chain(std::iter::repeat(None)).take(length).collect()
     }
 
+    fn connection(&self, key: u32) -> Vec<Option<u8>> {
+        match key {
+            CT_STATE => known(&u32::from(self.packet.state()).to_ne_bytes()),
+            // Of a connection that has just begun nothing is true yet.
+            CT_STATUS if !self.packet.established => known(&[0; 4]),
+            _ => vec![None; 16],
+        }
+    }
+
     fn fib(&self, result: u32, flags: u32) -> Vec<Option<u8>> {
         let kind = match (result, self.packet.input.is_some(), self.packet.output.is_some()) {
             // Into this host, or out of it.
@@ -364,14 +384,6 @@ impl<'a> Walker<'a> {
             _ => return vec![None; 16],
         };
         known(&kind.to_ne_bytes())
-    }
-}
-
-fn connection(key: u32) -> Vec<Option<u8>> {
-    match key {
-        CT_STATE => known(&NEW.to_ne_bytes()),
-        CT_STATUS => known(&[0; 4]),
-        _ => vec![None; 16],
     }
 }
 
