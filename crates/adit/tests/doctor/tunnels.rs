@@ -120,8 +120,18 @@ fn forwarding_that_is_off_is_found_where_a_network_is_behind() {
     host.set(&["net", "ipv4", "ip_forward"], "0");
     let _daemons = places.each_ref().map(|place| place.start());
     let patient = Patient::of(host, &places[0]);
+    // Nobody was heard there.
+    let report = patient.examine();
+    assert!(report.find("forwarding-behind").is_none(), "{:#}", report.json);
+    container
+        .run(|| std::process::Command::new("ping").args(["-c", "1", "-n", "10.41.0.1"]).output())
+        .unwrap()
+        .unwrap();
     let finding = patient.examine().find("forwarding-behind").unwrap();
-    assert!(finding.sentence.contains("10.41.0.0/24") && finding.sentence.contains("c0"), "{finding:?}");
+    assert!(
+        finding.severity == "note" && finding.sentence.contains("10.41.0.0/24") && finding.sentence.contains("c0"),
+        "{finding:?}"
+    );
     let pings = || {
         let ping = || std::process::Command::new("ping").args(["-c", "1", "-W", "1", "-n", "10.77.0.2"]).output();
         container.run(ping).unwrap().unwrap().status.success()
