@@ -17,13 +17,11 @@ const INDENT: &str = "           ";
 pub fn text(facts: &Facts, outcomes: &[Outcome]) -> String {
     let mut text = format!("adit {} on {}\n", env!("CARGO_PKG_VERSION"), clean(&facts.host.name));
     for (daemon, status) in facts.up() {
-        let up = |peer: &&PeerStatus| peer.session == "up" || !peer.secure;
         text += &format!(
-            "  {}: up for {}, {} of {} peers with a session{}\n",
-            daemon.device,
+            "  {}: up for {}, {}{}\n",
+            clean(&daemon.device),
             human::duration(status.uptime_s),
-            status.peers.iter().filter(up).count(),
-            status.peers.len(),
+            peers(&status.peers),
             status.network.as_ref().map_or(String::new(), |network| format!(
                 ", node {} with {} containers",
                 network.node,
@@ -45,6 +43,20 @@ pub fn text(facts: &Facts, outcomes: &[Outcome]) -> String {
     }
     text += &format!("\n{}\n", verdict(outcomes));
     text
+}
+
+/// How many peers have a session, and how many cannot have one.
+fn peers(all: &[PeerStatus]) -> String {
+    let (secure, plain): (Vec<_>, Vec<_>) = all.iter().partition(|peer| peer.secure);
+    let up = secure.iter().filter(|peer| peer.session == "up").count();
+    let sessions = format!("{up} of {} peers with a session", secure.len());
+    // Nothing asks a plain peer whether it is there.
+    let untested = format!("{} plain {}, not tested", plain.len(), if plain.len() == 1 { "peer" } else { "peers" });
+    match (secure.len(), plain.len()) {
+        (_, 0) => sessions,
+        (0, _) => untested,
+        _ => format!("{sessions}, {untested}"),
+    }
 }
 
 fn one(finding: &Finding) -> String {
@@ -170,7 +182,7 @@ pub fn json(facts: &Facts, outcomes: &[Outcome]) -> serde_json::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::facts::tests::{measured, tunnel};
+    use super::super::facts::tests::{measured, status, tunnel};
     use super::super::judge;
     use super::*;
 
@@ -188,6 +200,19 @@ mod tests {
         let text = text(&facts, &judge(&facts));
         assert!(text.ends_with("\nnothing is wrong\n"), "{text}");
         assert!(text.contains("found nothing: daemon, tun, ") && text.lines().count() < 10, "{text}");
+    }
+
+    #[test]
+    fn plain_peers_have_no_session() {
+        let mut facts = tunnel();
+        let head = |facts: &Facts| text(facts, &[]).lines().nth(1).unwrap_or_default().to_owned();
+        assert!(head(&facts).ends_with(", 1 of 1 peers with a session"), "{}", head(&facts));
+        let mut plain = status(&mut facts).peers[0].clone();
+        (plain.secure, plain.session) = (false, "none".into());
+        status(&mut facts).peers.push(plain);
+        assert!(head(&facts).ends_with(", 1 of 1 peers with a session, 1 plain peer, not tested"), "{}", head(&facts));
+        status(&mut facts).peers.remove(0);
+        assert!(head(&facts).ends_with(", 1 plain peer, not tested"), "{}", head(&facts));
     }
 
     #[test]
