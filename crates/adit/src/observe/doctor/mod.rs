@@ -134,14 +134,27 @@ impl Finding {
     #[must_use]
     fn restart(self, facts: &Facts, daemon: &Daemon) -> Self {
         if let Some(unit) = &daemon.unit {
-            return self.run(facts.as_root(format!("systemctl restart {unit}")));
+            return self.run(facts.as_root(format!("systemctl restart {}", word(unit))));
         }
-        let stopped = self.run(facts.as_root(format!("adit down --device {}", daemon.device)));
+        let stopped = self.run(facts.as_root(format!("adit down --device {}", word(&daemon.device))));
         match daemon.source() {
-            Some(source) => stopped.run(facts.as_root(format!("adit up --config {}", source.display()))),
+            Some(source) => {
+                stopped.run(facts.as_root(format!("adit up --config {}", word(&source.display().to_string()))))
+            }
             None => stopped.run(facts.as_root("adit up")),
         }
     }
+}
+
+/// Text of others as one word of a command: a device may be called whatever has no slash and no space.
+fn word(text: &str) -> String {
+    if is_plain(text) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+/// Whether text is the same word in a shell, and in the languages of packet filters.
+fn is_plain(text: &str) -> bool {
+    let is_safe = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '@' | ':' | '/');
+    !text.is_empty() && !text.starts_with('-') && text.chars().all(is_safe)
 }
 
 /// One subject.
@@ -205,6 +218,17 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+
+    #[test]
+    fn words_of_others_stay_words_in_a_shell() {
+        for text in ["eth0.7", "vm@2", "/etc/adit/adit.toml"] {
+            assert_eq!(word(text), text);
+        }
+        for text in ["b\u{1b}[31m;$(id)", "a'b", "`id`", "x y", "\\", ""] {
+            let output = std::process::Command::new("sh").args(["-c", &format!("printf %s {}", word(text))]).output();
+            assert_eq!(String::from_utf8(output.unwrap().stdout).unwrap(), text);
+        }
+    }
 
     #[test]
     fn names_are_unique() {

@@ -6,6 +6,7 @@
 use linux::netlink::{Family, PROTOCOL, Route, RouteKind, Rule, RuleAction};
 
 use super::facts::{Answer, Host};
+use super::word;
 use crate::plan::MAIN;
 
 /// Numbers of `FR_ACT_*` (linux/fib_rules.h).
@@ -132,7 +133,7 @@ fn words(route: &Route, host: &Host) -> String {
     }
     // Refusing routes of IPv6 have a device that is none.
     if let Some(device) = route.device.filter(|_| kind.is_empty()) {
-        words += &format!(" dev {}", host.device(device));
+        words += &format!(" dev {}", word(host.device(device)));
     }
     if let Some(metric) = route.metric.filter(|metric| *metric > 0) {
         words += &format!(" metric {metric}");

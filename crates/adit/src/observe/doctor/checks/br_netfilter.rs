@@ -1,6 +1,6 @@
 //! br_netfilter: with it, frames that a bridge only passes on are led through the filters of forwarded packets as if they were routed.
 
-use super::super::firewall::{Owner, Packet, Pass, Place, commands, place, walk};
+use super::super::firewall::{Owner, Packet, Pass, Place, place, remedy, walk};
 use super::super::{Check, Facts, Finding, Kind};
 
 static DROPS: Kind = Kind::broken(
@@ -43,7 +43,7 @@ fn check(facts: &Facts) -> Vec<Finding> {
             };
             let Some(end) = walk(listing, &packet, &[Place::Forward]).filter(|end| end.certain) else { continue };
             let owner = Owner::of(&end, listing);
-            let mut finding = DROPS
+            let finding = DROPS
                 .found(format!("{} drops what containers on {bridge} say to each other", owner.name()))
                 .on(&daemon.device)
                 .seen(format!("net.bridge.{setting} = 1"))
@@ -51,9 +51,7 @@ fn check(facts: &Facts) -> Vec<Finding> {
                 .advise(format!(
                     "where nobody relies on filtered bridges (Kubernetes does), this helps as well: `sysctl -w net.bridge.{setting}=0`"
                 ));
-            finding.commands = commands(&end, owner, Pass::Between(bridge, bridge));
-            finding.commands.iter_mut().for_each(|command| *command = facts.as_root(&*command));
-            findings.push(finding);
+            findings.push(remedy(finding, facts, listing, &end, Pass::Between(bridge, bridge)));
         }
     }
     findings

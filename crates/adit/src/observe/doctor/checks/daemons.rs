@@ -1,7 +1,7 @@
 //! The daemons themselves.
 
 use super::super::facts::State;
-use super::super::{Check, Facts, Finding, Kind};
+use super::super::{Check, Facts, Finding, Kind, word};
 use crate::api::START;
 
 static DEAD: Kind = Kind::broken("daemon-dead", "a daemon was killed, and its device is still there");
@@ -31,7 +31,7 @@ fn check(facts: &Facts) -> Vec<Finding> {
                 DEAD.found(format!("the daemon of {device} was killed"))
                     .on(device)
                     .advise("start it again with `adit up`, which takes over what is there; or have it removed")
-                    .run(facts.as_root(format!("adit down --device {device}"))),
+                    .run(facts.as_root(format!("adit down --device {}", word(device)))),
             ),
             State::Silent(why) => {
                 let finding =

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::super::facts::Daemon;
-use super::super::{Check, Facts, Finding, Kind};
+use super::super::{Check, Facts, Finding, Kind, word};
 
 static KEY: Kind = Kind::broken(
     "duplicate-key",
@@ -105,7 +105,7 @@ fn containers(facts: &Facts, daemon: &Daemon) -> Vec<Finding> {
                 findings.push(
                     ADDRESS
                         .found(format!("{address} is the container {name}'s, and this host has it on {on} too"))
-                        .run(facts.as_root(format!("ip address del {} dev {on}", with_length(facts, address)))),
+                        .run(facts.as_root(format!("ip address del {} dev {}", with_length(facts, address), word(on)))),
                 );
             }
             let known = host.neighbours.iter().find(|n| Some(n.index) == bridge && n.address == address);
@@ -117,7 +117,7 @@ fn containers(facts: &Facts, daemon: &Daemon) -> Vec<Finding> {
                         .found(format!("{address} is the container {name}'s, and somebody else on {on} answers for it"))
                         .seen(format!("neighbour {address} is at {text}, the container at {}", container.mac.map(|b| format!("{b:02x}")).join(":")))
                         .advise(format!("take the address from whoever has that link-layer address (`bridge fdb show br {on}` says behind which port), then forget it"))
-                        .run(facts.as_root(format!("ip neighbour del {address} dev {on}"))),
+                        .run(facts.as_root(format!("ip neighbour del {address} dev {}", word(on)))),
                 );
             }
         }

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::super::facts::{Daemon, carries, endpoint};
-use super::super::firewall::{End, Owner, Packet, Pass, Place, commands, place, walk};
+use super::super::firewall::{End, Owner, Packet, Pass, Place, place, remedy, walk};
 use super::super::{Check, Facts, Finding, Kind};
 use crate::api::Status;
 use crate::plan::MAIN;
@@ -183,7 +183,7 @@ impl Judge<'_> {
                 }
                 Heard::Answers | Heard::NoSession => {}
             }
-            Some(self.remedy(finding, commands(&end, owner, pass)))
+            Some(remedy(finding, self.facts, self.listing, &end, pass))
         };
         seen.into_iter().filter_map(finding).collect()
     }
@@ -250,7 +250,7 @@ impl Judge<'_> {
                     end.base
                 ));
             }
-            findings.push(self.remedy(finding, commands(&end, owner, Pass::Between(from, to))));
+            findings.push(remedy(finding, self.facts, self.listing, &end, Pass::Between(from, to)));
         }
         if let (true, Some(unanswered)) = (findings.is_empty(), self.unanswered()) {
             findings.push(
@@ -301,17 +301,12 @@ impl Judge<'_> {
                 .found(format!("{} drops pings that come out of {device} to this host", owner.name()))
                 .seen(place(&end))
                 .advise("if peers are not meant to reach this host itself, all is well");
-            let finding = self.remedy(finding, commands(&end, owner, Pass::Pings(device)));
+            let finding = remedy(finding, self.facts, self.listing, &end, Pass::Pings(device));
             if !findings.contains(&finding) {
                 findings.push(finding);
             }
         }
         findings
-    }
-
-    fn remedy(&self, mut finding: Finding, commands: Vec<String>) -> Finding {
-        finding.commands = commands.into_iter().map(|command| self.facts.as_root(command)).collect();
-        finding
     }
 }
 
@@ -325,7 +320,7 @@ fn second(network: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use linux::nft::{Decision, Expression, Family, ListedChain};
+    use linux::nft::{Decision, Expression, Family, ListedChain, ListedTable};
 
     use super::super::super::facts::tests::{mute, status};
     use super::super::super::firewall::tests::{chain, udp_to};
@@ -373,6 +368,22 @@ mod tests {
         });
         assert_eq!(ids(&findings), ["firewall-in"]);
         assert!(findings[0].evidence[1].contains("was answered"), "{findings:?}");
+    }
+
+    #[test]
+    fn no_command_is_told_that_would_be_refused_or_read_as_another() {
+        let owned = |facts: &mut Facts| {
+            put(facts, vec![chain(INET, "input", Some((1, true)), vec![])]);
+            let table = ListedTable { family: INET.0, name: INET.1.into(), dormant: false, owned: true };
+            facts.host.filters.as_mut().unwrap().tables.push(table);
+        };
+        let findings = found(&CHECK, owned);
+        assert_eq!(ids(&findings), ["firewall-in", "firewall-inner"]);
+        assert!(findings.iter().all(|finding| finding.commands.is_empty()), "{findings:?}");
+        assert!(findings[0].evidence.iter().any(|line| line.contains("flag owner")), "{findings:?}");
+        let strange =
+            |facts: &mut Facts| put(facts, vec![chain((INET.0, "a;$(id)"), "input", Some((1, true)), vec![])]);
+        assert!(found(&CHECK, strange).iter().all(|finding| finding.commands.is_empty()));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use super::super::{Check, Facts, Finding, Kind};
+use super::super::{Check, Facts, Finding, Kind, word};
 
 static KEEPALIVE: Kind =
     Kind::warning("nat-keepalive", "this host is behind NAT, and nothing keeps the way from a peer to it open");
@@ -46,7 +46,7 @@ fn check(facts: &Facts) -> Vec<Finding> {
                         names.join(", "),
                         daemon.file()
                     ))
-                    .run(facts.as_root(format!("adit reload --device {device}"))),
+                    .run(facts.as_root(format!("adit reload --device {}", word(device)))),
             );
         }
         if let Some(network) = &status.network {

@@ -1,7 +1,7 @@
 //! How large a packet the way to each peer takes, as probes have just measured: authentic ones of the daemon, which only the peer can answer.
 
 use super::super::facts::endpoint;
-use super::super::{Check, Facts, Finding, Kind};
+use super::super::{Check, Facts, Finding, Kind, word};
 use crate::api::PeerExamination;
 use crate::api::status::PeerStatus;
 use crate::config::TransportKind;
@@ -79,7 +79,7 @@ fn mend(
     let outer = size + underlay::overhead(TransportKind::Sealed, at.ip()) as u64;
     let six = if at.is_ipv6() { "-6 " } else { "" };
     let gateway = way.gateway.map_or(String::new(), |gateway| format!("via {gateway} "));
-    let device = facts.host.device(way.device);
+    let device = word(facts.host.device(way.device));
     finding.run(facts.as_root(format!("ip {six}route replace {} {gateway}dev {device} mtu {outer}", at.ip())))
 }
 

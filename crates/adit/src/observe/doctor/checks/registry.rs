@@ -1,6 +1,6 @@
 //! The registry of a network, and this node's lease in it.
 
-use super::super::{Check, Facts, Finding, Kind};
+use super::super::{Check, Facts, Finding, Kind, word};
 use crate::observe::human;
 
 /// A lease that ends sooner was not renewed for most of its life: it lives a day, and is renewed each hour.
@@ -41,7 +41,7 @@ fn check(facts: &Facts) -> Vec<Finding> {
             findings.push(
                 finding
                     .advise("a token is made on the host of the authority, by `adit token create`")
-                    .run(facts.as_root(format!("adit down --device {device} --purge")))
+                    .run(facts.as_root(format!("adit down --device {} --purge", word(device))))
                     .run(facts.as_root("adit join TOKEN")),
             );
             // What else there is follows from that.
@@ -63,7 +63,7 @@ fn check(facts: &Facts) -> Vec<Finding> {
             } else {
                 "on the host of the registry: is it up, is the daemon running, and is that TCP port open to this host?"
             };
-            findings.push(finding.advise(advice).run(format!("adit status --device {device}")));
+            findings.push(finding.advise(advice).run(format!("adit status --device {}", word(device))));
         }
         match (network.lease.as_str(), network.lease_s) {
             ("held" | "reserved", Some(left)) if left < SOON && network.lease == "held" => findings.push(
@@ -86,7 +86,7 @@ fn check(facts: &Facts) -> Vec<Finding> {
                         .advise(
                             "see what else is found of the registry; a network without a free subnet needs a wider one",
                         )
-                        .run(format!("adit status --device {device}")),
+                        .run(format!("adit status --device {}", word(device))),
                 );
             }
         }

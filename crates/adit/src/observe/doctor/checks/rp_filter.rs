@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::super::facts::{Daemon, Host, endpoint};
-use super::super::{Check, Facts, Finding, Kind};
+use super::super::{Check, Facts, Finding, Kind, word};
 
 static UNDERLAY: Kind = Kind::broken(
     "rp-filter-underlay",
@@ -71,7 +71,7 @@ fn check(facts: &Facts) -> Vec<Finding> {
             .found(format!("{} packets were dropped by a strict reverse-path filter just now", after - before))
             .seen(format!("IPReversePathFilter in /proc/net/netstat went from {before} to {after}"));
         for name in strict {
-            finding = finding.run(facts.as_root(format!("sysctl -w net/ipv4/conf/{name}/rp_filter=2")));
+            finding = finding.run(facts.as_root(format!("sysctl -w net/ipv4/conf/{}/rp_filter=2", word(name))));
         }
         findings.push(finding);
     }
@@ -82,7 +82,7 @@ fn loosen(finding: Finding, facts: &Facts, device: &str) -> Finding {
     let value = |name: &str| facts.host.setting(&["net", "ipv4", "conf", name, "rp_filter"]).unwrap_or(0);
     finding
         .seen(format!("rp_filter of {device} is {}, of all {}: the larger counts", value(device), value("all")))
-        .run(facts.as_root(format!("sysctl -w net/ipv4/conf/{device}/rp_filter=2")))
+        .run(facts.as_root(format!("sysctl -w net/ipv4/conf/{}/rp_filter=2", word(device))))
 }
 
 /// The larger of the device's and that of all counts (ip-sysctl.rst of the kernel).

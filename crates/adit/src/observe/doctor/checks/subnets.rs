@@ -6,7 +6,7 @@ use linux::netlink::{PROTOCOL, Route, RouteKind};
 
 use super::super::facts::{Answer, Daemon};
 use super::super::policy;
-use super::super::{Check, Facts, Finding, Kind};
+use super::super::{Check, Facts, Finding, Kind, word};
 use super::neighbours::owner;
 use crate::api::Status;
 use crate::plan::{ALIAS, MAIN};
@@ -158,7 +158,7 @@ fn explain(finding: Finding, facts: &Facts, route: &Route) -> Finding {
     let whose = owner(via, facts).map_or(String::new(), |owner| format!(", which is {owner}'s"));
     let finding = finding
         .seen(format!("{}{by} dev {via}{metric}{whose}", route.destination))
-        .run(facts.as_root(format!("ip {six}route del {}{by} dev {via}{metric}", route.destination)));
+        .run(facts.as_root(format!("ip {six}route del {}{by} dev {}{metric}", route.destination, word(via))));
     match (owner(via, facts), route.protocol) {
         (Some("Docker"), _) => finding.advise(
             "it comes back with the network: make that anew with another `--subnet` (`docker network ls` has its name), or set \
@@ -275,6 +275,16 @@ mod tests {
             status(facts).peers[0].allowed_ips = vec!["0.0.0.0/1".parse().unwrap(), "128.0.0.0/1".parse().unwrap()];
         });
         assert_eq!(ids(&halves), [""; 0]);
+    }
+
+    #[test]
+    fn a_device_whose_name_is_a_command_is_quoted() {
+        let findings = found(&CHECK, |facts| {
+            facts.host.links.push(link(8, "b\u{1b};$(id)", Some("dummy")));
+            facts.host.routes.push(route("10.77.0.2/32", 8, 3));
+            facts.daemons[0].behind.clear();
+        });
+        assert_eq!(findings[0].commands, ["ip route del 10.77.0.2/32 dev 'b\u{1b};$(id)'"]);
     }
 
     #[test]

@@ -4,8 +4,8 @@ use linux::netlink::Link;
 use linux::nft::Listing;
 
 use super::super::facts::{Daemon, Host};
-use super::super::firewall::{End, Owner, Packet, Pass, Place, commands, place, walk, walk_bridge};
-use super::super::{Check, Facts, Finding, Kind};
+use super::super::firewall::{End, Owner, Packet, Pass, Place, place, remedy, walk, walk_bridge};
+use super::super::{Check, Facts, Finding, Kind, word};
 use crate::api::Status;
 use crate::api::status::SwitchStatus;
 
@@ -69,7 +69,7 @@ fn looped(switch: &SwitchStatus) -> Option<Finding> {
         "take one of the two ways away: what joins the bridges beside the tunnel, or the peer. Some five seconds later all is as before",
     );
     Some(match &switch.bridge {
-        Some(bridge) => finding.run(format!("ip -brief link show master {bridge}")),
+        Some(bridge) => finding.run(format!("ip -brief link show master {}", word(bridge))),
         None => finding,
     })
 }
@@ -84,7 +84,7 @@ fn unplugged(facts: &Facts, daemon: &Daemon, (bridge, device): (&str, &Link)) ->
                  {name} is plugged into it as soon as it is there"
             ));
         return Some(match &daemon.unit {
-            Some(unit) => finding.run(facts.as_root(format!("journalctl -u {unit} -n 20"))),
+            Some(unit) => finding.run(facts.as_root(format!("journalctl -u {} -n 20", word(unit)))),
             None => finding,
         });
     };
@@ -94,12 +94,12 @@ fn unplugged(facts: &Facts, daemon: &Daemon, (bridge, device): (&str, &Link)) ->
             UNPLUGGED
                 .found(format!("{name} is a port {now}, and not of {bridge}"))
                 .advise("the daemon plugs it in again within two seconds: if that does not last, somebody takes it out each time")
-                .run(facts.as_root(format!("ip link set {name} master {bridge}"))),
+                .run(facts.as_root(format!("ip link set {} master {}", word(name), word(bridge)))),
         );
     }
     (!there.up).then(|| {
         let finding = UNPLUGGED.found(format!("{bridge}, of which {name} is a port, is down"));
-        finding.run(facts.as_root(format!("ip link set {bridge} up")))
+        finding.run(facts.as_root(format!("ip link set {} up", word(bridge))))
     })
 }
 
@@ -155,10 +155,8 @@ fn packet(v6: bool, from: &(String, u32), to: &(String, u32)) -> Packet {
 fn told(facts: &Facts, listing: &Listing, end: &End, (from, to): (&str, &str)) -> Finding {
     let owner = Owner::of(end, listing);
     let way = if from == to { format!("goes over {from}") } else { format!("goes from {from} to {to}") };
-    let mut finding = FILTERED.found(format!("{} drops what {way}", owner.name())).seen(place(end));
-    finding.commands = commands(end, owner, Pass::Between(from, to));
-    finding.commands.iter_mut().for_each(|command| *command = facts.as_root(&*command));
-    finding
+    let finding = FILTERED.found(format!("{} drops what {way}", owner.name())).seen(place(end));
+    remedy(finding, facts, listing, end, Pass::Between(from, to))
 }
 
 /// A bridge drops what is longer than the port it is to leave by, and tells nobody.

@@ -9,6 +9,8 @@ pub(crate) use walk::{End, Packet, Place, walk, walk_bridge};
 
 use linux::nft::{Family, Listing};
 
+use super::{Facts, Finding, is_plain};
+
 /// Who keeps a set of rules, as far as that can be seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Owner {
@@ -67,8 +69,30 @@ pub(crate) enum Pass<'a> {
     Between(&'a str, &'a str),
 }
 
+/// Says what to type, where that is for others to do.
+pub(crate) fn remedy(mut finding: Finding, facts: &Facts, listing: &Listing, end: &End, pass: Pass<'_>) -> Finding {
+    let owner = Owner::of(end, listing);
+    if owner == Owner::Nft && listing.table(end.family, &end.table).is_some_and(|table| table.owned) {
+        let sentence =
+            "a program that runs has made that table its own (flag owner): the kernel lets nobody else change it";
+        finding.evidence.push(sentence.into());
+        return finding;
+    }
+    let (one, other) = match pass {
+        Pass::In(_) | Pass::Out(_) => (None, None),
+        Pass::Pings(device) => (Some(device), None),
+        Pass::Between(from, to) => (Some(from), Some(to)),
+    };
+    let mut names = [Some(end.base.as_str()), Some(&end.table), one, other].into_iter().flatten();
+    // Both a shell and nft would read such a name as something else.
+    if names.all(is_plain) {
+        finding.commands.extend(commands(end, owner, pass).into_iter().map(|command| facts.as_root(command)));
+    }
+    finding
+}
+
 /// What to type so that the rules that ended a packet let such through.
-pub(crate) fn commands(end: &End, owner: Owner, pass: Pass<'_>) -> Vec<String> {
+fn commands(end: &End, owner: Owner, pass: Pass<'_>) -> Vec<String> {
     let program = if end.family == Family::Ip6 { "ip6tables" } else { "iptables" };
     let place = format!("{} {} {}", end.family, end.table, end.base);
     match owner {
