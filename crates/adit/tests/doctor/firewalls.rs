@@ -121,3 +121,26 @@ fn the_policy_of_docker_that_cuts_containers_off_is_found_and_opened() {
         assert!(!patient.mend(&finding).is_broken());
     }
 }
+
+#[test]
+fn tables_of_the_former_iptables_are_told_of_once_they_do_something() {
+    let (bed, places) = pair("plain", |_| ());
+    let patient = Patient::of(bed.host(1), &places[0]);
+    let legacy = |line: &str| {
+        let mut command = patient.command("iptables-legacy");
+        command.args(line.split(' '));
+        bed.host(1).namespace.run(|| command.output()).unwrap().is_ok_and(|output| output.status.success())
+    };
+    // Where the kernel or the host has none of it there is nothing to be seen.
+    if !legacy("-L INPUT") {
+        return;
+    }
+    assert!(patient.examine().find("firewall-legacy").is_none());
+    for (plant, undo) in [("-A INPUT -j ACCEPT", "-F INPUT"), ("-P FORWARD DROP", "-P FORWARD ACCEPT")] {
+        assert!(legacy(plant));
+        let finding = patient.examine().find("firewall-legacy").unwrap_or_else(|| panic!("{plant}"));
+        assert!(finding.evidence.contains("iptables filter"), "{finding:?}");
+        assert!(legacy(undo));
+        assert!(patient.examine().find("firewall-legacy").is_none(), "{undo}");
+    }
+}

@@ -20,11 +20,13 @@
 //! they come out as those of the `nft` program do, which therefore can show them), this file speaks with the kernel.
 
 mod expression;
+mod legacy;
 mod listing;
 mod number;
 mod ruleset;
 mod trace;
 
+pub use legacy::is_legacy_table_idle;
 pub use listing::{
     Decision, Element, Expression, ListedBase, ListedChain, ListedRule, ListedSet, ListedTable, Listing,
 };

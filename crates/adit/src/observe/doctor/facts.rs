@@ -45,7 +45,7 @@ pub struct Host {
     pub neighbours: Vec<Neighbour>,
     /// The packet filters of nf_tables.
     pub filters: Seen<Listing>,
-    /// Tables of the former iptables that are in use, which cannot be read as those of nf_tables.
+    /// Tables of the former iptables that have rules, or policies that drop, which cannot be read as those of nf_tables.
     pub legacy_tables: Vec<String>,
     /// Kernel settings by their path under `/proc/sys`, with dots between its parts; devices' names are one part.
     pub settings: BTreeMap<String, i64>,

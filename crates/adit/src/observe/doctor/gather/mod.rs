@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use linux::netlink::{Link, Netlink};
-use linux::nft::{Listing, Nft};
+use linux::nft::{Listing, Nft, is_legacy_table_idle};
 use linux::privilege::{self, Capability};
 use linux::{clock, cpu, sysctl};
 
@@ -70,12 +70,13 @@ fn filters() -> Seen<Listing> {
     Ok(listing)
 }
 
-/// Tables that the former iptables has loaded; each is a line.
+/// Tables of the former iptables that do something, or of which that is not known. One that is only registered, as listing it is enough for, has no rule.
 fn legacy_tables() -> Vec<String> {
     let mut tables = Vec::new();
-    for (file, program) in [("ip_tables_names", "iptables"), ("ip6_tables_names", "ip6tables")] {
+    for (v6, file, program) in [(false, "ip_tables_names", "iptables"), (true, "ip6_tables_names", "ip6tables")] {
         let text = fs::read_to_string(Path::new("/proc/thread-self/net").join(file)).unwrap_or_default();
-        tables.extend(text.lines().map(|line| format!("{program} {line}")));
+        let in_use = text.lines().filter(|table| !is_legacy_table_idle(v6, table).unwrap_or(false));
+        tables.extend(in_use.map(|table| format!("{program} {table}")));
     }
     tables
 }
