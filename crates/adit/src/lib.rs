@@ -20,7 +20,7 @@
 //! | [`resolver`] | names of nodes and containers, for those who ask on this host |
 //! | [`notify`] | what the service manager is told |
 //! | [`subnet_env`] | the lease in flannel's format, for CNI plugins and others |
-//! | [`unit`] | which unit of systemd starts a configuration |
+//! | [`mod@unit`] | which unit of systemd starts a configuration |
 //! | [`underlay`] | where peers are, and how large a packet the way to each takes |
 //! | [`plan`] | from what the host should look like and what it looks like, the steps between |
 //! | [`apply`] | changes to the host, and taking them back |
