@@ -178,7 +178,9 @@ fn other_tunnels(journey: &Journey) -> BTreeSet<(String, String)> {
                     continue;
                 };
                 let is_read = |later: &Hop| later.host == hop.host && matches!(later.place, Place::Worker { .. });
-                if !leg.hops.iter().skip(number + 1).any(is_read) {
+                // Where records are missing, it may be that of the daemon that was asked.
+                let is_whole = journey.hosts.get(hop.host).is_some_and(|host| host.lost_records == 0);
+                if is_whole && !leg.hops.iter().skip(number + 1).any(is_read) {
                     found.insert((name.clone(), journey.host(hop).to_owned()));
                 }
             }
