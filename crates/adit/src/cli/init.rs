@@ -9,7 +9,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use super::{Places, output, service, token::Lifetime};
 use crate::Result;
 use crate::config::{PublicIp, RegistryAt};
-use crate::network::admin::{self, Founding};
+use crate::network::founding::{self, Founding};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -161,7 +161,7 @@ impl Arguments {
             password_file: self.etcd.etcd_password_file,
             token: self.token.terms(),
         };
-        let founded = admin::found(founding, &directories)?;
+        let founded = founding::found(founding, &directories)?;
         let (start, started) = service::start(&self.config, &directories, self.no_start);
         output::print(&format!(
             "The {} is made, and this host is its first node, {}.\n\

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::init::Reached;
 use super::{Places, output, service};
-use crate::network::admin::{self, Joining};
+use crate::network::founding::{self, Joining};
 use crate::{Failure, Result};
 
 /// The longest token that is read.
@@ -83,7 +83,7 @@ impl Arguments {
             device: self.device,
             listen: self.listen,
         };
-        let joined = admin::join(joining, &directories)?;
+        let joined = founding::join(joining, &directories)?;
         let (start, started) = service::start(&self.config, &directories, self.no_start);
         output::print(&format!(
             "This host is a node of the {} now, {}.\nWritten: {} and {}\n{}\n{start}",

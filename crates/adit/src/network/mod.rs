@@ -17,11 +17,13 @@
 //! | `clients.rs` | phones and laptops |
 //! | `places.rs` | where this host is reached |
 //! | `notes.rs` | what is noted for the next start |
-//! | `admin.rs` | what the verbs do: `init`, `join`, `token`, `node`, `secret`, `client` |
+//! | `founding.rs` | `init` and `join`: networks are made and joined |
+//! | `admin.rs` | `token`, `node`, `secret`, `client`: what is decided in one |
 
 pub mod admin;
 mod agent;
 pub mod clients;
+pub mod founding;
 mod host;
 mod lease;
 mod member;
