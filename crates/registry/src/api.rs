@@ -13,3 +13,6 @@ pub mod etcdserverpb {
 pub mod enrolment {
     tonic::include_proto!("adit.enrolment.v1");
 }
+
+/// The key of what goes with the refusal of a user who was put out (metadata of gRPC, bytes): see `docs/NETWORK.md`.
+pub(crate) const FAREWELL: &str = "adit-farewell-bin";

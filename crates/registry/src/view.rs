@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use crate::client::{Event, KeyValue, Listing, Update};
 use crate::schema::{Backend, Key, NetworkConfig, Prefix, Subnets};
-use crate::trust::{Anchor, Bundle, Record, Serial, TrustError, sha256};
+use crate::trust::{Anchor, Bundle, Record, Serial, Tombstone, TrustError, sha256};
 use known::Nodes;
 use read::{Entry, What};
 use removals::Removals;
@@ -167,6 +167,25 @@ impl View {
         self.unsaved = true;
         self.settle_all_heard();
         Ok(())
+    }
+
+    /// Takes in that a node was removed, as the registry tells one that it refuses; answers whether that is news.
+    ///
+    /// # Errors
+    /// The authority did not say it.
+    pub fn bury(&mut self, signed: &[u8]) -> Result<bool, TrustError> {
+        let tombstone = Tombstone::open(signed, &self.setting.anchor)?;
+        Ok(self.put_out(tombstone, signed.to_vec()))
+    }
+
+    fn put_out(&mut self, tombstone: Tombstone, signed: Vec<u8>) -> bool {
+        let is_new = self.removals.add(tombstone, signed);
+        if is_new {
+            self.nodes.forget(tombstone.serial);
+            self.changed = true;
+            self.unsaved = true;
+        }
+        is_new
     }
 
     /// Takes in that we hold nothing any more.
@@ -328,11 +347,7 @@ impl View {
     fn tombstone(&mut self, number: u64, value: &[u8]) -> Option<Box<str>> {
         match read::tombstone(number, value, &self.setting.anchor) {
             Ok((tombstone, signed)) => {
-                if self.removals.add(tombstone, signed) {
-                    self.nodes.forget(tombstone.serial);
-                    self.changed = true;
-                    self.unsaved = true;
-                }
+                self.put_out(tombstone, signed);
                 None
             }
             Err(fault) => Some(fault),

@@ -423,7 +423,7 @@ fn t3_time_without_a_registry_counts_against_nobody() {
     world.publish(&paris, 1, subnet(2));
     world.list(MINUTE);
     world.publish(&rome, 1, subnet(2));
-    world.tell(&Update::Lost { reason: "down".into(), is_stranger: false });
+    world.tell(&Update::Lost { reason: "down".into(), is_stranger: false, farewell: None });
     world.now += 5 * TTL;
     world.tell(&Update::Back);
     world.list(MINUTE);
@@ -579,8 +579,15 @@ fn t5_nobody_but_the_authority_removes_or_renumbers() {
     assert!(!world.put(&format!("{}adit/else", prefix.all()), b"x".to_vec()));
     assert!(!world.put(&format!("{}other-tool", prefix.all()), b"x".to_vec()));
     assert_eq!(world.problems().len(), 6, "{:?}", world.problems());
+    // Nor does a registry that refuses us, and says that we are out.
+    let us = |authority: registry::trust::Authority, number| authority.bury(&Tombstone { number, serial: 1 });
+    assert!(world.view.bury(&us(other_authority(), 1)).is_err() && world.view.bury(b"out").is_err());
     assert_eq!(world.holders(), [(2, subnet(2))]);
     assert!(world.view.alarms().is_empty());
+    // The authority's word does, remembered, and without the removals of others that a registry did not tell of.
+    assert!(world.view.bury(&us(authority(), 3)).unwrap() && !world.view.bury(&us(authority(), 3)).unwrap());
+    world.restart(setting(authority().anchor(), adit(), Some(1)));
+    assert!(world.view.removed(1) && world.view.alarms().is_empty());
 }
 
 #[test]

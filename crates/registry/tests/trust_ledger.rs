@@ -420,6 +420,13 @@ fn what_a_removed_node_held_is_free_and_it_may_nothing() {
     assert_eq!(rules.put("node-2", subnet(2), &rome.value(2, subnet(2)), 5, present), Ok(()));
     assert!(rules.put("node-1", subnet(2), &stale, 5, None).unwrap_err().contains("was removed"));
     assert!(!policy.is_valid("node-1") && policy.is_valid("node-2") && policy.is_valid("root"));
+    // It is told so by the authority, and nobody else is told anything.
+    let farewell = policy.farewell("node-1").unwrap();
+    let told = Tombstone::open(&farewell, &books.ledger.anchor()).unwrap();
+    assert_eq!((told, books.ledger.tombstones().unwrap()), (Tombstone { number: 1, serial: 1 }, vec![(1, farewell)]));
+    for user in ["node-2", "node-9", "node-x", "root", ""] {
+        assert_eq!(policy.farewell(user), None);
+    }
 }
 
 #[test]

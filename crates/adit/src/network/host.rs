@@ -222,4 +222,8 @@ impl Policy for HostPolicy {
     fn still_valid(&self, who: &Principal) -> bool {
         self.0.is_valid(&who.0)
     }
+
+    fn farewell(&self, user: &str) -> Option<Vec<u8>> {
+        self.0.farewell(user)
+    }
 }

@@ -1,5 +1,7 @@
 //! The quick start, as it is written.
 
+use std::fs;
+
 use crate::bed::{Bed, wait_for};
 use crate::world::{Daemon, Node, all_talk, network};
 
@@ -72,11 +74,30 @@ fn a_removed_node_is_out_everywhere_and_for_good() {
 }
 
 #[test]
-fn a_node_that_was_away_when_it_was_removed_is_told_what_is_probable() {
+fn a_node_that_was_away_when_it_was_removed_is_told_so() {
     let bed = Bed::new(2);
     let nodes: Vec<Node<'_>> = bed.hosts.iter().map(Node::new).collect();
     network(&nodes, &[]).into_iter().for_each(Daemon::terminate);
     nodes[0].adit(&["node", "remove", "host2"]);
+    let daemon = nodes[1].up();
+    wait_for("the outage to be said", || daemon.network().registry_problem);
+    assert_eq!(daemon.network().removed, None);
+    let one = nodes[0].up();
+    let told = daemon.await_problem("has been removed from the network by its authority");
+    one.terminate();
+    daemon.terminate();
+    assert_eq!(nodes[1].up().network().removed, Some(told), "it is remembered");
+}
+
+#[test]
+fn a_node_that_the_registry_does_not_know_is_told_what_is_probable() {
+    let bed = Bed::new(2);
+    let nodes: Vec<Node<'_>> = bed.hosts.iter().map(Node::new).collect();
+    network(&nodes, &[]).into_iter().for_each(Daemon::terminate);
+    // As where the authority was brought back from a copy that is older than this node.
+    let credential = nodes[1].path("state/adit0.network/credential");
+    let known = fs::read_to_string(&credential).unwrap();
+    fs::write(&credential, known.replacen("node-2:", "node-9:", 1)).unwrap();
     let daemon = nodes[1].up();
     wait_for("the outage to be said", || daemon.network().registry_problem);
     assert_eq!(daemon.network().removed, None);

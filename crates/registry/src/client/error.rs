@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tonic::{Code, Status};
 
+use crate::api::FAREWELL;
+
 /// Why a registry did not do what it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
@@ -19,6 +21,8 @@ pub enum ClientError {
         endpoint: String,
         /// Who we said we are.
         user: Option<String>,
+        /// With what proof that this user was put out, if it is adit's registry: signed bytes, not yet believed.
+        farewell: Option<Vec<u8>>,
     },
     /// It knows us, and does not let us.
     #[error("the registry at {endpoint} does not permit this ({reason}): give the user a role with the right to it")]
@@ -60,9 +64,9 @@ impl ClientError {
     pub(super) fn refused(endpoint: &str, user: Option<&str>, status: &Status) -> Self {
         let (endpoint, reason) = (endpoint.to_owned(), words(status.message()));
         match status.code() {
-            Code::Unauthenticated => Self::Unauthenticated { endpoint, user: user.map(str::to_owned) },
+            Code::Unauthenticated => Self::unknown(endpoint, user, status),
             Code::InvalidArgument if says(status, "authentication failed") || says(status, "user name is empty") => {
-                Self::Unauthenticated { endpoint, user: user.map(str::to_owned) }
+                Self::unknown(endpoint, user, status)
             }
             Code::PermissionDenied => Self::Denied { endpoint, reason },
             Code::OutOfRange if says(status, "compacted") => Self::Compacted,
@@ -71,6 +75,16 @@ impl ClientError {
             _ => Self::Refused { endpoint, reason },
         }
     }
+
+    fn unknown(endpoint: String, user: Option<&str>, status: &Status) -> Self {
+        Self::Unauthenticated { endpoint, user: user.map(str::to_owned), farewell: farewell(status) }
+    }
+}
+
+/// A user who was put out is told so by this: signed bytes.
+fn farewell(status: &Status) -> Option<Vec<u8>> {
+    let bytes = status.metadata().get_bin(FAREWELL)?.to_bytes().ok()?;
+    Some(bytes.to_vec())
 }
 
 fn says(status: &Status, words: &str) -> bool {

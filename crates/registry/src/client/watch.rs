@@ -39,6 +39,8 @@ pub enum Update {
         reason: String,
         /// Whether it answers, and refuses the user or its password.
         is_stranger: bool,
+        /// With what proof that we were put out: signed bytes, not yet believed.
+        farewell: Option<Vec<u8>>,
     },
     /// It can be followed again. The listing was told.
     Back,
@@ -252,10 +254,13 @@ impl Follower {
             return Ok(());
         }
         self.is_listed = false;
-        let is_stranger = matches!(error, ClientError::Unauthenticated { user: Some(_), .. });
+        let (is_stranger, farewell) = match error {
+            ClientError::Unauthenticated { user: Some(_), farewell, .. } => (true, farewell.clone()),
+            _ => (false, None),
+        };
         if !self.is_lost || (is_stranger && !self.is_stranger) {
             (self.is_lost, self.is_stranger) = (true, is_stranger);
-            self.tell(Update::Lost { reason: error.to_string(), is_stranger }).await?;
+            self.tell(Update::Lost { reason: error.to_string(), is_stranger, farewell }).await?;
         }
         self.rest().await;
         Ok(())

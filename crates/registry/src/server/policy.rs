@@ -67,6 +67,11 @@ pub trait Policy: Send + Sync + 'static {
     /// Whether they are still welcome. Once this is no, their tokens are void, and their watches end within a second.
     fn still_valid(&self, who: &Principal) -> bool;
 
+    /// What goes with the refusal of a user who was put out, so that they know for certain: bytes that prove it by themselves, and that anybody may see.
+    fn farewell(&self, _user: &str) -> Option<Vec<u8>> {
+        None
+    }
+
     /// Who it is that comes without a token. None: nobody may.
     fn anonymous(&self) -> Option<Principal> {
         None

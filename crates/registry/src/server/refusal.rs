@@ -1,6 +1,11 @@
 //! What a request is refused with: etcd's words and codes (its `api/v3rpc/rpctypes`), by which its clients know what happened.
 
-use tonic::{Code, Status};
+use tonic::{
+    Code, Status,
+    metadata::{MetadataMap, MetadataValue},
+};
+
+use crate::api::FAREWELL;
 
 /// Why a request was not served.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +40,9 @@ pub(super) enum Refusal {
     UserEmpty,
     #[error("etcdserver: authentication failed, invalid user ID or password")]
     AuthFailed,
+    /// The same, with the proof that whoever had this name was put out.
+    #[error("etcdserver: authentication failed, invalid user ID or password")]
+    PutOut(Vec<u8>),
     #[error("etcdserver: authentication is not enabled")]
     AuthNotEnabled,
     #[error("etcdserver: invalid auth token")]
@@ -63,7 +71,8 @@ impl From<Refusal> for Status {
             | Refusal::DuplicateKey
             | Refusal::TooLarge
             | Refusal::UserEmpty
-            | Refusal::AuthFailed => Code::InvalidArgument,
+            | Refusal::AuthFailed
+            | Refusal::PutOut(_) => Code::InvalidArgument,
             Refusal::Compacted | Refusal::FutureRevision | Refusal::LeaseTtlTooLarge => Code::OutOfRange,
             Refusal::LeaseNotFound => Code::NotFound,
             Refusal::LeaseExists | Refusal::AuthNotEnabled => Code::FailedPrecondition,
@@ -73,7 +82,11 @@ impl From<Refusal> for Status {
             Refusal::Stopped => Code::Unavailable,
             Refusal::Store(_) => Code::Internal,
         };
-        Self::new(code, refusal.to_string())
+        let mut metadata = MetadataMap::new();
+        if let Refusal::PutOut(farewell) = &refusal {
+            metadata.insert_bin(FAREWELL, MetadataValue::from_bytes(farewell));
+        }
+        Self::with_metadata(code, refusal.to_string(), metadata)
     }
 }
 

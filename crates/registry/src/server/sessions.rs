@@ -85,10 +85,13 @@ impl Sessions {
         let policy = Arc::clone(&self.policy);
         let who = tokio::task::spawn_blocking(move || {
             let password = zeroize::Zeroizing::new(password);
-            policy.authenticate(&user, &password).filter(|who| policy.still_valid(who))
+            let who = policy.authenticate(&user, &password).filter(|who| policy.still_valid(who));
+            who.ok_or_else(|| policy.farewell(&user))
         });
-        let Some(who) = who.await.map_err(|_| Refusal::Stopped)? else {
-            return Err(if self.policy.anonymous().is_some() { Refusal::AuthNotEnabled } else { Refusal::AuthFailed });
+        let who = match who.await.map_err(|_| Refusal::Stopped)? {
+            Ok(who) => who,
+            Err(_) if self.policy.anonymous().is_some() => return Err(Refusal::AuthNotEnabled),
+            Err(farewell) => return Err(farewell.map_or(Refusal::AuthFailed, Refusal::PutOut)),
         };
         let mut secret = [0; 32];
         SystemRandom::new().fill(&mut secret).map_err(|_| Refusal::Store("the system has no random numbers".into()))?;

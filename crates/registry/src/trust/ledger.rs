@@ -27,7 +27,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
 use super::files::{FileError, PrivateDirectory};
-use super::{Anchor, Authority, Epoch, MAX_BUNDLE_NODES, Serial, TrustError, label, random, sha256};
+use super::{Anchor, Authority, Epoch, MAX_BUNDLE_NODES, Serial, Tombstone, TrustError, label, random, sha256};
 use books::Books;
 
 pub use join::{Admitted, Ask};
@@ -214,6 +214,15 @@ impl Ledger {
     /// The books cannot be read.
     pub fn is_in(&self, serial: Serial) -> Result<bool, LedgerError> {
         Ok(self.books()?.member(serial).is_some_and(|member| member.removed.is_none()))
+    }
+
+    /// The tombstone of a node that was removed.
+    ///
+    /// # Errors
+    /// The books cannot be read.
+    pub fn tombstone(&self, serial: Serial) -> Result<Option<Vec<u8>>, LedgerError> {
+        let number = self.books()?.member(serial).and_then(|member| member.removed);
+        Ok(number.map(|number| self.authority.bury(&Tombstone { number, serial })))
     }
 
     /// The books as they are, read again only if the file was replaced.

@@ -59,6 +59,11 @@ impl LedgerPolicy {
         user == "root" || node_of(user).is_some_and(|serial| self.ledger.is_in(serial).unwrap_or_else(unreadable))
     }
 
+    /// The tombstone of a user that is a removed node. It holds two numbers, and every node has it.
+    pub fn farewell(&self, user: &str) -> Option<Vec<u8>> {
+        node_of(user).and_then(|serial| self.ledger.tombstone(serial).unwrap_or_else(unreadable))
+    }
+
     /// Whether a user may read a range, whose ends are as in etcd's requests.
     pub fn may_read(&self, user: &str, key: &[u8], range_end: &[u8]) -> bool {
         if user == "root" {
@@ -170,7 +175,7 @@ fn is_for(reservation: &Present<'_>, record: &Record) -> bool {
 }
 
 /// Books that cannot be read let nobody in.
-fn unreadable(error: super::LedgerError) -> bool {
+fn unreadable<T: Default>(error: super::LedgerError) -> T {
     tracing::warn!("{error}");
-    false
+    T::default()
 }

@@ -184,8 +184,10 @@ impl View {
     /// What somebody should look at.
     pub fn alarms(&self) -> Vec<Alarm> {
         let mut alarms = Vec::new();
+        // Who is out himself is told of that removal alone, and of no other.
+        let is_out = self.setting.own.is_some_and(|own| self.removals.is_removed(own));
         let missing = self.removals.missing();
-        if !missing.is_empty() {
+        if !missing.is_empty() && !is_out {
             alarms.push(Alarm::Withheld(missing));
         }
         alarms.extend(self.contradiction.clone().map(Alarm::Configuration));

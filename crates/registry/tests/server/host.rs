@@ -254,4 +254,8 @@ impl Policy for Nodes {
     fn still_valid(&self, who: &Principal) -> bool {
         !self.removed.lock().unwrap().contains(&who.0)
     }
+
+    fn farewell(&self, user: &str) -> Option<Vec<u8>> {
+        self.removed.lock().unwrap().contains(user).then(|| format!("{user} is out").into_bytes())
+    }
 }

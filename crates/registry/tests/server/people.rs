@@ -9,8 +9,10 @@ use registry::api::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest, PutRequest,
     RequestOp, TxnRequest, request_op::Request,
 };
+use registry::client::{self, ClientError, Update};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, transport::Channel};
+use tonic::{Code, Status, transport::Channel};
 
 use crate::{
     host::{Client, Host, Nodes, authenticate, end, run, until},
@@ -154,6 +156,11 @@ fn values_of_nodes_are_small() {
     });
 }
 
+/// The proof that comes with a refusal.
+fn farewell(refusal: &Status) -> Option<Vec<u8>> {
+    Some(refusal.metadata().get_bin("adit-farewell-bin")?.to_bytes().unwrap().to_vec())
+}
+
 #[test]
 fn a_removed_node_has_no_token_no_watch_and_no_way_back() {
     let (host, policy) = nodes();
@@ -171,12 +178,35 @@ fn a_removed_node_has_no_token_no_watch_and_no_way_back() {
         let channel = Channel::from_shared(format!("http://{}", host.at)).unwrap().connect().await.unwrap();
         let refused = authenticate(&channel, "node-1", "pw").await.unwrap_err();
         assert_eq!(refused.message(), "etcdserver: authentication failed, invalid user ID or password");
+        assert_eq!(farewell(&refused).as_deref(), Some(b"node-1 is out".as_slice()));
+        let wrong = authenticate(&channel, "node-2", "wrong").await.unwrap_err();
+        assert_eq!((wrong.message(), farewell(&wrong)), (refused.message(), None));
         two.put("/net/b", "node-2").await.unwrap();
         assert_eq!(other.next().await.events.len(), 1);
         // The token is void for good, also if the node is taken in again.
         policy.removed.lock().unwrap().clear();
         assert_eq!(one.list("/net/").await.unwrap_err().code(), Code::Unauthenticated);
         node(&host, 1).await.list("/net/").await.unwrap();
+    });
+}
+
+#[test]
+fn our_client_is_told_why_it_is_refused() {
+    let (host, policy) = nodes();
+    run(async {
+        let user = Some(("node-1".into(), "pw".to_owned().into()));
+        let options = client::Options { endpoints: vec![format!("http://{}", host.at)], user, ..Default::default() };
+        let client = client::Client::new(options).unwrap();
+        let mut watcher = client::Watcher::new(client.clone(), "/net/".into(), Duration::from_secs(60));
+        assert!(matches!(watcher.next().await, Update::Listing(_)));
+        policy.removed.lock().unwrap().insert("node-1".into());
+        let ClientError::Unauthenticated { farewell, .. } = client.list("/net/").await.unwrap_err() else {
+            panic!("it is refused for who it is");
+        };
+        assert_eq!(farewell.as_deref(), Some(b"node-1 is out".as_slice()));
+        let lost = timeout(Duration::from_secs(20), watcher.next()).await.expect("the outage is said");
+        let Update::Lost { is_stranger, farewell, .. } = lost else { panic!("{lost:?}") };
+        assert_eq!((is_stranger, farewell.as_deref()), (true, Some(b"node-1 is out".as_slice())));
     });
 }
 

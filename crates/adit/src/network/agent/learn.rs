@@ -22,13 +22,18 @@ impl Agent {
 
     fn take_in(&mut self, update: Update) -> Result<bool> {
         match &update {
-            Update::Lost { reason, is_stranger } => {
+            Update::Lost { reason, is_stranger, farewell } => {
                 let is_given = self.host.is_none() && self.settings.user.is_none() && self.member.has_credential();
                 self.is_stranger |= is_given && *is_stranger;
                 if self.lost.is_none() {
                     tracing::warn!("the registry cannot be reached: {reason}; traffic goes on");
                 }
                 self.lost = Some(reason.clone());
+                if let (Some(farewell), Some(view)) = (farewell, &mut self.view)
+                    && let Err(e) = view.bury(farewell)
+                {
+                    tracing::warn!("the registry says without proof that this node was removed: {e}");
+                }
             }
             Update::Back => {
                 self.is_stranger = false;
