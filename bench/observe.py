@@ -3,18 +3,20 @@
 
     cargo build --release
     sudo bench/observe.py                    # 20 interleaved pairs
+    sudo bench/observe.py --control          # and what the lookers alone cost
     sudo bench/observe.py --pairs 2 --seconds 1
 
 TCP from device to device of two daemons, sealed, each in a namespace; both daemons have [observe] in both runs. Looked at are both, by a program that
 listens to /events as a browser does and asks for /metrics once a second; what a browser spends on drawing is not the daemon's. Each pair measures both
 ways, one right after the other, in alternating order; the ratio is the geometric mean of the pairs' ratios with its 95 % interval (Student's t).
-Processor time is that of the two daemons, per gigabyte carried. Keep the machine quiet. Needs root, iproute2, iperf3; traffic stays inside the namespaces.
+Processor time is that of the two daemons, per gigabyte carried. The lookers share the processors with what is measured; --control adds a second tunnel
+that carries nothing and, to each pair, a third run in which they look at that one: what is lost there too is not due to the looked-at daemons' own work. Keep the machine quiet. Needs root, iproute2, iperf3; traffic stays inside the namespaces.
 """
 import argparse, json, os, statistics, subprocess, sys, tempfile, time
 
 from pairs import interval
 
-NAMES = ["adit-ob-a", "adit-ob-b"]
+NAMES = ["adit-ob-a", "adit-ob-b", "adit-ob-c", "adit-ob-d"]
 HERE = os.path.dirname(os.path.abspath(__file__))
 PAGE = "127.0.0.1:7790"
 
@@ -113,9 +115,9 @@ listen = "{PAGE}"
 
 
 def tcp(nodes, looked_at):
-    """Gigabits a second, processor seconds of the daemons per gigabyte, and how often the lookers got something."""
+    """Gigabits a second through a tunnel of two nodes, and processor seconds of its daemons per gigabyte, while somebody looks at some nodes."""
     listener = subprocess.Popen(["ip", "netns", "exec", nodes[1].name, "iperf3", "-s", "-1"], stdout=subprocess.DEVNULL)
-    lookers = [node.look() for node in nodes] if looked_at else []
+    lookers = [node.look() for node in looked_at]
     try:
         for _ in range(200):
             if ":5201" in sh(f"ip netns exec {nodes[1].name} ss -Htln"):
@@ -140,6 +142,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--adit", default=f"{HERE}/../target/release/adit")
 parser.add_argument("--pairs", type=int, default=20)
 parser.add_argument("--seconds", type=int, default=3)
+parser.add_argument("--control", action="store_true")
 parser.add_argument("--json", metavar="FILE")
 arguments = parser.parse_args()
 arguments.adit = os.path.abspath(arguments.adit)
@@ -149,32 +152,41 @@ nodes, seen = [], []
 with tempfile.TemporaryDirectory() as directory:
     try:
         os.chmod(directory, 0o755)
-        nodes = [Node(n, directory) for n in range(2)]
-        sh(f"ip -n {NAMES[0]} link add under0 type veth peer name under0 netns {NAMES[1]}")
-        for n, name in enumerate(NAMES, 1):
-            sh(f"ip -n {name} address add 192.0.2.{n}/24 dev under0 && ip -n {name} link set under0 up")
-        nodes[0].up(nodes[1])
-        nodes[1].up(nodes[0])
+        nodes = [Node(n, directory) for n in range(4 if arguments.control else 2)]
+        for one, other in zip(nodes[::2], nodes[1::2]):
+            sh(f"ip -n {one.name} link add under0 type veth peer name under0 netns {other.name}")
+            for node in (one, other):
+                sh(f"ip -n {node.name} address add 192.0.2.{node.number + 1}/24 dev under0 && ip -n {node.name} link set under0 up")
+            one.up(other)
+            other.up(one)
+        tunnel, bystanders = nodes[:2], nodes[2:]
         sh(f"ip netns exec {NAMES[0]} ping -c 1 -W 10 10.77.0.2")
-        tcp(nodes, False)
-        both = []
-        for pair in range(arguments.pairs):
-            order = [True, False] if pair % 2 == 0 else [False, True]
-            figures = {looked_at: tcp(nodes, looked_at) for looked_at in order}
-            both.append((figures[True], figures[False]))
+        tcp(tunnel, [])
+        ways = {"looked at": tunnel, "otherwise": [], **({"bystanders looked at": bystanders} if bystanders else {})}
+        rounds = []
+        for number in range(arguments.pairs):
+            # Each of the ways is first, second and last as often as the others.
+            order = [list(ways)[(number + at) % len(ways)] for at in range(len(ways))]
+            rounds.append({way: tcp(tunnel, ways[way]) for way in order})
     finally:
         for node in nodes:
             node.stop()
         clear()
 
-with_page, without = ([statistics.median(pair[side][n] for pair in both) for n in (0, 1)] for side in (0, 1))
-speeds = interval([a[0] / b[0] for a, b in both])
-# The less is spent, the better: above 1 is good, as with speed.
-costs = interval([b[1] / a[1] for a, b in both])
-print(f"looked at: {with_page[0]:.2f} Gb/s and {with_page[1]:.3f} s/GB, otherwise {without[0]:.2f} Gb/s and {without[1]:.3f} s/GB (medians of {arguments.pairs} pairs)")
-for what, (mean, low, high) in (("throughput", speeds), ("bytes per processor second", costs)):
-    print(f"  {what:27} x {mean:.3f}  [{low:.3f}, {high:.3f}]")
-print(f"  per run and daemon: {statistics.mean(s[0] for s in seen):.1f} states, {statistics.mean(s[1] for s in seen):.1f} scrapes of {seen[-1][2]} bytes")
+for way in ways:
+    speed, cost = (statistics.median(round[way][n] for round in rounds) for n in (0, 1))
+    print(f"{way:21} {speed:6.2f} Gb/s  {cost:.3f} s/GB (medians of {arguments.pairs})")
+result = {}
+for way, base in [("looked at", "otherwise"), ("bystanders looked at", "otherwise"), ("looked at", "bystanders looked at")][: 3 if bystanders else 1]:
+    print(f"{way} against {base}:")
+    # The less is spent, the better: above 1 is good, as with speed.
+    for what, ratios in (
+        ("throughput", [round[way][0] / round[base][0] for round in rounds]),
+        ("bytes per processor second", [round[base][1] / round[way][1] for round in rounds]),
+    ):
+        mean, low, high = result[f"{way} / {base}: {what}"] = interval(ratios)
+        print(f"  {what:27} x {mean:.3f}  [{low:.3f}, {high:.3f}]")
+print(f"per run and daemon: {statistics.mean(s[0] for s in seen):.1f} states, {statistics.mean(s[1] for s in seen):.1f} scrapes of {seen[-1][2]} bytes")
 if arguments.json:
     with open(arguments.json, "w") as file:
-        json.dump({"looked_at": with_page, "otherwise": without, "throughput": speeds, "efficiency": costs}, file, indent=1)
+        json.dump({"rounds": rounds, "ratios": result}, file, indent=1)
