@@ -208,16 +208,17 @@ fn of_three_hosts_the_longest_prefix_decides(transport: &'static str) {
             exchange_tcp(inner(bed.host(from), family), inner(bed.host(to), family), 100_003, 50_001);
         }
     }
-    let sent = |peer: usize| daemons[0].status().peers[peer].tx_packets;
+    let sent = |peer: usize| daemons[0].status().peers[peer].tx_bytes;
     for (host, nets) in [(2, ["10.42.8.1/32", "fd40:2:8::1/128"]), (3, ["10.42.7.1/32", "fd40:2:7::1/128"])] {
         for (family, net) in FAMILIES.into_iter().zip(nets) {
             let net: ipnet::IpNet = net.parse().unwrap();
             bed.host(host).netlink().add_address(1, net, true).unwrap();
             let before = [sent(0), sent(1)];
             exchange_udp(inner(bed.host(1), family), End::new(&bed.host(host).namespace, net.addr()), [100, 1300]);
+            // The last words of TCP connections may still come, and are shorter.
             let through = host - 2;
-            wait_for("the counter of the right peer", || (sent(through) == before[through] + 2).then_some(()));
-            assert_eq!(sent(1 - through), before[1 - through], "{net} is not behind the other");
+            wait_for("the counter of the right peer", || (sent(through) >= before[through] + 1400).then_some(()));
+            assert!(sent(1 - through) < before[1 - through] + 1300, "{net} is not behind the other");
         }
     }
 }
