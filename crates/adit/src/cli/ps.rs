@@ -56,7 +56,7 @@ fn text(containers: &[ContainerStatus], now: u64) -> String {
     let mut table = Table::new(&["NAME", "DOOR", "ADDRESS", "PORTS", "SINCE"]);
     for container in containers {
         let addresses: Vec<_> = container.addresses.iter().map(|net| net.addr().to_string()).collect();
-        let ports = if container.ports.is_empty() { "-".into() } else { container.ports.join(" ") };
+        let ports = human::ports(&container.ports);
         table.row([
             container.name.clone(),
             container.door.clone(),

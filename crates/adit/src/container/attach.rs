@@ -62,12 +62,27 @@ pub struct Request {
     pub process: Option<Process>,
 }
 
+/// Checks that the daemon looks where we do: else addresses and ports that are in use would be given again.
+fn check_store(node: &Node, store: &Store) -> Result<(), Fault> {
+    let Some(kept) = node.containers.as_ref().filter(|kept| store.whole_directory().as_ref() != Some(kept)) else {
+        return Ok(());
+    };
+    let state = kept.parent().unwrap_or(kept).display();
+    let sentence = format!(
+        "the daemon of {} keeps its containers in {state}, and this would be kept in {}; use the same: --state-dir {state}",
+        node.device,
+        store.directory().parent().unwrap_or(store.directory()).display(),
+    );
+    Err(Fault::new(FaultKind::NotReady, sentence))
+}
+
 /// Attaches a container: all of it or nothing.
 ///
 /// # Errors
 /// What could not be had or made. Everything is taken back, and there is no record.
 pub fn attach(node: &Node, store: &Store, request: &Request) -> Result<Record, Fault> {
     check_request(request)?;
+    check_store(node, store)?;
     let mut kernel = Kernel::open()?;
     let mut record = {
         let locked = store.lock()?;
@@ -409,6 +424,7 @@ pub fn reserve(node: &Node, store: &Store, key: &Key, wanted: &[IpAddr]) -> Resu
         reservation: None,
         process: None,
     };
+    check_store(node, store)?;
     let locked = store.lock()?;
     let records = locked.records()?;
     let mut record = claim(node, &locked, &records, &request, None)?;

@@ -155,6 +155,7 @@ mod tests {
             subnets,
             mtu: 1420,
             clients: Vec::new(),
+            containers: None,
         }
     }
 

@@ -33,7 +33,7 @@ pub mod vm;
 pub use attach::{Place, Request, attach, detach, publish, reserve, sweep_at_start};
 pub use keep::{check, collect, open_namespace, remove_all, remove_unused_bridge, repair, repair_cards};
 pub use leftovers::Damaged;
-pub use node::{Node, check_bridge};
+pub use node::{Node, check_bridge, check_foreign};
 pub use ports::Published;
 pub use record::{Door, Found, Key, Locked, Process, Record, Stage, Store, Tap};
 

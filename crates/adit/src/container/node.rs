@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Fault, FaultKind, Store};
+use linux::netlink::Netlink;
+
+use super::{Fault, FaultKind, Store, plan};
 use crate::config::Network;
 use crate::{Directories, files, unit};
 
@@ -35,6 +37,9 @@ pub struct Node {
     /// Addresses of the subnets that are no container's: clients of this node.
     #[serde(default)]
     pub clients: Vec<IpAddr>,
+    /// Where the daemon keeps its containers; unknown, if an older one wrote this.
+    #[serde(default)]
+    pub containers: Option<PathBuf>,
 }
 
 impl Node {
@@ -129,6 +134,15 @@ pub fn check_bridge(directories: &Directories, device: &str, bridge: &str) -> Re
     };
     let sentence = format!("the bridge {bridge} is in use by {other}, another node of this host; {remedy}");
     Err(Fault::new(FaultKind::Invalid, sentence))
+}
+
+/// Checks that there is no device of this name, or that it is a bridge of ours.
+///
+/// # Errors
+/// It is another's; or the kernel's.
+pub fn check_foreign(bridge: &str) -> Result<(), Fault> {
+    let there = Netlink::open().and_then(|mut netlink| netlink.link(bridge))?;
+    there.filter(|link| !plan::is_ours(link)).map_or(Ok(()), |link| Err(plan::foreign(&link)))
 }
 
 /// The address of the bridge in a subnet.

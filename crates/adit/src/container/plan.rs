@@ -84,12 +84,7 @@ pub(super) fn bridge(node: &Node, mtu: u32, actual: &Actual, publishes: bool) ->
         if is_half_made(link) {
             steps.push(Operation::CreateBridge { name: name(), mac: node.bridge_mac() });
         } else if !is_ours(link) {
-            let kind = link.kind.as_deref().map_or(String::new(), |kind| format!(" ({kind})"));
-            let sentence = format!(
-                "the device {} exists{kind} and is not adit's; choose another `bridge` under [network], or remove it with `ip link delete {}`",
-                link.name, link.name
-            );
-            return Err(Fault::new(FaultKind::Exists, sentence));
+            return Err(foreign(link));
         }
         let foreign = actual.addresses.iter().filter(|address| !wanted.contains(address) && !is_link_local(address));
         steps.extend(foreign.map(|address| Operation::DeleteAddress { name: name(), address: *address }));
@@ -123,6 +118,16 @@ pub(super) fn bridge(node: &Node, mtu: u32, actual: &Actual, publishes: bool) ->
         steps.push(Operation::SetUp { name: name() });
     }
     Ok(steps)
+}
+
+/// That a device has the name of our bridge and is another's.
+pub(super) fn foreign(link: &Link) -> Fault {
+    let kind = link.kind.as_deref().map_or(String::new(), |kind| format!(" ({kind})"));
+    let sentence = format!(
+        "the device {} exists{kind} and is not adit's; choose another `bridge` under [network], and type `adit reload`",
+        link.name
+    );
+    Fault::new(FaultKind::Exists, sentence)
 }
 
 /// Whether a bridge of our name is ours.

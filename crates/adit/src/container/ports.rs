@@ -104,6 +104,7 @@ pub fn parse(text: &str) -> Result<Vec<Published>, Fault> {
         };
         match (number(first), number(last)) {
             (Some(first), Some(last)) if first <= last => Ok((first, last)),
+            (Some(_), Some(_)) => Err(wrong("a range begins with its lower port")),
             _ => Err(wrong("a port is a number from 1 to 65535")),
         }
     };
@@ -146,6 +147,12 @@ pub fn check(ports: &[Published], records: &[Record]) -> Result<(), Fault> {
         )
     };
     for (n, port) in ports.iter().enumerate() {
+        // The kernel masquerades no connection of its own by that address.
+        if port.ip == Some(Ipv6Addr::LOCALHOST.into()) {
+            let sentence =
+                format!("port {port} cannot be published: ::1 leads to no container; write 127.0.0.1, or no address");
+            return Err(Fault::new(FaultKind::Invalid, sentence));
+        }
         if ports.iter().take(n).any(|other| port.collides(other)) {
             return Err(taken(port, &"it is asked for twice"));
         }
@@ -216,7 +223,12 @@ pub fn ruleset(device: &str, records: &[Record]) -> Option<Ruleset> {
                     arriving
                         .push(Rule { matches: not_loopback.into_iter().chain(rule.matches.clone()).collect(), ..rule });
                 }
-                leads.push(lead(record, port, ip));
+                // Nor would an answer come back to ::1: there nobody listens.
+                let not_loopback = port.ip.is_none() && ip.is_ipv6();
+                let not_loopback =
+                    not_loopback.then(|| Match::Destination(IpAddr::from(Ipv6Addr::LOCALHOST).into()).not());
+                let rule = lead(record, port, ip);
+                leads.push(Rule { matches: not_loopback.into_iter().chain(rule.matches.clone()).collect(), ..rule });
             }
         }
     }

@@ -248,6 +248,12 @@ pub struct Store {
 }
 
 impl Store {
+    /// Its directory by one name, whatever it was given by; nothing where that above is not there.
+    pub fn whole_directory(&self) -> Option<PathBuf> {
+        let above = fs::canonicalize(self.directory.parent()?).ok()?;
+        Some(above.join(self.directory.file_name()?))
+    }
+
     /// Those of the node of `device`. Nothing is made yet.
     pub fn of(directories: &Directories, device: &str) -> Self {
         Self { directory: directories.state.join(format!("{device}.containers")), device: device.to_owned() }

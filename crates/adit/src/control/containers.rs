@@ -5,12 +5,12 @@ use std::io;
 
 use super::{Control, Scope};
 use crate::config::{Network, Tunnel};
-use crate::container::{self, Node, Record, Stage};
+use crate::container::{self, Node, Record, Stage, Store};
 use crate::observe::containers::strangers;
 use crate::{Failure, Result, roads};
 
 /// What those programs are to know of this node; nothing of a tunnel from a file.
-fn describe(tunnel: &Tunnel, mtu: u32) -> Option<Node> {
+fn describe(tunnel: &Tunnel, mtu: u32, store: &Store) -> Option<Node> {
     let Network { node_name, bridge, domain, .. } = tunnel.network.as_ref()?;
     let territory = tunnel.overlay.as_ref().map(|overlay| roads::territory(overlay, &tunnel.peers));
     let (networks, subnets, mut clients) =
@@ -25,6 +25,7 @@ fn describe(tunnel: &Tunnel, mtu: u32) -> Option<Node> {
         subnets,
         mtu,
         clients,
+        containers: store.whole_directory(),
     })
 }
 
@@ -48,6 +49,7 @@ impl Control {
     /// It is, one does, or it is not known.
     pub(super) fn check_bridge(&self, wanted: &str) -> Result<()> {
         container::check_bridge(&self.directories, &self.tunnel.device.name, wanted)?;
+        container::check_foreign(wanted)?;
         let records = self.store.read_all()?;
         let elsewhere: Vec<&Record> = records.iter().filter(|record| is_elsewhere(record, wanted)).collect();
         let Some(first) = elsewhere.first() else { return Ok(()) };
@@ -124,7 +126,9 @@ impl Control {
     /// # Errors
     /// The file cannot be written, or removed where this is no node any more.
     fn tell_doors(&mut self, records: &[Record]) -> Result<()> {
-        let Some(mut node) = describe(&self.tunnel, self.device.load().mtu) else { return self.silence_doors() };
+        let Some(mut node) = describe(&self.tunnel, self.device.load().mtu, &self.store) else {
+            return self.silence_doors();
+        };
         // Until the last of them is gone, they are all on one bridge; unless that is another node's, who keeps it as it should be for its own.
         let elsewhere = records.iter().find(|record| is_elsewhere(record, &node.bridge)).filter(|record| {
             let other = container::node::other_with(&self.directories, &node.device, &record.bridge);

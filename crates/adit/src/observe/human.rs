@@ -75,6 +75,26 @@ fn scale(mut amount: f64, step: f64, units: &[&'static str]) -> (String, &'stati
     (number, unit)
 }
 
+/// As many ports of a container are shown in a table; the rest is counted.
+const PORTS: usize = 4;
+
+/// The published ports of a container, for a table.
+pub fn ports(all: &[String]) -> String {
+    if all.is_empty() {
+        return "-".into();
+    }
+    let mut shown: Vec<String> = all.iter().take(PORTS).cloned().collect();
+    if all.len() > PORTS {
+        shown.push(format!("and {} more", all.len() - PORTS));
+    }
+    shown.join(" ")
+}
+
+/// How many there are of something whose plural ends with an s.
+pub fn several(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -202,9 +202,8 @@ fn list(networks: &[ipnet::IpNet]) -> String {
 /// The first second that is not written in four digits of a year.
 const YEAR_10000: u64 = 253_402_300_800;
 
-/// Containers shown, and ports of each; the rest is counted.
+/// Containers shown; the rest is counted.
 const ROWS: usize = 30;
-const PORTS: usize = 4;
 
 /// A table of the containers of a node.
 fn containers(status: &Status) -> String {
@@ -215,17 +214,13 @@ fn containers(status: &Status) -> String {
     let mut table = Table::new(&["CONTAINER", "DOOR", "ADDRESSES", "PORTS", "SINCE"]);
     for container in all.iter().take(ROWS) {
         let addresses: Vec<_> = container.addresses.iter().map(|net| net.addr().to_string()).collect();
-        let mut ports: Vec<String> = container.ports.iter().take(PORTS).cloned().collect();
-        if container.ports.len() > PORTS {
-            ports.push(format!("and {} more", container.ports.len() - PORTS));
-        }
         let since =
             UNIX_EPOCH.checked_add(Duration::from_secs(container.since)).filter(|_| container.since < YEAR_10000);
         table.row([
             container.name.clone(),
             container.door.clone(),
             addresses.join(" "),
-            if ports.is_empty() { "-".to_owned() } else { ports.join(" ") },
+            human::ports(&container.ports),
             since.map_or_else(|| "-".to_owned(), |at| humantime::format_rfc3339_seconds(at).to_string()),
         ]);
     }
@@ -339,7 +334,7 @@ adit0  up 3 h 12 min, adit 0.1.0, process 4711
         let network = status.network.as_mut().unwrap();
         let container = &mut network.containers[0];
         (container.name, container.since) = ("x\u{1b}[2J".into(), u64::MAX);
-        container.ports = vec!["80:80/tcp".into(); PORTS + 2];
+        container.ports = vec!["80:80/tcp".into(); 6];
         network.containers = vec![network.containers[0].clone(); ROWS + 3];
         let text = render(&status);
         assert!(text.contains("and 3 more: `adit ps` lists all") && text.contains(" and 2 more  -\n"), "{text}");

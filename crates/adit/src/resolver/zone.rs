@@ -2,7 +2,7 @@
 //!
 //! | Name | Whose it is |
 //! |---|---|
-//! | `NODE.DOMAIN` | the first address of each subnet of the node: its device |
+//! | `NODE.DOMAIN` | the first address of each subnet of the node: its device; to its own containers its bridge's, of IPv6 |
 //! | `NAME.NODE.DOMAIN` | the container of this name on the node, which alone knows it |
 //! | reverse names of the network's addresses | the node that holds the subnet |
 //!
@@ -174,7 +174,7 @@ impl Zone {
             return Decision::Refuse;
         }
         let decision = match query.name.before(&self.domain) {
-            Some(rest) => self.of_domain(&rest, query.kind),
+            Some(rest) => self.of_domain(asker, &rest, query.kind),
             None => match query.name.reversed().filter(|net| self.networks.iter().any(|of| of.contains(net))) {
                 Some(net) => self.of_addresses(net, query.kind),
                 None => Decision::Forward,
@@ -204,14 +204,23 @@ impl Zone {
         ends.min_by_key(|n| self.members.get(*n).map(|member| member.serial))
     }
 
-    fn of_domain(&self, rest: &Name, kind: u16) -> Decision {
+    fn of_domain(&self, asker: Asker, rest: &Name, kind: u16) -> Decision {
         let Some(n) = self.owner(rest) else {
             let exists = rest.is_root() || self.between.contains(rest);
             return Decision::Answer(if exists { NO_ERROR } else { NO_NAME }, Vec::new());
         };
         let Some(member) = self.members.get(n) else { return Decision::Refuse };
         match rest.before(&member.name) {
-            Some(below) if below.is_root() => Decision::Answer(NO_ERROR, of_kind(member.devices(), kind)),
+            Some(below) if below.is_root() => {
+                // To our own containers the first address of IPv6 is one of their link, where it stands for any router (RFC 4291, section 2.6.1)
+                // and nobody answers for it. The bridge does for its own.
+                let near = |subnet: &IpNet| if subnet.addr().is_ipv6() { bridge(subnet) } else { subnet.network() };
+                let answers = match asker {
+                    Asker::Own if n == 0 => of_kind(member.subnets.iter().map(near), kind),
+                    _ => of_kind(member.devices(), kind),
+                };
+                Decision::Answer(NO_ERROR, answers)
+            }
             Some(below) if n == 0 => Decision::Container(Wanted::Name(below)),
             _ => Decision::Ask(member.clone()),
         }

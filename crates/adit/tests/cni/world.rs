@@ -94,6 +94,7 @@ impl Host {
             subnets: subnets.iter().map(|text| text.parse().unwrap()).collect(),
             mtu: 1420,
             clients: Vec::new(),
+            containers: None,
         };
         node.write(&directories).unwrap();
         let host = Self { namespace, node, directories, directory };

@@ -52,6 +52,7 @@ impl World {
             subnets: subnets.iter().map(|text| text.parse().unwrap()).collect(),
             mtu: 1420,
             clients: Vec::new(),
+            containers: None,
         };
         node.write(&directories).unwrap();
         let store = Store::of(&directories, "adit0");

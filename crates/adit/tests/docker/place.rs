@@ -43,6 +43,7 @@ impl<'a> Place<'a> {
             subnets: subnets.iter().map(|text| text.parse().unwrap()).collect(),
             mtu: 1420,
             clients: Vec::new(),
+            containers: None,
         };
         node.write(&self.directories()).unwrap();
     }

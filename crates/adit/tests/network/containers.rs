@@ -107,6 +107,7 @@ fn what_doors_are_told_follows_the_node() {
         subnets: subnets.clone(),
         mtu: daemon.status().device.mtu,
         clients: Vec::new(),
+        containers: first.containers.clone(),
     };
     assert_eq!(first, expected);
     // A client is on the list before who asked has its configuration.

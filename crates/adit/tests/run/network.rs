@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use linux::netns::NetNs;
 
+use crate::bed::daemon::ADIT;
 use crate::bed::traffic::{End, exchange_tcp};
 use crate::bed::{Bed, wait_for};
 use crate::nodes::{Node, network};
@@ -41,6 +42,23 @@ fn containers_on_two_hosts_ping_exchange_tcp_and_find_each_other_by_name() {
             addresses.iter().all(|address| found.contains(address.as_str())).then_some(())
         });
     }
+    // Each host by its name, also the one that they are on, in both families.
+    for program in &programs {
+        for name in ["host1.adit", "host2.adit"] {
+            for family in ["-4", "-6"] {
+                let ping = ["exec", "web", "--", "ping", family, "-c1", "-W1", name];
+                wait_for(&format!("{name} by {family}"), || program.adit(&ping).status.success().then_some(()));
+            }
+        }
+    }
+    // Who looks for containers elsewhere than the daemon would give out again what is in use.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut command = programs[0].command(ADIT, &["run", "--", "true"]);
+    command.env("ADIT_STATE_DIR", elsewhere.path());
+    let refused = programs[0].host.namespace.run(|| command.output()).unwrap().unwrap();
+    let (said, state) = (String::from_utf8(refused.stderr).unwrap(), programs[0].path("state"));
+    assert!(said.contains(&format!("use the same: --state-dir {}", state.display())), "{said}");
+    assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
     running.into_iter().for_each(crate::world::Running::stop);
     for program in &programs {
         assert_eq!(program.succeeds(&["ps"]), "NAME  DOOR  ADDRESS  PORTS  SINCE\n");

@@ -5,6 +5,7 @@ use std::process::{ChildStdin, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use crate::bed::daemon::ADIT;
 use crate::bed::wait_for;
 use crate::world::{Program, Running, World, inhabitants};
 
@@ -136,6 +137,36 @@ fn ctrl_z_stops_it_and_fg_continues_it() {
         assert!(terminal.running.ends().success());
         base.stop();
     }
+    world.is_clean();
+}
+
+/// A session on a terminal of its own, whose leader is the command line; it hangs up when it reads a line.
+const SESSION: &str = "
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execvp(sys.argv[1], sys.argv[1:])
+sys.stdin.readline()
+os.close(terminal)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0)
+";
+
+#[test]
+fn a_terminal_that_is_gone_ends_what_ran_on_it() {
+    let world = World::new();
+    let program = world.program();
+    let base = program.container("base", &[], "echo ready; read x");
+    for (command, name) in [(&["run", "--name", "web"][..], "web"), (&["exec", "base"], "base")] {
+        let arguments = [&["-c", SESSION, ADIT][..], command, &["--", "sleep", "4711"]].concat();
+        let mut session = program.start(program.command("python3", &arguments).stdin(Stdio::piped()));
+        let record = program.record(name);
+        let sleeps = || !states_of("sleep", &inhabitants(&record)).is_empty();
+        wait_for("the program", || sleeps().then_some(()));
+        session.child.stdin.take().unwrap().write_all(b"\n").unwrap();
+        wait_for("its end", || (!sleeps()).then_some(()));
+        assert!(session.ends().success());
+    }
+    base.stop();
     world.is_clean();
 }
 

@@ -51,6 +51,7 @@ impl World {
             subnets: subnets.iter().map(|text| text.parse().unwrap()).collect(),
             mtu: 1420,
             clients: Vec::new(),
+            containers: None,
         };
         let mut world = Self { bed, directory, before: Default::default() };
         node.write(&world.program().directories()).unwrap();

@@ -234,6 +234,7 @@ mod tests {
             subnets: nets(&["10.42.7.0/24", "fd77:0:0:7::/64"]),
             mtu: 1420,
             clients: Vec::new(),
+            containers: None,
         }
     }
 

@@ -103,6 +103,7 @@ mod tests {
             subnets: subnets.iter().map(|text| text.parse().unwrap()).collect(),
             mtu: 1420,
             clients: clients.iter().map(|text| text.parse().unwrap()).collect(),
+            containers: None,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -174,8 +174,11 @@ impl Socket {
             let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
             directory.map_or(Ok(()), fs::create_dir_all)?;
             // Under another name first, so that it never has a wider mode than it should.
-            let new = path.with_extension("new");
+            let mut new = path.as_os_str().to_owned();
+            new.push(".adit-new");
+            let new = PathBuf::from(new);
             remove(&new)?;
+            check(path)?;
             let listener = UnixListener::bind(&new)?;
             fs::set_permissions(&new, Permissions::from_mode(0o600))?;
             fs::rename(&new, path)?;
@@ -194,9 +197,45 @@ impl Drop for Socket {
     }
 }
 
+/// Checks that nothing is there but a socket, if anything: what else there is, somebody may want to keep.
+fn check(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} is there, and is no socket", path.display())))
+        }
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
 fn remove(path: &Path) -> io::Result<()> {
+    check(path)?;
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_but_a_socket_gives_way_to_a_socket() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.sock");
+        for at in [path.clone(), directory.path().join("x.sock.adit-new")] {
+            fs::write(&at, "important").unwrap();
+            let refused = Socket::bind(&path).err().unwrap().to_string();
+            assert!(refused.contains("is no socket") && refused.contains("choose another --socket"), "{refused}");
+            assert_eq!(fs::read_to_string(&at).unwrap(), "important");
+            fs::remove_file(&at).unwrap();
+        }
+        // One that nobody listens on any more does, and it goes when we do.
+        drop(UnixListener::bind(&path).unwrap());
+        let socket = Socket::bind(&path).unwrap();
+        assert!(UnixStream::connect(&path).is_ok() && Socket::bind(&path).is_err());
+        drop(socket);
+        assert!(fs::symlink_metadata(&path).is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! Waiting for a program in the foreground: signals go on to it, and the terminal is lent to it.
 //!
 //! What somebody sends to us is passed on. What the terminal sends has reached the program already, since it is in the foreground: either its group
-//! was put there, or it is in our group.
+//! was put there, or it is in our group. But that a terminal is gone is told to the leader of its session alone, which we may be: that is passed on.
 //!
 //! The terminal is lent where input and output are the terminal: then a shell inside can manage its jobs. In a pipe (`adit run -- CMD | less`) all
 //! stay in one group, so that our neighbours in the pipe keep the terminal too.
@@ -18,6 +18,7 @@ use crate::Result;
 
 /// What a person who gives up sends: SIGHUP, SIGINT, SIGQUIT, SIGTERM.
 const ENDING: [i32; 4] = [1, 2, 3, 15];
+const SIGHUP: i32 = 1;
 const SIGCHLD: i32 = 17;
 const SIGCONT: i32 = 18;
 
@@ -107,7 +108,7 @@ impl<'a> Attendant<'a> {
                     self.resume(pid);
                 }
                 // One that has ended in this moment needs no signal.
-                number if arrival.sent => {
+                number if arrival.sent || number == SIGHUP => {
                     let _ = sandbox::send(pid, false, number);
                 }
                 _ => {}

@@ -113,6 +113,7 @@ mod tests {
             subnets: subnets.iter().map(|text| text.parse().unwrap()).collect(),
             mtu: 1420,
             clients: Vec::new(),
+            containers: None,
         }
     }
 

@@ -40,7 +40,7 @@ pub(super) fn check_host(name: &str) -> Result<()> {
         return Ok(());
     }
     Err(Failure::usage(format!(
-        "{name:?} is no host name: use letters, digits, '-' and '.', {HOST} at most, with no '-' or '.' at either end"
+        "{name:?} is no host name: use letters, digits, '-' and '.', {HOST} at most and {LABEL} between dots, with no '-' or '.' at either end"
     )))
 }
 

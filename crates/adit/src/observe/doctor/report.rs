@@ -23,9 +23,9 @@ pub fn text(facts: &Facts, outcomes: &[Outcome]) -> String {
             human::duration(status.uptime_s),
             peers(&status.peers),
             status.network.as_ref().map_or(String::new(), |network| format!(
-                ", node {} with {} containers",
+                ", node {} with {}",
                 network.node,
-                network.containers.len()
+                human::several(network.containers.len(), "container")
             )),
         );
     }
