@@ -175,6 +175,30 @@ pub fn same_network(a: Option<&Network>, b: Option<&Network>) -> bool {
     a.map(part) == b.map(part)
 }
 
+/// The keys under [network] that differ between two nodes and need another start.
+pub fn network_keys(a: &Network, b: &Network) -> Vec<&'static str> {
+    let differs = [
+        ("registry", a.registry != b.registry),
+        ("node-name", a.node_name != b.node_name),
+        ("prefix", a.prefix != b.prefix),
+        ("public-ip", a.public_ip != b.public_ip),
+        ("lease-ttl", a.lease_ttl != b.lease_ttl),
+        ("tls-ca", a.tls_ca != b.tls_ca),
+        ("tls-cert", a.tls_cert != b.tls_cert),
+        ("tls-key", a.tls_key != b.tls_key),
+        ("user", a.user != b.user),
+        ("password-file", a.password_file != b.password_file),
+        ("secret-file", a.secret_file != b.secret_file),
+        ("plain", a.plain != b.plain),
+        ("plain-from", a.plain_from != b.plain_from),
+        ("ip-masq", a.ip_masq != b.ip_masq),
+        ("forward-rules", a.forward_rules != b.forward_rules),
+        ("subnet-files", a.subnet_files != b.subnet_files),
+        ("registry-listen", a.registry_listen != b.registry_listen),
+    ];
+    differs.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+}
+
 /// Whether addresses and rules of an overlay are the same, whatever handshakes are bound to.
 fn same_overlay(a: Option<&Overlay>, b: Option<&Overlay>) -> bool {
     let parts = |overlay: &Overlay| {

@@ -18,7 +18,7 @@ use crate::key::PublicKey;
 use crate::notes::Notes;
 use crate::observe::facts::Facts;
 use crate::observe::trace::Desk;
-use crate::reconfigure::same_network;
+use crate::reconfigure::{network_keys, same_network};
 use crate::underlay::Resolved;
 use crate::{Failure, network, notify, underlay};
 
@@ -249,9 +249,18 @@ impl Handle {
         }
         let new = config::load(&tunnel.source).map_err(Failure::from)?;
         if !same_network(new.network.as_ref(), tunnel.network.as_ref()) {
-            return Err(Failure::usage("[network] has changed beyond bridge and domain, which needs another start")
-                .with_remedy("stop adit and start it again; traffic goes on in between")
-                .into());
+            let keys = new.network.as_ref().zip(tunnel.network.as_ref()).map(|(a, b)| network_keys(a, b));
+            let (sentence, remedy) = match keys {
+                Some(keys) => (
+                    format!("another {} under [network] needs another start, and nothing was changed", keys.join(" and ")),
+                    "end the daemon by SIGTERM and start it again (`systemctl restart adit`, or Ctrl-C and `adit up`); traffic goes on in between",
+                ),
+                None => (
+                    "a tunnel does not become a node of a network, nor the other way round, while it runs; nothing was changed".into(),
+                    "run `adit down` and `adit up`",
+                ),
+            };
+            return Err(Failure::usage(sentence).with_remedy(remedy).into());
         }
         if new.network.is_some() {
             return self.edit(Box::new(move |present| Ok(network::with_file(present, new))));

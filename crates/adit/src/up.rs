@@ -360,11 +360,16 @@ fn answer(request: api::Request, handle: &Handle, network: Option<&network::Call
         }
         api::Request::Leave => {
             // Whether or not the registry hears of it: the lease ends by itself.
-            if let Some(Err(failure)) = network.map(network::Caller::leave) {
-                tracing::warn!("the lease was not given back: {failure}");
-            }
+            let kept = network.and_then(|network| network.leave().err());
             handle.stop();
-            api::Response::Done
+            match kept {
+                Some(failure) => {
+                    let sentence = format!("the lease was not given back: {}", failure.sentence());
+                    tracing::warn!("{sentence}");
+                    api::Response::Changed { sentence }
+                }
+                None => api::Response::Done,
+            }
         }
         api::Request::Refresh => match network.map(network::Caller::refresh) {
             Some(Ok(())) => api::Response::Done,

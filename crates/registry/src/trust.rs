@@ -100,7 +100,7 @@ pub enum TrustError {
     #[error("it was made without this network's secret")]
     Secret,
     /// Of another network.
-    #[error("it belongs to another network")]
+    #[error("it belongs to another network, or to this one with another secret")]
     Network,
     /// Keys that are not those of the certificate.
     #[error("the certificate is for other keys")]

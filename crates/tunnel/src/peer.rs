@@ -124,7 +124,9 @@ impl Problem {
             Self::NoAnswer => {
                 "the peer does not answer: is it up, does it have our public key, and is its UDP port open?"
             }
-            Self::NoEndpoint => "nobody knows where the peer is: write `endpoint`, or wait until it calls",
+            Self::NoEndpoint => {
+                "nobody knows where the peer is: wait until it calls, as a node behind NAT does, or write its `endpoint`"
+            }
             Self::NoSecret => "we have no secret of the network yet: the registry has it",
             Self::NoIdentity => "we have no private key for this transport: write one",
             Self::Key => "no session is possible with the peer's public key: was it copied whole?",

@@ -74,6 +74,31 @@ pub fn is_claimed(runtime_dir: &Path, device: &str) -> bool {
     }
 }
 
+/// The process of the daemon of `device` that runs, starts or is still cleaning up.
+pub fn claimant(runtime_dir: &Path, device: &str) -> Option<u32> {
+    let path = runtime_dir.join(format!("{device}.lock"));
+    let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path).ok()?;
+    let is_held = file.try_lock_shared().is_err();
+    is_held.then(|| process(&read(&mut file))).flatten()
+}
+
+/// Daemons that have no sockets yet, since they wait for a registry: their devices and processes.
+pub fn starting(runtime_dir: &Path) -> Vec<(String, u32)> {
+    let names = fs::read_dir(runtime_dir).into_iter().flatten().flatten();
+    let devices = names.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".lock")?.to_owned()));
+    let mut found: Vec<_> = devices
+        .filter(|device| !control_socket(runtime_dir, device).exists())
+        .filter_map(|device| claimant(runtime_dir, &device).map(|pid| (device, pid)))
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+/// What a lock file says of its holder.
+fn process(text: &str) -> Option<u32> {
+    text.lines().next()?.parse().ok()
+}
+
 impl Drop for Claim {
     fn drop(&mut self) {
         let lock = self.directory.join(format!("{}.lock", self.device));
@@ -118,10 +143,7 @@ fn write(file: &mut File, text: &str) -> io::Result<()> {
 
 fn taken(device: &str, file: &mut File) -> Failure {
     let text = read(file);
-    let process = match text.lines().next().map(str::parse::<u32>) {
-        Some(Ok(pid)) => format!(" (process {pid})"),
-        _ => String::new(),
-    };
+    let process = process(&text).map_or_else(String::new, |pid| format!(" (process {pid})"));
     Failure::failed(format!("adit is running for device {device} already{process}"))
         .with_remedy(format!("stop it with `adit down --device {device}`, or choose another name under [device]"))
 }

@@ -23,7 +23,7 @@ pub mod status;
 pub(crate) use client::{START, STATUS_ENDING};
 pub(crate) use rights::group_id;
 
-pub use claim::{Claim, is_claimed};
+pub use claim::{Claim, claimant, is_claimed, starting};
 pub use client::{CallError, call, call_within, control_socket, daemons, status, status_socket};
 pub use examination::{Examination, PeerExamination, Told};
 pub use message::{MAX_REQUEST, Request, RequestError, Response, decode_request};

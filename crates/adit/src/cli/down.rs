@@ -68,11 +68,12 @@ impl Arguments {
         };
         let file = file.or_else(|| unit::usual_file(&device));
         let request = if self.purge { Request::Leave } else { Request::Stop };
+        let ran = api::is_claimed(&directories.runtime, &device);
         let mut said: Vec<String> = stop(&device, request, &directories)?.into_iter().collect();
         if self.purge {
             // What stays of the one keeps nothing of the other.
             let unplugged = unplug_containers(&directories, &device);
-            let forgotten = forget_network(&directories, &device)?.map(|what| forgotten(&what, file.as_deref()));
+            let forgotten = forget_network(&directories, &device)?.map(|what| forgotten(&what, file.as_deref(), ran));
             let unplugged = unplugged?;
             if said.is_empty() && (unplugged.is_some() || forgotten.is_some()) {
                 said.push(format!("{device} was down"));
@@ -92,18 +93,30 @@ impl Arguments {
     }
 }
 
-/// What is said of a node that has left its network for good, whose configuration is a file if that is known.
-fn forgotten(what: &Forgotten, file: Option<&Path>) -> String {
+/// What is said of a node that has left its network for good, whose configuration is a file if that is known. `ran`: whether there was a daemon to say so
+/// to the others.
+fn forgotten(what: &Forgotten, file: Option<&Path>, ran: bool) -> String {
     let mut said = "its keys and what it knew of its network are removed".to_owned();
     if what.authority {
         said.push_str(
             ", AND WITH THEM THE AUTHORITY OF THE NETWORK, which was on this host: nobody can join that network any more, nor be removed \
              from it; make another with `adit init`, and join it anew",
         );
+    } else if what.certificate {
+        if !ran {
+            said.push_str(
+                "; its subnet was not given back, since no daemon ran, and stays its own until the lease ends",
+            );
+        }
+        said.push_str(
+            "; its name in the network is free again after `adit node remove NAME` on the host of the authority",
+        );
     }
     let file = file.map_or_else(|| "the configuration file".to_owned(), |file| file.display().to_string());
     format!("{said}; {file} stays: remove it before another `adit init` or `adit join`")
 }
+
+const SIGTERM: i32 = 15;
 
 /// What to do where no daemon is found.
 const LEFT: &str = "name what a killed one left behind with `adit down --device NAME`";
@@ -120,14 +133,22 @@ pub(super) fn device(name: Option<String>, file: Option<PathBuf>, directories: &
     }
 }
 
+/// That no daemon can be asked: none is there, or it has only begun.
+pub(super) fn nobody(runtime_dir: &Path, remedy: &str) -> Failure {
+    match api::starting(runtime_dir).first() {
+        Some((device, pid)) => Failure::failed(format!(
+            "the daemon of {device} (process {pid}) is starting, and waits for its registry as its log says"
+        ))
+        .with_remedy(format!("to end it: `adit down --device {device}`")),
+        None => Failure::failed(format!("no adit daemon is running in {}", runtime_dir.display())).with_remedy(remedy),
+    }
+}
+
 /// The only daemon there is; `remedy` is for where there is none.
 fn only_daemon(runtime_dir: &Path, remedy: &str) -> Result<String> {
     let mut devices = api::daemons(runtime_dir)?;
     match (devices.pop(), devices.is_empty()) {
-        (None, _) => {
-            let sentence = format!("no adit daemon is running in {}", runtime_dir.display());
-            Err(Failure::failed(sentence).with_remedy(remedy))
-        }
+        (None, _) => Err(nobody(runtime_dir, remedy)),
         (Some(device), true) => Ok(device),
         (Some(last), false) => Err(Failure::usage(format!(
             "several daemons are running: name one with --device ({}, {last})",
@@ -184,6 +205,8 @@ fn unplug_containers(directories: &Directories, device: &str) -> Result<Option<S
 pub(crate) struct Forgotten {
     /// Whether the authority of its network was among it, and with it the registry, if that was here.
     pub(crate) authority: bool,
+    /// Whether an authority had made it a node, whose name nobody else may have.
+    pub(crate) certificate: bool,
 }
 
 /// Removes what a node of a network keeps while it is down, so that it could not come back as who it was: keys, credentials, what it knew of
@@ -199,9 +222,9 @@ pub(crate) fn forget_network(directories: &Directories, device: &str) -> Result<
     let at = |ending: &str| directories.state.join(format!("{device}{ending}"));
     let mut forgotten = None;
     let network = at(NETWORK);
-    let authority = network.join("authority").is_dir();
+    let (authority, certificate) = (network.join("authority").is_dir(), network.join("certificate").is_file());
     match fs::remove_dir_all(&network) {
-        Ok(()) => forgotten = Some(Forgotten { authority }),
+        Ok(()) => forgotten = Some(Forgotten { authority, certificate }),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(failed_to_remove(&network, &e)),
     }
@@ -243,11 +266,22 @@ fn stop(device: &str, request: Request, directories: &Directories) -> Result<Opt
     let path = api::control_socket(&directories.runtime, device);
     match api::call_within(&path, request, DEADLINE) {
         Ok(Response::Done) => wait(device, directories),
+        Ok(Response::Changed { sentence }) => {
+            let down = wait(device, directories)?;
+            let others = "the other nodes go on listing this one until its lease ends, or until `adit node remove NAME` on the host of the authority";
+            Ok(down.map(|down| format!("{down}; {sentence}: {others}")))
+        }
         Ok(Response::Error { sentence } | Response::Fault { sentence }) => {
             Err(Failure::failed(format!("{device} stays up: {sentence}")))
         }
         Ok(_) => Err(Failure::failed(format!("the daemon of {device} answered something else"))),
-        Err(CallError::Absent(_) | CallError::Dead(_)) => clean_up(device, directories),
+        Err(CallError::Absent(_) | CallError::Dead(_)) => {
+            // One that still waits for its registry has no sockets, and nothing to give back.
+            match api::claimant(&directories.runtime, device) {
+                Some(pid) if linux::sandbox::send(pid, false, SIGTERM).is_ok() => wait(device, directories),
+                _ => clean_up(device, directories),
+            }
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -304,10 +338,19 @@ mod tests {
 
     #[test]
     fn a_purge_says_what_went_and_what_stays() {
-        let said = |authority, file: Option<&str>| forgotten(&Forgotten { authority }, file.map(Path::new));
+        let said = |authority, file: Option<&str>| {
+            forgotten(&Forgotten { authority, certificate: true }, file.map(Path::new), true)
+        };
         let node = said(false, Some("/etc/adit/adit1.toml"));
         assert!(node.contains("/etc/adit/adit1.toml stays: remove it before") && !node.contains("AUTHORITY"), "{node}");
         let first = said(true, None);
         assert!(first.contains("THE AUTHORITY OF THE NETWORK") && first.contains("`adit init`"), "{first}");
+        // What others still have of it.
+        let name = "its name in the network is free again after `adit node remove NAME`";
+        assert!(node.contains(name) && !node.contains("was not given back") && !first.contains(name), "{node}");
+        let killed = forgotten(&Forgotten { authority: false, certificate: true }, None, false);
+        assert!(killed.contains(name) && killed.contains("was not given back, since no daemon ran"), "{killed}");
+        let tunnel = forgotten(&Forgotten::default(), None, false);
+        assert!(!tunnel.contains("given back") && !tunnel.contains(name), "{tunnel}");
     }
 }

@@ -13,7 +13,7 @@ use linux::{
 };
 use serde_json::{Value, json};
 
-use super::{Places, output};
+use super::{Places, down, output};
 use crate::{
     Failure, Result,
     api::{self, CallError, START, Status},
@@ -148,8 +148,7 @@ impl Arguments {
             None => api::daemons(runtime_dir)?,
         };
         if devices.is_empty() {
-            let sentence = format!("no adit daemon is running in {}", runtime_dir.display());
-            return Err(Failure::failed(sentence).with_remedy(START));
+            return Err(down::nobody(runtime_dir, START));
         }
         let mut found = Vec::with_capacity(devices.len());
         for device in devices {

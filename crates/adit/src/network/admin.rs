@@ -2,7 +2,7 @@
 //! one that runs is told to look.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -101,7 +101,9 @@ impl Authority {
         let path = self.directory.join(ENDPOINTS_FILE);
         let text =
             fs::read_to_string(&path).map_err(|e| Failure::failed(format!("cannot read {}: {e}", path.display())))?;
-        let endpoints = text.lines().map(str::to_owned).collect();
+        let places = api::status(&self.runtime, &self.device).ok().and_then(|status| status.network);
+        let places = places.filter(|network| !network.behind_nat).map_or_else(Vec::new, |network| network.public);
+        let endpoints = endpoints(&text, &places);
         let (certificate, _) = self.ledger.tls().map_err(ledger_told)?;
         let pin = enrol::pin(&certificate).map_err(ledger_told)?;
         let now = SystemTime::now();
@@ -166,6 +168,24 @@ impl Authority {
             "; it is published when the daemon of this host runs",
         )
     }
+}
+
+/// As many places are named in a token.
+const PLACES: usize = 8;
+
+/// Where those who join call: at the addresses that the node has now, if its daemon says them, and at those that it was founded with.
+fn endpoints(founded: &str, public: &[String]) -> Vec<String> {
+    let founded: Vec<&str> = founded.lines().collect();
+    let port = founded.first().and_then(|place| place.rsplit_once(':')?.1.parse().ok());
+    let address = |public: &String| public.parse::<SocketAddr>().ok();
+    let now = public.iter().filter_map(|public| Some(SocketAddr::new(address(public)?.ip(), port?).to_string()));
+    let mut all: Vec<String> = Vec::new();
+    for place in now.chain(founded.iter().map(|place| (*place).to_owned())) {
+        if !all.contains(&place) && all.len() < PLACES {
+            all.push(place);
+        }
+    }
+    all
 }
 
 fn tell(runtime: &Path, device: &str, now: &str, later: &str) -> String {
@@ -294,6 +314,17 @@ mod tests {
     use linux::privilege;
 
     use super::*;
+
+    #[test]
+    fn a_token_names_where_the_host_is_now_first() {
+        let founded = "192.0.2.1:7780\n[2001:db8::1]:7780";
+        assert_eq!(endpoints(founded, &[]), ["192.0.2.1:7780", "[2001:db8::1]:7780"]);
+        let now = ["192.0.2.9:7777".to_owned(), "[2001:db8::1]:7777".to_owned(), "nonsense".to_owned()];
+        assert_eq!(endpoints(founded, &now), ["192.0.2.9:7780", "[2001:db8::1]:7780", "192.0.2.1:7780"]);
+        assert_eq!(endpoints("vpn.example:443", &now[..1]), ["192.0.2.9:443", "vpn.example:443"]);
+        let many: Vec<_> = (1..20).map(|n| format!("192.0.2.{n}:7777")).collect();
+        assert_eq!(endpoints(founded, &many).len(), PLACES);
+    }
 
     #[test]
     fn who_may_not_look_is_not_told_that_nothing_is_there() {

@@ -342,7 +342,7 @@ impl Task {
     }
 
     async fn give_back(&mut self) -> Result<()> {
-        let failed = |e: &dyn std::fmt::Display| Failure::failed(format!("the lease was not given back: {e}"));
+        let failed = |e: &dyn std::fmt::Display| Failure::failed(e.to_string());
         if let (Some(held), Some((keys, certificate, anchor))) = (self.keeper.held(), &self.signer.signer) {
             let serial = certificate.serial;
             let sequence = self.signer.lock().sequence;

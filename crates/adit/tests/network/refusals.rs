@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use registry::enrol;
 use registry::trust::{NodeKeys, NodeStore, Token};
@@ -235,4 +236,76 @@ fn files_that_are_gone_or_damaged_are_named() {
     let _one = one.up();
     let two = two.up();
     two.await_nodes(1);
+}
+
+#[test]
+fn what_cannot_be_changed_while_a_node_runs_is_named() {
+    let bed = Bed::new(1);
+    let one = Node::new(bed.host(1));
+    one.init(&[]);
+    let _daemon = one.up();
+    let before = fs::read_to_string(one.file()).unwrap();
+    one.configure("lease-ttl = \"1h\"\nip-masq = false");
+    let said = one.refused(&["reload"]);
+    says(&said, &["another lease-ttl and ip-masq under [network] needs another start", "systemctl restart adit"]);
+    // Another's device is no bridge, and whose it is is nothing to delete.
+    fs::write(one.file(), format!("{before}bridge = \"under0\"\n")).unwrap();
+    let said = one.refused(&["reload"]);
+    says(&said, &["the device under0 exists", "is not adit's; choose another `bridge`"]);
+    assert!(!said.contains("delete"), "{said}");
+    fs::write(one.file(), before).unwrap();
+    assert!(one.adit(&["reload"]).contains("nothing changed"));
+}
+
+#[test]
+fn a_daemon_that_waits_for_its_registry_is_seen_and_ended() {
+    let bed = Bed::new(2);
+    let [one, two] = [1, 2].map(|number| Node::new(bed.host(number)));
+    let token = one.init(&[]);
+    let first = one.up();
+    two.join(&token);
+    first.terminate();
+    let mut waiting = two.spawn(&["up", "--config", &two.file()]);
+    wait_for("a daemon that waits", || two.log().contains("; waiting for it").then_some(()));
+    let pid = format!("(process {})", waiting.child.id());
+    for verb in ["status", "reload", "down"] {
+        says(&two.refused(&[verb]), &["the daemon of adit0", &pid, "is starting", "`adit down --device adit0`"]);
+    }
+    assert!(two.adit(&["down", "--device", "adit0"]).contains("adit0 is down"));
+    wait_for("its end", || waiting.child.try_wait().unwrap());
+}
+
+#[test]
+fn who_leaves_unheard_is_told_what_the_others_still_have() {
+    let bed = Bed::new(3);
+    let nodes: Vec<Node<'_>> = bed.hosts.iter().map(Node::new).collect();
+    let mut daemons = network(&nodes, &[]);
+    // One whose registry is away, and one that does not run.
+    daemons.pop().unwrap().terminate();
+    let mut second = daemons.pop().unwrap();
+    daemons.pop().unwrap().terminate();
+    let said = nodes[1].adit(&["down", "--purge"]);
+    second.await_end();
+    says(&said, &["adit0 is down; the lease was not given back: ", "`adit node remove NAME`"]);
+    let said = nodes[2].adit(&["down", "--device", "adit0", "--purge"]);
+    says(&said, &["its subnet was not given back, since no daemon ran", "`adit node remove NAME`"]);
+}
+
+#[test]
+fn a_host_that_has_moved_is_joined_where_it_is() {
+    let bed = Bed::new(2);
+    let [one, two] = [1, 2].map(|number| Node::new(bed.host(number)));
+    one.init(&[]);
+    let first = one.up();
+    // From the addresses that the token was founded with to another one.
+    let moved = "ip address add 192.0.2.91/25 dev under0 && ip address delete 192.0.2.1/24 dev under0 && \
+                 ip address delete 2001:db8::1/64 dev under0";
+    let status = one.host.namespace.run(|| Command::new("sh").args(["-c", moved]).status()).unwrap().unwrap();
+    assert!(status.success());
+    wait_for("its new address", || {
+        first.network().public.iter().any(|public| public.starts_with("192.0.2.91:")).then_some(())
+    });
+    two.join(&one.token(&[]));
+    let second = two.up();
+    second.await_nodes(1);
 }

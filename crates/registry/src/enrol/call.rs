@@ -174,7 +174,7 @@ async fn ask<T>(
                     }
                     Err(Failed::Refused(sentence)) => return Err(EnrolError::Refused(sentence)),
                     Err(Failed::Unreached(why)) => {
-                        reason = why;
+                        reason = why.replace("deadline has elapsed", "no answer within 10 s");
                         break;
                     }
                     Err(Failed::Lost(why)) => reason = why,

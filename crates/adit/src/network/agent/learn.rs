@@ -26,7 +26,11 @@ impl Agent {
                 let is_given = self.host.is_none() && self.settings.user.is_none() && self.member.has_credential();
                 self.is_stranger |= is_given && *is_stranger;
                 if self.lost.is_none() {
-                    tracing::warn!("the registry cannot be reached: {reason}; traffic goes on");
+                    match (&self.handle, is_stranger) {
+                        (_, true) => tracing::warn!("{reason}"),
+                        (Some(_), _) => tracing::warn!("the registry cannot be reached: {reason}; traffic goes on"),
+                        (None, _) => tracing::warn!("the registry cannot be reached: {reason}; waiting for it"),
+                    }
                 }
                 self.lost = Some(reason.clone());
                 if let (Some(farewell), Some(view)) = (farewell, &mut self.view)
