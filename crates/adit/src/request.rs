@@ -121,7 +121,7 @@ pub enum Wanted {
     /// What this makes of the present one.
     Edited(Edit),
     /// As it is; sealed peers with these keys are called, though no packet waits for them.
-    Called(Vec<PublicKey>),
+    Called(Vec<(PublicKey, Option<SocketAddr>)>),
     /// As it is; a peer is told this.
     Told(PeerId, u8, Vec<u8>),
     /// As it is; the ways to so many peers are measured. Answered by which, and how many more could be.
@@ -229,12 +229,21 @@ impl Handle {
         self.ask(Wanted::Edited(edit))
     }
 
-    /// Calls sealed peers, so that they find us at once after a restart: their former sessions with us are gone.
+    /// Calls sealed peers.
     ///
     /// # Errors
     /// The daemon is about to end.
-    pub fn call(&self, keys: Vec<PublicKey>) -> Result<(), Refusal> {
-        self.ask(Wanted::Called(keys)).map(drop)
+    pub fn call(&self, keys: impl IntoIterator<Item = PublicKey>) -> Result<(), Refusal> {
+        self.call_at(keys.into_iter().map(|key| (key, None)).collect())
+    }
+
+    /// Calls sealed peers, so that they find us at once after a restart: their former sessions with us are gone. Where nobody knows the address of one,
+    /// at that beside its key.
+    ///
+    /// # Errors
+    /// The daemon is about to end.
+    pub fn call_at(&self, peers: Vec<(PublicKey, Option<SocketAddr>)>) -> Result<(), Refusal> {
+        self.ask(Wanted::Called(peers)).map(drop)
     }
 
     /// Reads the file that the daemon was started with once more, puts it into force, and waits until that is done. The names of plain peers are

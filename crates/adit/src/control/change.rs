@@ -87,11 +87,20 @@ impl Control {
 
     fn change(&mut self, netlink: &mut Netlink, wanted: Wanted) -> std::result::Result<Summary, Refusal> {
         let (mut new, resolved) = match wanted {
-            Wanted::Called(keys) => {
-                for key in keys {
-                    if let Some(id) = self.roster.find(&Identity::Key(TransportKind::Sealed, key)) {
-                        self.switchboard.call_soon(id);
+            Wanted::Called(peers) => {
+                let mut found = false;
+                for (key, place) in peers {
+                    let Some(id) = self.roster.find(&Identity::Key(TransportKind::Sealed, key)) else { continue };
+                    let is_lost = self.roster.get(id).is_some_and(|member| member.endpoint.is_none());
+                    if let Some(place) = place.filter(|place| is_lost && underlay::is_usable(place, self.listen())) {
+                        self.moved(netlink, id, place);
+                        self.switchboard.set_endpoint(id, Some(place));
+                        found = true;
                     }
+                    self.switchboard.call_soon(id);
+                }
+                if found {
+                    self.publish();
                 }
                 return Ok(Summary::default());
             }
@@ -130,7 +139,12 @@ impl Control {
         };
         let listen = sockets.as_ref().and_then(|s| s.first()).map_or(self.listen(), |socket| socket.local_address());
         let prepared = self.prepare(netlink, new, &changes, (listen, &resolved))?;
+        let before: HashMap<PeerId, Option<SocketAddr>> =
+            self.roster.iter().map(|(id, member)| (id, member.endpoint)).collect();
         self.apply(netlink, Prepared { road, ..prepared }, sockets)?;
+        // Who is elsewhere now may be reached by another card, with another address of ours.
+        let moved = self.roster.iter().filter(|(id, now)| before.get(id).is_some_and(|old| *old != now.endpoint));
+        underlay::forget_other_cards(netlink, &self.tunnel, moved.map(|(_, member)| member));
         self.web.follow(self.tunnel.observe.listen.as_ref(), door);
         Ok(summary)
     }

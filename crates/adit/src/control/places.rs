@@ -44,7 +44,7 @@ impl Control {
     }
 
     /// A peer is at another address. Answers whether the way there takes packets of another size.
-    fn moved(&mut self, netlink: &mut Netlink, id: PeerId, endpoint: SocketAddr) -> bool {
+    pub(super) fn moved(&mut self, netlink: &mut Netlink, id: PeerId, endpoint: SocketAddr) -> bool {
         let Some(member) = self.roster.get_mut(id) else { return false };
         member.endpoint = Some(endpoint);
         let width = Survey::new(netlink, &self.tunnel).width(member.peer.transport, Some(endpoint));

@@ -1,8 +1,9 @@
 //! What a node notes for its next start beside what it knows of others: `lease.json` in its directory. Losing it costs the choice of the
 //! same subnet, nothing else.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -29,6 +30,8 @@ pub(super) struct Notes {
     pub(super) called_from: Option<IpAddr>,
     /// The keys (base64) of the nodes that it had sessions with.
     pub(super) recent: Vec<String>,
+    /// Where those of them were that no record tells of, since they are behind NAT, by their keys.
+    pub(super) places: BTreeMap<String, SocketAddr>,
 }
 
 impl Notes {

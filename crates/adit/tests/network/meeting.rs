@@ -143,6 +143,20 @@ fn a_node_behind_nat_calls_and_is_answered() {
         });
         eprintln!("a node behind NAT was reached after 40 s of silence");
     }
+    // A node that was killed calls it where it was, as long as the router remembers.
+    let mut daemons = vec![one];
+    for gentle in [false, true] {
+        let before = daemons.pop().unwrap();
+        if gentle {
+            before.terminate()
+        } else {
+            before.crash()
+        }
+        daemons.push(nodes[0].up());
+        wait_at_most(Duration::from_secs(5), "an answer after a restart", || {
+            containers[0].pings(containers[2].address).then_some(())
+        });
+    }
     // The router forgets everything: the next word of the node is seen from elsewhere, and followed.
     let (client, server) = connection(containers[0].end(), containers[2].end());
     bed.host(3).run("ip", &["address", "add", "192.0.2.93/24", "dev", "under0"]);
@@ -191,4 +205,34 @@ fn a_network_of_both_families_over_either() {
         assert!(containers.iter().all(|container| container.addresses.len() == 2));
         all_talk(&containers);
     }
+}
+
+#[test]
+fn a_peer_that_is_reached_by_another_card_is_sent_to_from_that_card() {
+    let bed = Bed::new(2);
+    let far = VethEnd { name: "second0", netns: Some(&bed.host(2).namespace), ..VethEnd::default() };
+    bed.host(1).netlink().create_veth(&VethEnd { name: "second0", ..VethEnd::default() }, &far).unwrap();
+    for (number, address) in [(1, "198.51.100.1/24"), (2, "198.51.100.2/24")] {
+        let mut netlink = bed.host(number).netlink();
+        let index = netlink.existing_link("second0").unwrap().index;
+        netlink.set_up(index, true).unwrap();
+        netlink.add_address(index, address.parse().unwrap(), true).unwrap();
+    }
+    let nodes: Vec<Node<'_>> = bed.hosts.iter().map(Node::new).collect();
+    let token = nodes[0].init(&["--public-ip", "192.0.2.1,198.51.100.1"]);
+    let one = nodes[0].up();
+    nodes[1].join(&token);
+    nodes[1].configure("public-ip = [\"192.0.2.2\"]");
+    let two = nodes[1].up();
+    [&one, &two].iter().for_each(|daemon| daemon.await_nodes(1));
+    let containers: Vec<_> = nodes.iter().map(Node::container).collect();
+    all_talk(&containers);
+    // The second host sees nothing of it but that there is no answer.
+    let mut netlink = bed.host(1).netlink();
+    let index = netlink.existing_link("under0").unwrap().index;
+    netlink.set_up(index, false).unwrap();
+    // It tries a way for 15 s before it takes another.
+    wait_at_most(Duration::from_secs(40), "the way by the other cards", || {
+        containers[1].pings(containers[0].address).then_some(())
+    });
 }

@@ -1,7 +1,7 @@
 //! What is looked at from time to time: traffic, addresses, and what others decided on files.
 
-use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use linux::netlink::Netlink;
@@ -49,10 +49,12 @@ impl Agent {
 
     /// Calls those that we had sessions with before a restart: theirs with us are worth nothing now.
     pub(super) fn call_recent(&self, handle: &Handle) {
-        let keys: Vec<PublicKey> = self.notes.recent.iter().filter_map(|key| key.parse().ok()).collect();
-        if !keys.is_empty() {
+        let place = |key: &String| self.notes.places.get(key).copied();
+        let peers: Vec<(PublicKey, Option<SocketAddr>)> =
+            self.notes.recent.iter().filter_map(|key| Some((key.parse().ok()?, place(key)))).collect();
+        if !peers.is_empty() {
             let handle = handle.clone();
-            tokio::task::spawn_blocking(move || handle.call(keys));
+            tokio::task::spawn_blocking(move || handle.call_at(peers));
         }
     }
 
@@ -61,18 +63,26 @@ impl Agent {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let is_recent = |at: Duration| now.saturating_sub(at) < SESSION;
         let called = |key: &PublicKey| self.began.elapsed() < SESSION && self.notes.recent.contains(&key.to_string());
-        let mut recent: Vec<String> = picture
+        let (mut recent, mut places) = (Vec::new(), BTreeMap::new());
+        let those = picture
             .peers()
             // Those of the run before as well, until they had time to answer: this one may be short.
             .filter(|(peer, now)| {
                 let is_known = || peer.public_key.as_ref().is_some_and(called);
                 peer.origin == Origin::Network && (now.handshake.is_some_and(is_recent) || is_known())
             })
-            .filter_map(|(peer, _)| peer.public_key.as_ref().map(ToString::to_string))
-            .collect();
+            .filter_map(|(peer, now)| Some((peer.public_key.as_ref()?.to_string(), peer, now)));
+        for (key, peer, now) in those {
+            // A peer that was not heard since our start is where it was.
+            let place = now.endpoint.or_else(|| self.notes.places.get(&key).copied());
+            if let Some(place) = place.filter(|_| peer.endpoint.is_none()) {
+                places.insert(key.clone(), place);
+            }
+            recent.push(key);
+        }
         recent.sort();
-        if recent != self.notes.recent {
-            self.notes.recent = recent;
+        if recent != self.notes.recent || places != self.notes.places {
+            (self.notes.recent, self.notes.places) = (recent, places);
             self.write_notes();
         }
     }

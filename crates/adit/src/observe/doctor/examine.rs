@@ -98,7 +98,7 @@ fn wake(handle: &Handle) -> std::result::Result<Vec<String>, Refusal> {
     };
     let mut called = idle();
     called.truncate(MOST);
-    handle.call(called.iter().filter_map(|(_, key): &(String, Option<PublicKey>)| *key).collect())?;
+    handle.call(called.iter().filter_map(|(_, key): &(String, Option<PublicKey>)| *key))?;
     let deadline = Instant::now() + CALL;
     while !called.is_empty() && Instant::now() < deadline {
         thread::sleep(PAUSE);

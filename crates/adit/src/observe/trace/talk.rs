@@ -88,7 +88,7 @@ impl Talk<'_> {
         let mut called = false;
         while !self.tell(&Message::Clock(now())) {
             if !std::mem::replace(&mut called, true) {
-                let _ = self.handle.call(key.into_iter().collect());
+                let _ = self.handle.call(key);
             }
             if Instant::now() > deadline {
                 return Err("there is no session with it: it does not answer, or may not".into());

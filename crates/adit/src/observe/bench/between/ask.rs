@@ -44,7 +44,7 @@ pub fn ask(handle: &Handle, wish: &Wish) -> Result<Terms> {
         untold = handle.tell(id, topic::BENCH, question.clone()).err();
         if let (Some(_), Some(key)) = (&untold, peer.public_key) {
             // Of the nodes of a network most have no session, since nobody had anything to say.
-            handle.call(vec![key]).map_err(Failure::from)?;
+            handle.call([key]).map_err(Failure::from)?;
         }
         let deadline = Instant::now() + if untold.is_some() { CALL } else { ANSWER };
         loop {
