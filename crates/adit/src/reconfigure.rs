@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use ipnet::IpNet;
 
-use crate::config::{Network, Overlay, Peer, Tunnel};
+use crate::config::{Mtu, Network, Overlay, Peer, Tunnel};
 use crate::key::PrivateKey;
 use crate::request::Summary;
 use crate::roster::Identity;
@@ -242,6 +242,7 @@ pub fn check(changes: &[Change], new: &Tunnel) -> Result<()> {
         ))
         .with_remedy("run `adit down` and `adit up`, or write what it was before"));
     }
+    check_mtu(new)?;
     let (mut owners, mut identities, mut names) = (HashMap::new(), HashSet::new(), HashSet::new());
     for peer in &new.peers {
         if !identities.insert(Identity::of(peer)) || !names.insert(peer.name.to_ascii_lowercase()) {
@@ -257,6 +258,25 @@ pub fn check(changes: &[Change], new: &Tunnel) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The least that a device takes which has IPv6 (RFC 8200, section 5).
+const LEAST_OF_IPV6: u16 = 1280;
+
+/// Checks that the device takes packets of IPv6, if its network has any: a file does not say so.
+///
+/// # Errors
+/// It does not.
+pub fn check_mtu(tunnel: &Tunnel) -> Result<()> {
+    let overlay = tunnel.overlay.as_ref();
+    let has_ipv6 = overlay.is_some_and(|overlay| overlay.subnets.iter().any(|subnet| subnet.addr().is_ipv6()));
+    match tunnel.device.mtu {
+        Mtu::Fixed(mtu) if has_ipv6 && mtu < LEAST_OF_IPV6 => {
+            Err(Failure::usage(format!("mtu = {mtu} is too small for IPv6, which this network has"))
+                .with_remedy(format!("write {LEAST_OF_IPV6} at least, or \"auto\", under [device]")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What there is to say of the changes.

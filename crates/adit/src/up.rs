@@ -42,7 +42,9 @@ use crate::request::Handle;
 use crate::roster::{Member, Roster};
 use crate::switchboard::{self, Switchboard};
 use crate::worker::View;
-use crate::{Directories, Failure, Result, api, container, network, notify, resolver, roads, uapi, underlay};
+use crate::{
+    Directories, Failure, Result, api, container, network, notify, reconfigure, resolver, roads, uapi, underlay,
+};
 
 /// How long an address may take to be in use.
 const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
@@ -156,6 +158,7 @@ fn run_with<S>(
         container::check_bridge(directories, &tunnel.device.name, &network.bridge)?;
     }
     let network = network::begin(&mut tunnel, directories, &mut || signals.take().is_some())?;
+    reconfigure::check_mtu(&tunnel)?;
     let mut netlink = Netlink::open()?;
     let record = Record::of(&tunnel.device.name, &directories.state);
     // Before there are sockets: it says how their datagrams are marked.

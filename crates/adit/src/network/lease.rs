@@ -273,7 +273,13 @@ impl Task {
                         again = later(outcome.is_ok());
                         let _ = reply.send(outcome);
                     }
-                    Some(Order::Observe(update)) => self.keeper.observe(&update),
+                    Some(Order::Observe(update)) => {
+                        self.keeper.observe(&update);
+                        // The registry is there (again): no reason to wait longer.
+                        if matches!(update, Update::Listing(_) | Update::Back) {
+                            again = again.map(|at| at.min(Instant::now()));
+                        }
+                    }
                     Some(Order::Publish) => {
                         let change = self.keeper.republish().await;
                         self.follow(change);

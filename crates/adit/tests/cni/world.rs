@@ -8,8 +8,10 @@ use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 
 use adit::Directories;
+use adit::api::Claim;
 use adit::container::{Door, Key, Node, Record, Store};
 use ipnet::IpNet;
 use linux::netlink::{Link, Netlink};
@@ -45,6 +47,8 @@ pub(crate) enum Plugin {
 pub(crate) struct Host {
     pub(crate) namespace: NetNs,
     pub(crate) node: Node,
+    /// What shows that the daemon runs.
+    daemon: Mutex<Option<Claim>>,
     pub(crate) directories: Directories,
     pub(crate) directory: TempDir,
 }
@@ -97,11 +101,10 @@ impl Host {
             containers: None,
         };
         node.write(&directories).unwrap();
-        let host = Self { namespace, node, directories, directory };
+        let host = Self { namespace, node, daemon: Mutex::default(), directories, directory };
         let mut netlink = host.netlink();
         netlink.set_up(1, true).unwrap();
-        // Stands for the device of a daemon.
-        netlink.create_bridge("adit0", None).unwrap();
+        host.start_daemon();
         host
     }
 
@@ -130,8 +133,23 @@ impl Host {
         run(&self.namespace, program, arguments)
     }
 
+    /// A daemon, whose device a bridge stands for.
+    pub(crate) fn start_daemon(&self) {
+        *self.daemon.lock().unwrap() = Some(Claim::take(&self.directories.runtime, "adit0").unwrap());
+        let mut netlink = self.netlink();
+        if netlink.link("adit0").unwrap().is_none() {
+            netlink.create_bridge("adit0", None).unwrap();
+        }
+    }
+
+    /// The daemon is killed, which leaves its device.
+    pub(crate) fn kill_daemon(&self) {
+        drop(self.daemon.lock().unwrap().take());
+    }
+
     /// The daemon ends, and its device with it.
     pub(crate) fn end_daemon(&self) {
+        self.kill_daemon();
         let mut netlink = self.netlink();
         let index = netlink.existing_link("adit0").unwrap().index;
         netlink.delete_link(index).unwrap();

@@ -242,12 +242,16 @@ fn files_that_are_gone_or_damaged_are_named() {
 fn what_cannot_be_changed_while_a_node_runs_is_named() {
     let bed = Bed::new(1);
     let one = Node::new(bed.host(1));
-    one.init(&[]);
-    let _daemon = one.up();
+    one.init(&["--ipv6-network", "fd42::/48"]);
+    let daemon = one.up();
     let before = fs::read_to_string(one.file()).unwrap();
     one.configure("lease-ttl = \"1h\"\nip-masq = false");
     let said = one.refused(&["reload"]);
     says(&said, &["another lease-ttl and ip-masq under [network] needs another start", "systemctl restart adit"]);
+    // What no file can say: that the network has IPv6.
+    fs::write(one.file(), format!("[device]\nmtu = 1279\n{}", before.trim_start_matches("[device]\n"))).unwrap();
+    says(&one.refused(&["reload"]), &["mtu = 1279 is too small for IPv6, which this network has", "1280"]);
+    says(&one.refused(&["up", "--config", &one.file()]), &["adit is running"]);
     // Another's device is no bridge, and whose it is is nothing to delete.
     fs::write(one.file(), format!("{before}bridge = \"under0\"\n")).unwrap();
     let said = one.refused(&["reload"]);
@@ -255,6 +259,10 @@ fn what_cannot_be_changed_while_a_node_runs_is_named() {
     assert!(!said.contains("delete"), "{said}");
     fs::write(one.file(), before).unwrap();
     assert!(one.adit(&["reload"]).contains("nothing changed"));
+    daemon.terminate();
+    let text = fs::read_to_string(one.file()).unwrap();
+    fs::write(one.file(), format!("[device]\nmtu = 1279\n{}", text.trim_start_matches("[device]\n"))).unwrap();
+    says(&one.refused(&["up", "--config", &one.file()]), &["mtu = 1279 is too small for IPv6", "\"auto\""]);
 }
 
 #[test]

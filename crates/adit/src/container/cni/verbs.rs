@@ -14,7 +14,7 @@ use super::environment::Attachment;
 use super::result::{self, Made};
 use super::{Code, Error, Version};
 use crate::container::{self, Door, Fault, FaultKind, Key, Node, Place, Request, Store, ipam};
-use crate::unit;
+use crate::{api, unit};
 
 /// How long CHECK waits for a daemon that is being started anew.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -26,6 +26,11 @@ impl Network {
 
     fn node(&self) -> Result<Node, Fault> {
         Node::read(&self.directories, &self.device)
+    }
+
+    /// Whether the daemon is there, and its device: that stays when it is killed.
+    fn runs(&self) -> Result<bool, Error> {
+        Ok(api::is_claimed(&self.directories.runtime, &self.device) && has_device(&self.device)?)
     }
 
     pub(super) fn key(&self, attachment: Attachment) -> Key {
@@ -137,7 +142,7 @@ pub(super) fn check(
     check_routes(&namespace, result::routes(&previous, &node)?)?;
     // A daemon that is started anew is away for a moment.
     let deadline = Instant::now() + PATIENCE;
-    while !has_device(&network.device)? {
+    while !network.runs()? {
         if Instant::now() >= deadline {
             return Err(Error::new(Code::TryAgain, absent(&network.device)));
         }
@@ -177,7 +182,7 @@ pub(super) fn status(network: &Network) -> Result<(), Error> {
             return Err(unavailable(damaged.fault));
         }
     }
-    if has_device(&network.device)? {
+    if network.runs()? {
         return Ok(());
     }
     Err(Error::new(Code::LimitedConnectivity, absent(&network.device)))
@@ -237,7 +242,7 @@ fn has_device(device: &str) -> Result<bool, Error> {
 
 fn absent(device: &str) -> String {
     format!(
-        "there is no device {device}, so the daemon does not run, and containers reach only those of this host; start it with {}",
+        "the daemon of {device} does not run, and containers reach only those of this host; start it with {}",
         unit::how_to_start(device)
     )
 }

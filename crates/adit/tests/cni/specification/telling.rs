@@ -48,6 +48,10 @@ fn status_tells_that_no_address_is_free() {
 #[test]
 fn status_tells_that_the_daemon_is_away() {
     let host = Host::new();
+    host.kill_daemon();
+    assert_eq!(host.of_all("STATUS").error().0, 51, "its device is there still");
+    host.start_daemon();
+    host.of_all("STATUS").done();
     host.end_daemon();
     assert_eq!(host.of_all("STATUS").error().0, 51);
 }
