@@ -175,7 +175,7 @@ pub fn same_network(a: Option<&Network>, b: Option<&Network>) -> bool {
     a.map(part) == b.map(part)
 }
 
-/// The keys under [network] that differ between two nodes and need another start.
+/// The keys under `[network]` that differ between two nodes and need another start.
 pub fn network_keys(a: &Network, b: &Network) -> Vec<&'static str> {
     let differs = [
         ("registry", a.registry != b.registry),
