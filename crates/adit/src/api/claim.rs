@@ -16,6 +16,9 @@ use crate::{Failure, Result};
 /// How often a lock file may vanish between opening and locking it before we give up: each time a daemon ended just then.
 const ATTEMPTS: usize = 16;
 
+/// Said in a lock file in place of a daemon's process, by whoever removes what one left.
+const CLEANING: &str = "cleaning";
+
 /// Said in a lock file when the daemon made the runtime directory, so that the last one out removes it.
 const MADE_DIRECTORY: &str = "made-directory";
 
@@ -36,6 +39,18 @@ impl Claim {
     /// # Errors
     /// Another daemon has it; or the directory is not ours alone to write to.
     pub fn take(runtime_dir: &Path, device: &str) -> Result<Self> {
+        Self::take_as(&std::process::id().to_string(), runtime_dir, device)
+    }
+
+    /// The same for somebody who is no daemon: nobody is to be one while what one left is removed.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn take_to_clean(runtime_dir: &Path, device: &str) -> Result<Self> {
+        Self::take_as(CLEANING, runtime_dir, device)
+    }
+
+    fn take_as(who: &str, runtime_dir: &Path, device: &str) -> Result<Self> {
         let path = runtime_dir.join(format!("{device}.lock"));
         let failed = |error: io::Error| {
             Failure::failed(format!("cannot lock {}: {error}", path.display()))
@@ -58,7 +73,7 @@ impl Claim {
             }
             let made_directory = made_now || read(&mut file).contains(MADE_DIRECTORY);
             let mark = if made_directory { MADE_DIRECTORY } else { "" };
-            write(&mut file, &format!("{}\n{mark}\n", std::process::id())).map_err(failed)?;
+            write(&mut file, &format!("{who}\n{mark}\n")).map_err(failed)?;
             return Ok(Self { directory: runtime_dir.into(), device: device.into(), made_directory, _file: file });
         }
         Err(failed(io::Error::other("it vanished again and again")))
@@ -74,12 +89,21 @@ pub fn is_claimed(runtime_dir: &Path, device: &str) -> bool {
     }
 }
 
-/// The process of the daemon of `device` that runs, starts or is still cleaning up.
+/// The process of the daemon of `device` that runs, starts or is still ending: what the lock file says, if the kernel says that this process holds the
+/// lock (`/proc/locks`). One in another process namespace has another number here, and is not it.
 pub fn claimant(runtime_dir: &Path, device: &str) -> Option<u32> {
     let path = runtime_dir.join(format!("{device}.lock"));
     let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path).ok()?;
-    let is_held = file.try_lock_shared().is_err();
-    is_held.then(|| process(&read(&mut file))).flatten()
+    let (pid, inode) = (process(&read(&mut file))?, file.metadata().ok()?.ino());
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().any(|line| is_held_by(line, pid, inode)).then_some(pid)
+}
+
+/// Whether a line of `/proc/locks` (proc(5)) says that this process holds the lock of this file: `1: FLOCK ADVISORY WRITE 708 fe:00:1234 0 EOF`.
+fn is_held_by(line: &str, pid: u32, inode: u64) -> bool {
+    let words: Vec<&str> = line.split_ascii_whitespace().collect();
+    let [_, "FLOCK", "ADVISORY", "WRITE", holder, place, ..] = words.as_slice() else { return false };
+    holder.parse() == Ok(pid) && place.rsplit(':').next().is_some_and(|number| number.parse() == Ok(inode))
 }
 
 /// Daemons that have no sockets yet, since they wait for a registry: their devices and processes.
@@ -143,6 +167,10 @@ fn write(file: &mut File, text: &str) -> io::Result<()> {
 
 fn taken(device: &str, file: &mut File) -> Failure {
     let text = read(file);
+    if text.starts_with(CLEANING) {
+        return Failure::failed(format!("somebody is removing what the daemon of {device} left"))
+            .with_remedy("wait until that `adit down` has ended, and try again");
+    }
     let process = process(&text).map_or_else(String::new, |pid| format!(" (process {pid})"));
     Failure::failed(format!("adit is running for device {device} already{process}"))
         .with_remedy(format!("stop it with `adit down --device {device}`, or choose another name under [device]"))
@@ -213,6 +241,30 @@ mod tests {
         drop(again);
         // Its last daemon knew from nobody that the first one had made the directory.
         assert_eq!(fs::read_dir(&directory).map_or(0, Iterator::count), 0);
+    }
+
+    #[test]
+    fn a_daemon_without_sockets_is_known_by_the_lock_that_it_holds() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = directory.path();
+        assert_eq!((claimant(at, "adit0"), starting(at)), (None, Vec::new()));
+        let claim = Claim::take(at, "adit0").unwrap();
+        let this = std::process::id();
+        assert_eq!((claimant(at, "adit0"), starting(at)), (Some(this), vec![("adit0".into(), this)]));
+        drop(UnixListener::bind(control_socket(at, "adit0")).unwrap());
+        assert_eq!(starting(at), []);
+        // One that says so and holds nothing, and one that holds it and is another.
+        fs::write(at.join("adit1.lock"), format!("{this}\n")).unwrap();
+        assert_eq!(claimant(at, "adit1"), None);
+        fs::write(at.join("adit0.lock"), "1\n").unwrap();
+        assert_eq!(claimant(at, "adit0"), None);
+        drop(claim);
+        let cleaning = Claim::take_to_clean(at, "adit0").unwrap();
+        assert_eq!(claimant(at, "adit0"), None);
+        let refused = Claim::take(at, "adit0").unwrap_err();
+        assert!(refused.sentence().contains("wait until that `adit down` has ended"), "{refused}");
+        drop(cleaning);
+        Claim::take(at, "adit0").unwrap();
     }
 
     #[test]

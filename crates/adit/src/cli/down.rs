@@ -195,7 +195,7 @@ const NETWORK: &str = ".network";
 /// # Errors
 /// A daemon that is running; what could not be removed.
 fn unplug_containers(directories: &Directories, device: &str) -> Result<Option<String>> {
-    let _claim = Claim::take(&directories.runtime, device)?;
+    let _claim = Claim::take_to_clean(&directories.runtime, device)?;
     let removed = container::remove_all(directories, device)?;
     Ok((!removed.is_empty()).then(|| format!("{} unplugged from the network", removed.join(", "))))
 }
@@ -216,7 +216,7 @@ pub(crate) struct Forgotten {
 /// # Errors
 /// A daemon that is running; what could not be removed.
 pub(crate) fn forget_network(directories: &Directories, device: &str) -> Result<Option<Forgotten>> {
-    let claim = Claim::take(&directories.runtime, device)?;
+    let claim = Claim::take_to_clean(&directories.runtime, device)?;
     SubnetFiles::of(device, &directories.state).remove()?;
     forget_node(directories, device)?;
     let at = |ending: &str| directories.state.join(format!("{device}{ending}"));
@@ -309,7 +309,7 @@ fn wait(device: &str, directories: &Directories) -> Result<Option<String>> {
 fn clean_up(device: &str, directories: &Directories) -> Result<Option<String>> {
     // Nobody else may be the daemon of this device while its remains are removed.
     let had_sockets = api::daemons(&directories.runtime)?.iter().any(|name| name == device);
-    let claim = Claim::take(&directories.runtime, device)?;
+    let claim = Claim::take_to_clean(&directories.runtime, device)?;
     // First: questions for the tunnel's resolvers would go out in the clear without it. A daemon that holds the device (with another
     // runtime directory) keeps them; it is refused below.
     let is_held = apply::observe(&mut Netlink::open()?, device, None)?.device.is_some_and(|device| device.running);
