@@ -10,7 +10,8 @@ TCP from device to device of two daemons, sealed, each in a namespace; both daem
 listens to /events as a browser does and asks for /metrics once a second; what a browser spends on drawing is not the daemon's. Each pair measures both
 ways, one right after the other, in alternating order; the ratio is the geometric mean of the pairs' ratios with its 95 % interval (Student's t).
 Processor time is that of the two daemons, per gigabyte carried. The lookers share the processors with what is measured; --control adds a second tunnel
-that carries nothing and, to each pair, a third run in which they look at that one: what is lost there too is not due to the looked-at daemons' own work. Keep the machine quiet. Needs root, iproute2, iperf3; traffic stays inside the namespaces.
+that carries nothing and, to each pair, a third run in which they look at that one: what is lost there too is not due to the looked-at daemons' own work.
+Keep the machine quiet. Needs root, iproute2, iperf3; traffic stays inside the namespaces.
 """
 import argparse, json, os, statistics, subprocess, sys, tempfile, time
 

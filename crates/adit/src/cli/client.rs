@@ -7,8 +7,8 @@ use crate::observe::table::Table;
 
 const AFTER_HELP: &str = "\
 Examples:
-  adit client add phone --qr             scan it with the WireGuard app
-  adit client add laptop > laptop.conf   for wg-quick
+  adit client add phone --qr                               scan it with the WireGuard app
+  (umask 077 && adit client add laptop > laptop.conf)      for wg-quick
   adit client list
   adit client remove phone
 

@@ -137,7 +137,7 @@ pub(super) fn device(name: Option<String>, file: Option<PathBuf>, directories: &
 pub(super) fn nobody(runtime_dir: &Path, remedy: &str) -> Failure {
     match api::starting(runtime_dir).first() {
         Some((device, pid)) => Failure::failed(format!(
-            "the daemon of {device} (process {pid}) is starting, and waits for its registry as its log says"
+            "the daemon of {device} (process {pid}) is starting or ending; a node may wait for its registry, as its log says then"
         ))
         .with_remedy(format!("to end it: `adit down --device {device}`")),
         None => Failure::failed(format!("no adit daemon is running in {}", runtime_dir.display())).with_remedy(remedy),
@@ -161,6 +161,9 @@ fn only_daemon(runtime_dir: &Path, remedy: &str) -> Result<String> {
 fn only_device(directories: &Directories, purge: bool) -> Result<String> {
     if !api::daemons(&directories.runtime)?.is_empty() {
         return only_daemon(&directories.runtime, LEFT);
+    }
+    if let [(device, _)] = api::starting(&directories.runtime).as_slice() {
+        return Ok(device.clone());
     }
     let endings: &[&str] = if purge { &[".json", NETWORK] } else { &[".json"] };
     let names = fs::read_dir(&directories.state).into_iter().flatten().flatten();
@@ -268,8 +271,7 @@ fn stop(device: &str, request: Request, directories: &Directories) -> Result<Opt
         Ok(Response::Done) => wait(device, directories),
         Ok(Response::Changed { sentence }) => {
             let down = wait(device, directories)?;
-            let others = "the other nodes go on listing this one until its lease ends, or until `adit node remove NAME` on the host of the authority";
-            Ok(down.map(|down| format!("{down}; {sentence}: {others}")))
+            Ok(down.map(|down| format!("{down}; {sentence}: the other nodes list this one until its lease ends")))
         }
         Ok(Response::Error { sentence } | Response::Fault { sentence }) => {
             Err(Failure::failed(format!("{device} stays up: {sentence}")))

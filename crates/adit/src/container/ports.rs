@@ -323,6 +323,14 @@ mod tests {
             assert_eq!(fault.kind, FaultKind::Invalid, "{text}");
             assert!(fault.sentence.contains("write HOST:CONTAINER"), "{fault}");
         }
+        assert!(parse("9-8:9-8").unwrap_err().sentence.contains("begins with its lower port"));
+    }
+
+    #[test]
+    fn nothing_is_published_where_it_could_not_be_reached() {
+        let fault = check(&parse("[::1]:8080:80").unwrap(), &[]).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Invalid);
+        assert!(fault.sentence.contains("write 127.0.0.1, or no address"), "{fault}");
     }
 
     #[test]

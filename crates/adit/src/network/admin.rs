@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 use registry::enrol;
-use registry::trust::{FileError, Ledger, NodeStore};
+use registry::trust::{FileError, Ledger, MAX_ENDPOINTS, NodeStore};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -170,9 +170,6 @@ impl Authority {
     }
 }
 
-/// As many places are named in a token.
-const PLACES: usize = 8;
-
 /// Where those who join call: at the addresses that the node has now, if its daemon says them, and at those that it was founded with.
 fn endpoints(founded: &str, public: &[String]) -> Vec<String> {
     let founded: Vec<&str> = founded.lines().collect();
@@ -181,7 +178,7 @@ fn endpoints(founded: &str, public: &[String]) -> Vec<String> {
     let now = public.iter().filter_map(|public| Some(SocketAddr::new(address(public)?.ip(), port?).to_string()));
     let mut all: Vec<String> = Vec::new();
     for place in now.chain(founded.iter().map(|place| (*place).to_owned())) {
-        if !all.contains(&place) && all.len() < PLACES {
+        if !all.contains(&place) && all.len() < MAX_ENDPOINTS {
             all.push(place);
         }
     }
@@ -323,7 +320,7 @@ mod tests {
         assert_eq!(endpoints(founded, &now), ["192.0.2.9:7780", "[2001:db8::1]:7780", "192.0.2.1:7780"]);
         assert_eq!(endpoints("vpn.example:443", &now[..1]), ["192.0.2.9:443", "vpn.example:443"]);
         let many: Vec<_> = (1..20).map(|n| format!("192.0.2.{n}:7777")).collect();
-        assert_eq!(endpoints(founded, &many).len(), PLACES);
+        assert_eq!(endpoints(founded, &many).len(), MAX_ENDPOINTS);
     }
 
     #[test]

@@ -83,19 +83,11 @@ fn describe_network(network: &NetworkStatus) -> String {
         n => format!("{n} other nodes"),
     };
     let mut text = format!("{node} with {held} of {}, {others}", list(networks));
-    match clients.len() {
-        0 => {}
-        1 => text.push_str(", 1 client"),
-        n => {
-            let _ = write!(text, ", {n} clients");
-        }
+    if !clients.is_empty() {
+        let _ = write!(text, ", {}", human::several(clients.len(), "client"));
     }
-    match containers.len() {
-        0 => {}
-        1 => text.push_str(", 1 container"),
-        n => {
-            let _ = write!(text, ", {n} containers");
-        }
+    if !containers.is_empty() {
+        let _ = write!(text, ", {}", human::several(containers.len(), "container"));
     }
     if let Some(epoch) = network.epoch {
         let _ = write!(text, ", secret of epoch {epoch}");

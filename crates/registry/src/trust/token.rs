@@ -9,11 +9,10 @@ use zeroize::Zeroizing;
 
 use super::bytes::Reader;
 use super::keys::KEY;
-use super::{TrustError, label, random, sha256};
+use super::{MAX_ENDPOINTS, TrustError, label, random, sha256};
 
 /// What every token begins with; the number is its version.
 const HEAD: &str = "adit1.";
-const MAX_ENDPOINTS: usize = 8;
 const MAX_ENDPOINT: usize = 255;
 /// Bytes of a hash at the end, so that half a token is not mistaken for a bad one.
 const CHECK: usize = 4;
